@@ -1,0 +1,37 @@
+# The two commands a newcomer needs are `make demo` and `make test`.
+# PIP_ARGS chooses where packages come from, a CPU wheel of torch for example.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint test-long bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --prefer-binary $(PIP_ARGS) torch -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --prefer-binary $(PIP_ARGS) -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/strongroom demo $(DEMO_ARGS)
+
+test: $(INSTALLED) lint
+	$(BIN)/python -m pytest -m 'not long' $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -m long --timeout 7200 $(PYTEST_ARGS)
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

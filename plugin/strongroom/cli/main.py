@@ -1,0 +1,51 @@
+"""The `strongroom` command: one file per verb, and one way to fail.
+
+A verb raises `StrongroomError`; `main` prints its message and hint to stderr and exits with 1.
+Wrong use exits with 2 (Typer's own). Results go to stdout, the rest to stderr. The verbs import
+what they need inside their functions, so that `strongroom --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+import strongroom
+from strongroom.errors import StrongroomError
+
+app = typer.Typer(
+    name="strongroom",
+    help="Confidential execution for the model servers people already run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"strongroom {strongroom.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it and leave."),
+) -> None:
+    """Confidential execution for the model servers people already run."""
+
+
+def main() -> None:
+    """The console script's entry point."""
+    try:
+        app()
+    except StrongroomError as error:
+        print(f"strongroom: error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"strongroom: hint: {error.hint}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("strongroom: stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,218 @@
+"""The words of RFC 9334 (RATS) as types: what goes into an appraisal and what comes out.
+
+A verifier turns `Evidence` and `Endorsements` into `Claims`, recording every check in a
+`Checklist`; it knows one TEE, reads no file, opens no socket and takes the clock as an
+argument. Its second half, `appraise`, holds claims against one TEE's part of a policy.
+`judge` (in the module of that name) runs both and is the only maker of a `Verdict`.
+
+A check that fails does not stop a verifier where it can go on: whoever reads the refusal
+wants to see everything that is wrong. What cannot be parsed raises `EvidenceMalformed`,
+which `judge` records as a failed `format` check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from strongroom.encoding import Fields
+
+
+class Word(StrEnum):
+    """The class of a check; a closed list, so that programs can count on it.
+
+    `FORMAT` bytes that cannot be parsed · `ALGORITHM` not accepted · `SIGNATURE` over evidence,
+    collateral or a reference manifest · `CHAIN` of certificates · `VALIDITY_PERIOD` · `REVOCATION` ·
+    `IDENTITY` evidence and endorsement speak of different devices · `BINDING` two parts that must
+    vouch for each other do not · `NONCE` · `TCB` · `DEBUG` · `MIGRATION` · `VMPL` · `POLICY_BITS`
+    another attribute or key kind that the policy refuses · `MEASUREMENT` · `RIM` · `EVENT_LOG` ·
+    `LIFECYCLE` · `ATTESTATION_RESULT` · `DEVICE_COUNT` · `COLLATERAL_MISSING` · `EVIDENCE_MISSING` ·
+    `TEE` the policy does not name this kind of TEE · `ADMITTED` the set of archives, authors or
+    configuration behind the channel key is not the expected one.
+    """
+
+    FORMAT = "format"
+    ALGORITHM = "algorithm"
+    SIGNATURE = "signature"
+    CHAIN = "chain"
+    VALIDITY_PERIOD = "validity-period"
+    REVOCATION = "revocation"
+    IDENTITY = "identity"
+    BINDING = "binding"
+    NONCE = "nonce"
+    TCB = "tcb"
+    DEBUG = "debug"
+    MIGRATION = "migration"
+    VMPL = "vmpl"
+    POLICY_BITS = "policy-bits"
+    MEASUREMENT = "measurement"
+    RIM = "rim"
+    EVENT_LOG = "event-log"
+    LIFECYCLE = "lifecycle"
+    ATTESTATION_RESULT = "attestation-result"
+    DEVICE_COUNT = "device-count"
+    COLLATERAL_MISSING = "collateral-missing"
+    EVIDENCE_MISSING = "evidence-missing"
+    TEE = "tee"
+    ADMITTED = "admitted"
+
+
+class Provenance(StrEnum):
+    """Who says a claim: the hardware's signature, a log replayed against a register, or software itself."""
+
+    HARDWARE = "hardware"
+    EVENT_LOG = "event-log"
+    SELF_ASSERTED = "self-asserted"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: what was expected, what was found, and what to do next.
+
+    `name` is stable and dotted (``snp.debug``); `source` names a specification section or
+    vendor document; `hint` is the next step for whoever reads a failure, and may be empty.
+    """
+
+    name: str
+    word: Word
+    ok: bool
+    expected: str
+    found: str
+    source: str = ""
+    hint: str = ""
+
+    def serialise(self) -> dict[str, Any]:
+        """For ``--json`` and the audit log."""
+        return {
+            "name": self.name,
+            "word": str(self.word),
+            "ok": self.ok,
+            "expected": self.expected,
+            "found": self.found,
+            "source": self.source,
+            "hint": self.hint,
+        }
+
+
+class Checklist:
+    """Collects checks in the order they were made."""
+
+    def __init__(self) -> None:
+        self._checks: list[Check] = []
+
+    def that(
+        self, ok: bool, name: str, word: Word, *, expected: str, found: str, source: str = "", hint: str = ""
+    ) -> bool:
+        """Record one check; returns `ok` so that a verifier can skip what depends on it."""
+        self._checks.append(Check(name, word, bool(ok), expected, found, source, "" if ok else hint))
+        return bool(ok)
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(self._checks)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not hold."""
+        return tuple(check for check in self._checks if not check.ok)
+
+    @property
+    def all(self) -> tuple[Check, ...]:
+        """Every check so far."""
+        return tuple(self._checks)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an attester produced, in the JSON form of the key broker protocol (docs/release.md).
+
+    `tee` is the protocol's TEE name (``snp``, ``tdx``, ``nvidia``, ``simulated``, …); `body` is the
+    decoded JSON value that travels as ``primary_evidence`` or as one member of the device map.
+    """
+
+    tee: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsements:
+    """What vendors and operators sign about hardware, handed in as data; may be empty.
+
+    `items` maps a role name that the verifier of a TEE documents (``vcek``, ``collateral``,
+    ``driver_rim``, ``crl``, …) to bytes. Roots of trust are not endorsements: verifiers carry them.
+    """
+
+    items: Mapping[str, bytes] = field(default_factory=dict)
+
+    def get(self, role: str) -> bytes | None:
+        """The endorsement in that role, or None."""
+        return self.items.get(role)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One value that evidence states, and who says it."""
+
+    value: Any
+    provenance: Provenance = Provenance.HARDWARE
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What one piece of evidence says, after its signatures were checked.
+
+    `report_data` is the relying party's field as the hardware carries it: 64 bytes for most TEEs,
+    32 for a TPM quote's or an SPDM nonce. `binding_word` says how a mismatch is called: `Word.BINDING`
+    for report data, `Word.NONCE` where the field is a challenge. `device_class` is ``cpu``, ``gpu`` or
+    ``switch``; `device_id` is a stable identity of the chip where there is one, so that the same
+    device twice is noticed.
+    """
+
+    tee: str
+    values: Mapping[str, Claim]
+    report_data: bytes
+    binding_word: Word = Word.BINDING
+    device_class: str = "cpu"
+    device_id: str = ""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name].value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a claim, or `default`."""
+        claim = self.values.get(name)
+        return default if claim is None else claim.value
+
+
+class Verifier(Protocol):
+    """One TEE's verifier. Stateless; every method is a pure function of its arguments.
+
+    `P` below is the verifier's own frozen policy dataclass, made by `policy` from the table that a
+    policy file has under the verifier's name (``[snp]``); judge hands it back untouched.
+    """
+
+    tee: str
+    """The TEE name in `Evidence.tee` and in policy files."""
+
+    def policy(self, table: Fields) -> Any:
+        """Parse this TEE's table of a policy file, strictly; raise `MalformedInput`.
+
+        An empty table gives the strictest sensible defaults (no debug, no migration, …). An allow-list
+        that is present and empty denies; reference values that are absent are not checked, except
+        where the verifier documents that it requires them.
+        """
+
+    def verify(
+        self, evidence: Evidence, endorsements: Endorsements, now: datetime, policy: Any, checks: Checklist
+    ) -> Claims:
+        """Everything that is cryptography, format and consistency. Raises `EvidenceMalformed`.
+
+        Signatures, chains to pinned roots, validity at `now`, revocation, identities, replays. A check
+        that depends on a failed one is left out. `policy` is only consulted where it changes what is
+        verified (an accepted key kind, a bank, trailing bytes).
+        """
+
+    def appraise(self, claims: Claims, policy: Any, checks: Checklist) -> None:
+        """Everything that is judgement: debug, TCB, measurements against `policy`."""
