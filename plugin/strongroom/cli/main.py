@@ -7,12 +7,16 @@ what they need inside their functions, so that `strongroom --help` stays quick.
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import typer
 
 import strongroom
 from strongroom.errors import StrongroomError
+
+VERBS: tuple[str, ...] = ()
+"""The modules of this folder that hold a verb, in the order in which `--help` shows them."""
 
 app = typer.Typer(
     name="strongroom",
@@ -38,8 +42,11 @@ def root(
 
 
 def main() -> None:
-    """The console script's entry point."""
+    """The console script's entry point; imports the one verb that was asked for, or all for `--help`."""
+    asked = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
     try:
+        for verb in (asked,) if asked in VERBS else VERBS:
+            importlib.import_module(f"strongroom.cli.{verb}").register(app)
         app()
     except StrongroomError as error:
         print(f"strongroom: error: {error}", file=sys.stderr)
