@@ -1,0 +1,377 @@
+"""X.509 certificates and CRLs, read strictly and followed to a pinned root.
+
+Every certificate of this package comes in through `parse_certificate` or `parse_chain`:
+AMD's have serial number 0, which `cryptography` announces it will refuse one day, and then
+one function changes. Signatures are checked by `cryptography`; what stands here is which
+of them we accept (no SHA-1, no short RSA), path rules after RFC 5280 section 6.1 (names,
+CA bit, path length, key usage, unknown critical extensions), dates against a clock that is
+handed in, and revocation after section 6.3. Roots are pinned by their public key.
+
+Nothing is fetched: whoever has a CRL hands it in.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import warnings
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import pairwise
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
+
+from strongroom.encoding import unb64
+from strongroom.errors import EvidenceMalformed, MalformedInput
+from strongroom.evidence.types import Checklist, Word
+
+LONGEST_CHAIN = 8
+_HASHES = frozenset({"sha256", "sha384", "sha512"})
+_UNDERSTOOD = frozenset(
+    {
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        ExtensionOID.CERTIFICATE_POLICIES,
+    }
+)
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n([A-Za-z0-9+/=\r\n]+?)\r?\n-----END \1-----")
+_SPACE = b" \t\r\n\0"
+_warning_filters = threading.Lock()
+
+
+def parse_certificate(octets: bytes, *, what: str) -> x509.Certificate:
+    """One certificate, in DER or PEM, with nothing after it.
+
+    Keys, names, dates and extensions are decoded here, so that nothing raises later. Raises
+    `EvidenceMalformed`, also for a public key that is not on its curve.
+    """
+    if octets.lstrip(_SPACE).startswith(b"-----BEGIN"):
+        chain = parse_chain(octets, what=what)
+        if len(chain) != 1:
+            raise EvidenceMalformed(f"{what}: one certificate is expected, found {len(chain)}")
+        return chain[0]
+    try:
+        with _warning_filters, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            certificate = x509.load_der_x509_certificate(octets)
+            _touch(certificate)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
+        raise EvidenceMalformed(f"{what}: not an X.509 certificate that can be read") from error
+    return certificate
+
+
+def _touch(certificate: x509.Certificate) -> None:
+    """Decode everything that `cryptography` leaves for later."""
+    certificate.public_key()
+    certificate.extensions  # noqa: B018
+    certificate.issuer, certificate.subject  # noqa: B018
+    certificate.not_valid_before_utc, certificate.not_valid_after_utc  # noqa: B018
+    certificate.serial_number  # noqa: B018
+
+
+def parse_chain(octets: bytes, *, what: str) -> tuple[x509.Certificate, ...]:
+    """A PEM file of 1 to 8 certificates, in the order in which they stand; raises `EvidenceMalformed`.
+
+    Between and around them only white space may stand (and the NUL that some quotes end with).
+    """
+    chain = tuple(
+        parse_certificate(der, what=f"{what}, certificate {number}")
+        for number, der in enumerate(_blocks(octets, b"CERTIFICATE", what))
+    )
+    if not 1 <= len(chain) <= LONGEST_CHAIN:
+        raise EvidenceMalformed(f"{what}: 1 to {LONGEST_CHAIN} certificates are expected, found {len(chain)}")
+    return chain
+
+
+def _blocks(octets: bytes, label: bytes, what: str) -> list[bytes]:
+    blocks, rest = [], octets.strip(_SPACE)
+    while rest:
+        found = _PEM.match(rest)
+        if found is None or found[1] != label:
+            raise EvidenceMalformed(f"{what}: not PEM of the kind {label.decode()}")
+        try:
+            blocks.append(unb64(re.sub(rb"[\r\n]", b"", found[2]).decode("ascii"), where=what))
+        except MalformedInput as error:
+            raise EvidenceMalformed(str(error)) from error
+        rest = rest[found.end() :].lstrip(_SPACE)
+    return blocks
+
+
+def extension(certificate: x509.Certificate, oid: str) -> bytes | None:
+    """The raw DER value of the extension with that dotted name, or None."""
+    for each in certificate.extensions:
+        if each.oid.dotted_string == oid:
+            value: bytes = each.value.public_bytes()
+            return value
+    return None
+
+
+def public_key_info(certificate: x509.Certificate) -> bytes:
+    """The certificate's SubjectPublicKeyInfo in DER: what pinning and 'the same key' compare."""
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def name_of(certificate: x509.Certificate) -> str:
+    """The subject for people, as RFC 4514 writes it."""
+    return certificate.subject.rfc4514_string() or "(no name)"
+
+
+def verify_chain(
+    chain: Sequence[x509.Certificate],
+    *,
+    roots: Iterable[x509.Certificate],
+    now: datetime,
+    checks: Checklist,
+    name: str,
+    understood: frozenset[str] = frozenset(),
+    source: str = "RFC 5280 section 6.1",
+) -> tuple[x509.Certificate, ...] | None:
+    """Follow `chain` (leaf first) to one of the pinned `roots`; the path from leaf to root, or None.
+
+    Records ``<name>.chain`` (`Word.CHAIN`), ``<name>.algorithm`` (`Word.ALGORITHM`, only where it
+    fails) and ``<name>.validity`` (`Word.VALIDITY_PERIOD`, every certificate, the root included).
+    The chain may end with the root itself or just below it; each certificate must be issued by the
+    next, so a chain in another order is refused. `understood` names further critical extensions that
+    the caller reads itself. A path is returned although its dates failed: the dates have their own check.
+    """
+    pinned = tuple(roots)
+    weak = [f"{name_of(each)}: {trouble}" for each in chain if (trouble := _weak(each))]
+    if weak:
+        checks.that(
+            False, f"{name}.algorithm", Word.ALGORITHM, expected="RSA from 2048 bits or NIST curves, with SHA-2",
+            found="; ".join(weak), source=source, hint="these certificates cannot be trusted; get newer ones",
+        )  # fmt: skip
+        check_validity(chain, now=now, checks=checks, name=name, source=source)
+        return None
+    path, trouble = _path(tuple(chain), pinned, understood)
+    checks.that(
+        path is not None, f"{name}.chain", Word.CHAIN,
+        expected="issued, link by link, by " + " or ".join(name_of(each) for each in pinned),
+        found=trouble or " < ".join(name_of(each) for each in chain), source=source,
+        hint="hand in the certificates of this very device, leaf first, with its vendor's intermediates",
+    )  # fmt: skip
+    check_validity(path or chain, now=now, checks=checks, name=name, source=source)
+    return path
+
+
+def _path(
+    chain: tuple[x509.Certificate, ...], pinned: tuple[x509.Certificate, ...], understood: frozenset[str]
+) -> tuple[tuple[x509.Certificate, ...] | None, str]:
+    if not 1 <= len(chain) <= LONGEST_CHAIN:
+        return None, f"{len(chain)} certificates"
+    keys = {public_key_info(each): each for each in pinned}
+    anchor = keys.get(public_key_info(chain[-1]))
+    if anchor is not None and anchor.subject == chain[-1].subject:
+        path = (*chain[:-1], anchor) if len(chain) > 1 else (anchor,)
+    else:
+        anchor = next((each for each in pinned if each.subject == chain[-1].issuer), None)
+        if anchor is None:
+            return None, f"{name_of(chain[-1])} was issued by {chain[-1].issuer.rfc4514_string() or '(no name)'}"
+        path = (*chain, anchor)
+    for depth, certificate in enumerate(path):
+        trouble = _trouble(certificate, path[depth + 1] if depth + 1 < len(path) else None, depth, understood)
+        if trouble:
+            return None, f"{name_of(certificate)}: {trouble}"
+    return path, ""
+
+
+def _trouble(
+    certificate: x509.Certificate, issuer: x509.Certificate | None, depth: int, understood: frozenset[str]
+) -> str:
+    """What is wrong with one link: `certificate`, with `depth` certificates below it, and its issuer."""
+    for each in certificate.extensions:
+        if each.critical and each.oid not in _UNDERSTOOD and each.oid.dotted_string not in understood:
+            return f"critical extension {each.oid.dotted_string} is not known here"
+    if depth > 0:
+        trouble = _not_a_ca(certificate, depth - 1)
+        if trouble:
+            return trouble
+    if issuer is None:
+        return ""  # the pinned root: its key is trusted for what it is
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except InvalidSignature:
+        return f"its signature is not by {name_of(issuer)}"
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return f"was not issued by {name_of(issuer)}"
+    return ""
+
+
+def _not_a_ca(certificate: x509.Certificate, intermediates_below: int) -> str:
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return "is not marked as a CA"
+    if not constraints.ca:
+        return "is not a CA"
+    if constraints.path_length is not None and intermediates_below > constraints.path_length:
+        return f"path length {constraints.path_length}, with {intermediates_below} intermediates below it"
+    return "" if _may(certificate, "key_cert_sign") else "may not sign certificates"
+
+
+def _may(certificate: x509.Certificate, usage: str) -> bool:
+    """Whether key usage, where the certificate states it, includes `usage`."""
+    try:
+        return bool(getattr(certificate.extensions.get_extension_for_class(x509.KeyUsage).value, usage))
+    except x509.ExtensionNotFound:
+        return True
+
+
+def _weak(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
+    """Why the algorithm that signed this, or the key inside it, is not accepted; empty where it is."""
+    if isinstance(signed, x509.Certificate):
+        key = signed.public_key()
+        if isinstance(key, rsa.RSAPublicKey):
+            if key.key_size < 2048:
+                return f"RSA key of {key.key_size} bits"
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1):
+                return f"curve {key.curve.name}"
+        elif not isinstance(key, ed25519.Ed25519PublicKey):
+            return "an unknown kind of key"
+    try:
+        algorithm = signed.signature_hash_algorithm
+        scheme = signed.signature_algorithm_parameters if isinstance(signed, x509.Certificate) else None
+    except (UnsupportedAlgorithm, ValueError):
+        return f"signature algorithm {signed.signature_algorithm_oid.dotted_string}"
+    if algorithm is None:  # Ed25519 hashes inside
+        return "" if signed.signature_algorithm_oid == x509.SignatureAlgorithmOID.ED25519 else "no hash algorithm"
+    if algorithm.name not in _HASHES:
+        return f"signed with {algorithm.name}"
+    if isinstance(scheme, padding.PSS) and scheme.mgf._algorithm.name not in _HASHES:
+        return f"mask generation with {scheme.mgf._algorithm.name}"
+    return ""
+
+
+def check_validity(
+    certificates: Iterable[x509.Certificate], *, now: datetime, checks: Checklist, name: str, source: str = ""
+) -> bool:
+    """Record ``<name>.validity``: every certificate's notBefore ≤ `now` ≤ notAfter."""
+    listed = tuple(certificates)
+    wrong = [each for each in listed if not each.not_valid_before_utc <= now <= each.not_valid_after_utc]
+    begin = max((each.not_valid_before_utc for each in listed), default=now)
+    end = min((each.not_valid_after_utc for each in listed), default=now)
+    found = f"all valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+    if wrong:
+        found = "; ".join(
+            f"{name_of(each)}: {each.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} to "
+            f"{each.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+            for each in wrong
+        )
+    return checks.that(
+        not wrong, f"{name}.validity", Word.VALIDITY_PERIOD, expected=f"valid at {now:%Y-%m-%dT%H:%M:%SZ}",
+        found=found, source=source, hint="get a certificate that is valid now, or look at the clock",
+    )  # fmt: skip
+
+
+# -- revocation ----------------------------------------------------------------
+
+
+def parse_crl(octets: bytes, *, what: str) -> x509.CertificateRevocationList:
+    """One CRL, in DER or PEM, with nothing after it; raises `EvidenceMalformed`."""
+    if octets.lstrip(_SPACE).startswith(b"-----BEGIN"):
+        blocks = _blocks(octets, b"X509 CRL", what)
+        if len(blocks) != 1:
+            raise EvidenceMalformed(f"{what}: one CRL is expected, found {len(blocks)}")
+        octets = blocks[0]
+    try:
+        with _warning_filters, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            crl = x509.load_der_x509_crl(octets)
+            crl.extensions, crl.issuer, crl.last_update_utc, crl.next_update_utc  # noqa: B018
+            for entry in crl:
+                entry.extensions, entry.serial_number  # noqa: B018
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        raise EvidenceMalformed(f"{what}: not a CRL that can be read") from error
+    return crl
+
+
+def check_crl(
+    crl: x509.CertificateRevocationList, *, issuer: x509.Certificate, now: datetime, checks: Checklist, name: str
+) -> bool:
+    """Whether `crl` is `issuer`'s own complete list and fresh at `now`.
+
+    Records ``<name>.crl`` (`Word.REVOCATION`: issuer, signature, no delta or indirect list) and
+    ``<name>.crl-validity`` (`Word.VALIDITY_PERIOD`: thisUpdate ≤ now ≤ nextUpdate; a list without
+    nextUpdate never goes stale and is refused). RFC 5280 section 6.3.
+    """
+    trouble = _crl_trouble(crl, issuer)
+    ours = checks.that(
+        not trouble, f"{name}.crl", Word.REVOCATION, expected=f"a complete CRL signed by {name_of(issuer)}",
+        found=trouble or f"{sum(1 for _ in crl)} serials revoked", source="RFC 5280 section 6.3",
+        hint="fetch this issuer's CRL again: strongroom collateral fetch",
+    )  # fmt: skip
+    begin, end = crl.last_update_utc, crl.next_update_utc
+    fresh = checks.that(
+        end is not None and begin <= now <= end, f"{name}.crl-validity", Word.VALIDITY_PERIOD,
+        expected=f"a CRL that is current at {now:%Y-%m-%dT%H:%M:%SZ}",
+        found=f"{begin:%Y-%m-%dT%H:%M:%SZ} to " + (f"{end:%Y-%m-%dT%H:%M:%SZ}" if end else "no nextUpdate"),
+        source="RFC 5280 section 6.3", hint="fetch a newer CRL: strongroom collateral fetch",
+    )  # fmt: skip
+    return ours and fresh
+
+
+def _crl_trouble(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> str:
+    if crl.issuer != issuer.subject:
+        return f"a CRL of {crl.issuer.rfc4514_string()}"
+    if not _may(issuer, "crl_sign"):
+        return "its issuer may not sign CRLs"
+    weak = _weak(crl)
+    if weak:
+        return weak
+    if any(each.critical for each in crl.extensions) or any(
+        each.critical and each.oid != CRLEntryExtensionOID.CRL_REASON for entry in crl for each in entry.extensions
+    ):
+        return "a critical extension: a partial, delta or indirect list"
+    try:
+        if crl.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type]
+            return ""
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        pass
+    return "its signature is not the issuer's"
+
+
+def check_revocation(
+    path: Sequence[x509.Certificate],
+    *,
+    crls: Iterable[x509.CertificateRevocationList],
+    now: datetime,
+    checks: Checklist,
+    name: str,
+    required: bool = True,
+) -> bool:
+    """Whether no certificate of a verified `path` (leaf to root) is revoked.
+
+    For each certificate below the root, the CRL of its issuer is looked for by name and checked with
+    `check_crl`; then ``<name>.revoked`` (`Word.REVOCATION`) is recorded. With `required`, an issuer
+    whose CRL is missing fails it; else only the lists that were handed in are looked at.
+    """
+    lists = tuple(crls)
+    good, missing, revoked = True, [], []
+    for certificate, issuer in pairwise(path):
+        own = [crl for crl in lists if crl.issuer == issuer.subject]
+        if not own:
+            missing.append(name_of(issuer))
+            continue
+        for crl in own:
+            good &= check_crl(crl, issuer=issuer, now=now, checks=checks, name=name)
+            if crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+                revoked.append(name_of(certificate))
+    trouble = [f"revoked: {each}" for each in revoked]
+    if required:
+        trouble += [f"no CRL of {each}" for each in missing]
+    return (
+        checks.that(
+            not trouble, f"{name}.revoked", Word.REVOCATION, expected="no certificate of the chain is revoked",
+            found="; ".join(trouble) or f"{len(path) - 1 - len(missing)} certificates looked up, none revoked",
+            source="RFC 5280 section 6.3",
+            hint="a revoked device cannot be trusted again" if revoked else "strongroom collateral fetch",
+        )
+        and good
+    )  # fmt: skip
