@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from strongroom.encoding import Fields
 
@@ -216,3 +216,25 @@ class Verifier(Protocol):
 
     def appraise(self, claims: Claims, policy: Any, checks: Checklist) -> None:
         """Everything that is judgement: debug, TCB, measurements against `policy`."""
+
+
+@runtime_checkable
+class DeviceVerifier(Protocol):
+    """A verifier whose evidence body may hold several devices (a host's GPUs travel in one list)."""
+
+    def split(self, evidence: Evidence) -> tuple[Evidence, ...]:
+        """One `Evidence` a device, each fit for `verify`, in the order given; raise `EvidenceMalformed`."""
+
+
+class Attester(Protocol):
+    """What obtains evidence from the machine it runs on. One instance serves a process."""
+
+    tee: str
+    """The TEE name of the evidence it makes."""
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """Fresh evidence over `report_data`: a digest of 32 to 64 bytes.
+
+        The attester pads it with zeros, or cuts it, to the width of its TEE's field, as `judge` does
+        before it compares. Raises `AttesterUnavailable`. Never falls back to another TEE.
+        """
