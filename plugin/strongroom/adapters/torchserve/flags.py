@@ -1,0 +1,209 @@
+"""TorchServe's own command line and configuration file, as far as they are safe inside a TEE.
+
+The operator writes what they always wrote. What names a model store or models goes through admission;
+what would let foreign code in or plaintext out is refused with the reason; the rest is passed on. The
+configuration that TorchServe gets is written anew from an allow-list, because it also reads settings
+that nobody here has thought about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from strongroom.errors import LaunchRefused
+
+SAFE_PROPERTIES = frozenset(
+    [
+        "inference_address",
+        "management_address",
+        "metrics_address",
+        "grpc_inference_address",
+        "grpc_management_address",
+        "grpc_inference_port",
+        "grpc_management_port",
+        "grpc_inference_max_connection_age_ms",
+        "grpc_inference_max_connection_age_grace_ms",
+        "grpc_management_max_connection_age_ms",
+        "grpc_management_max_connection_age_grace_ms",
+        "number_of_netty_threads",
+        "netty_client_threads",
+        "default_workers_per_model",
+        "job_queue_size",
+        "number_of_gpu",
+        "default_response_timeout",
+        "default_startup_timeout",
+        "unregister_model_timeout",
+        "async_logging",
+        "cors_allowed_origin",
+        "cors_allowed_methods",
+        "cors_allowed_headers",
+        "metrics_mode",
+        "max_request_size",
+        "max_response_size",
+        "limit_max_image_pixels",
+        "keystore",
+        "keystore_pass",
+        "keystore_type",
+        "private_key_file",
+        "certificate_file",
+        "enable_grpc_ssl",
+        "disable_system_metrics",
+        "initial_worker_port",
+        "prefer_direct_buffer",
+        "disable_token_authorization",
+        "models",
+        "load_models",
+        "model_store",
+        "vmargs",
+    ]
+)
+
+REFUSED_PROPERTIES = {
+    "plugins_path": "a frontend plugin is Java code that nobody measured",
+    "workflow_store": "workflows pass the outputs of models through the frontend in plaintext",
+    "enable_model_api": "models are admitted before the server starts, not registered by whoever reaches the port",
+    "install_py_dep_per_model": "pip would run code from outside inside the TEE",
+    "enable_envvars_config": "environment variables could then override every measured setting",
+    "system_metrics_cmd": "it names a command that the server runs",
+    "allowed_urls": "models come from the admitted store only",
+    "use_env_allowed_urls": "models come from the admitted store only",
+    "ipex_enable": "it starts workers through another launcher, and the keeper would not know them",
+    "cpu_launcher_enable": "it starts workers through another launcher, and the keeper would not know them",
+    "decode_input_request": "strongroom decodes requests inside the worker, with the default",
+}
+
+SAFE_JVM = re.compile(r"-Xm[sx]\d+[kKmMgG]?|-Xss\d+[kKmMgG]?|-XX:MaxRAMPercentage=\d+|-XX:[+-]ExitOnOutOfMemoryError")
+
+REFUSED_FLAGS = {
+    "stop": "stop the launcher instead: it stops the server",
+    "version": "run torchserve --version itself",
+    "workflow_store": REFUSED_PROPERTIES["workflow_store"],
+    "plugins_path": REFUSED_PROPERTIES["plugins_path"],
+    "enable_model_api": REFUSED_PROPERTIES["enable_model_api"],
+    "log_config": "a log4j configuration can load code and copy logs elsewhere",
+    "cpp_log_config": "the C++ backend does not load sealed models",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the operator asked for: a store, model name → archive file, and everything that is passed on."""
+
+    store: Path
+    models: dict[str, Path]
+    properties: dict[str, str]
+    disable_token_auth: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LaunchRefused(f"torchserve's flags cannot be read: {message}", hint="see torchserve --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="torchserve", add_help=False, allow_abbrev=False)
+    for flag in ("--start", "--foreground", "--stop", "--enable-model-api"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("-v", "--version", action="store_true")
+    parser.add_argument("--no-config-snapshots", "--ncs", action="store_true")
+    parser.add_argument("--disable-token-auth", "--dt", action="store_true")
+    parser.add_argument("--models", nargs="+", default=[])
+    for flag in ("--ts-config", "--model-store", "--workflow-store", "--log-config", "--cpp-log-config"):
+        parser.add_argument(flag)
+    parser.add_argument("--plugins-path", "--ppath")
+    return parser
+
+
+def read_command(command: list[str]) -> Wanted:
+    """Read ``torchserve --start …`` as stock TorchServe would; raises `LaunchRefused` with the reason."""
+    if not command or Path(command[0]).name != "torchserve":
+        raise LaunchRefused(
+            f"the server to launch is torchserve, not {command[0] if command else 'nothing'!r}",
+            hint="strongroom launch --config strongroom.toml -- torchserve --start --model-store DIR --models …",
+        )
+    flags = vars(_parser().parse_args(command[1:]))
+    for name, reason in REFUSED_FLAGS.items():
+        if flags[name]:
+            raise LaunchRefused(f"torchserve --{name.replace('_', '-')} is refused: {reason}", hint="leave it out")
+    properties = read_properties(Path(flags["ts_config"])) if flags["ts_config"] else {}
+    store = flags["model_store"] or properties.pop("model_store", None)
+    if not store or not Path(store).is_dir():
+        raise LaunchRefused(f"the model store {store!r} is not a folder", hint="give it with --model-store")
+    named = flags["models"] or [name for name in properties.pop("load_models", "").split(",") if name.strip()]
+    properties.pop("load_models", None)
+    properties.pop("model_store", None)
+    return Wanted(Path(store), _models(Path(store), named), properties, flags["disable_token_auth"])
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """A config.properties file, checked against the allow-list; raises `LaunchRefused`."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LaunchRefused(f"{path} cannot be read", hint="see --ts-config") from error
+    properties = dict(_pairs(text, path))
+    for name, value in properties.items():
+        if name in REFUSED_PROPERTIES and value.lower() != "false":
+            raise LaunchRefused(f"{path}: {name} is refused: {REFUSED_PROPERTIES[name]}", hint="remove the line")
+        if name not in SAFE_PROPERTIES and name not in REFUSED_PROPERTIES:
+            raise LaunchRefused(
+                f"{path}: {name} is not a setting that is known to be safe here",
+                hint="remove the line, or ask for it to be looked at: docs/guides/operate.md",
+            )
+    for word in properties.get("vmargs", "").split():
+        if not SAFE_JVM.fullmatch(word):
+            raise LaunchRefused(f"{path}: the JVM argument {word!r} is refused", hint="only memory sizes are passed on")
+    return {name: value for name, value in properties.items() if name not in REFUSED_PROPERTIES}
+
+
+def _pairs(text: str, path: Path) -> Iterator[tuple[str, str]]:
+    """Java's property lines: comments, and a backslash at the end that joins lines.
+
+    Any other backslash is refused, since Java would read an escape where Python reads a character.
+    """
+    joined = re.sub(r"\\\n[ \t\f]*", "", text)
+    for line in joined.splitlines():
+        line = line.strip()
+        if not line or line[0] in "#!":
+            continue
+        name, separator, value = line.partition("=")
+        if not separator or "\\" in line:
+            raise LaunchRefused(f"{path}: a line is not name=value without escapes: {name[:40]!r}", hint="rewrite it")
+        yield name.strip(), value.strip()
+
+
+def _models(store: Path, named: list[str]) -> dict[str, Path]:
+    """Model name → path in the store. `ALL` means every archive; ``name=file`` names one."""
+    models: dict[str, Path] = {}
+    for each in named:
+        each = each.strip()
+        if each.lower() == "all":
+            models |= {path.name.removesuffix(".mar"): path for path in sorted(store.iterdir()) if _looks_sealed(path)}
+            continue
+        name, _, file = each.rpartition("=")
+        if "://" in file or "/" in file or ".." in file:
+            raise LaunchRefused(f"the model {file!r} is not a file of the model store", hint="copy it there first")
+        path = store / file
+        if not path.exists():
+            raise LaunchRefused(f"{path} does not exist", hint="see --models and --model-store")
+        models[name or file.removesuffix(".mar")] = path
+    return models
+
+
+def _looks_sealed(path: Path) -> bool:
+    return path.suffix == ".mar" or (path.is_dir() and (path / "MAR-INF").is_dir())
+
+
+def write_properties(wanted: Wanted, path: Path) -> None:
+    """The configuration that TorchServe gets: what was asked for and is safe, then what is forced."""
+    forced = {
+        "allowed_urls": "file://strongroom-admits-no-url",
+        "install_py_dep_per_model": "false",
+        "enable_envvars_config": "false",
+    }
+    path.write_text("".join(f"{name}={value}\n" for name, value in (wanted.properties | forced).items()), "utf-8")

@@ -1,0 +1,144 @@
+"""The one configuration file (TOML), read in one place (docs/configuration.md).
+
+Everything that carries a security meaning stands in it, and its digest is in the evidence: the
+authors whose archives are admitted, the broker, the kind of TEE, the channel's keys, what becomes of
+a handler's output. Nothing of it can be overridden by an environment variable.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from strongroom.encoding import Fields
+from strongroom.errors import ConfigurationInvalid, MalformedInput
+
+OUTPUTS = ("drop", "pass")
+MODES = ("host", "fleet")
+KEMS = ("x-wing", "x25519", "p-256")
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whose archives are served: files of author public keys, and the least version of each lineage."""
+
+    authors: tuple[Path, ...]
+    minimum_versions: dict[str, int]
+    hybrid_signatures: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where keys are released: a URL, and the CA that its certificate must chain to."""
+
+    url: str
+    ca: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What clients are offered. Times in seconds."""
+
+    kems: tuple[str, ...]
+    mode: str
+    rotation: int
+    overlap: int
+    date_window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A whole configuration file; `digest` is SHA-256 of its exact bytes."""
+
+    admission: Admission
+    broker: BrokerAddress | None
+    tee: str
+    channel: Channel
+    output: str
+    plugins: tuple[str, ...]
+    digest: bytes
+
+    @classmethod
+    def load(cls, path: Path) -> Configuration:
+        """Read a file; relative paths in it are relative to its folder.
+
+        Raises `ConfigurationInvalid`, naming the field and the next step.
+        """
+        try:
+            octets = path.read_bytes()
+            fields = Fields(tomllib.loads(octets.decode("utf-8")), where=str(path))
+            return cls._parse(fields, path.parent.resolve(), sha256(octets).digest())
+        except OSError as error:
+            raise ConfigurationInvalid(
+                f"{path} cannot be read: {error.strerror}", hint="give the file with --config"
+            ) from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationInvalid(f"{path} is not TOML: {error}", hint="see docs/configuration.md") from error
+        except MalformedInput as error:
+            raise ConfigurationInvalid(str(error), hint="docs/configuration.md lists every field") from error
+
+    @classmethod
+    def _parse(cls, fields: Fields, folder: Path, digest: bytes) -> Configuration:
+        admission = fields.table("admission")
+        broker = fields.table("broker") if fields.has("broker") else None
+        attestation = fields.table("attestation")
+        channel = fields.table("channel") if fields.has("channel") else Fields({}, where=f"{fields.where}: channel")
+        worker = fields.table("worker") if fields.has("worker") else Fields({}, where=f"{fields.where}: worker")
+        configuration = cls(
+            admission=_admission(admission, folder),
+            broker=_broker(broker, folder) if broker else None,
+            tee=attestation.text("tee", limit=64),
+            channel=_channel(channel),
+            output=_one_of(worker, "output", OUTPUTS, "drop"),
+            plugins=fields.texts("plugins", limit=64, default=()),
+            digest=digest,
+        )
+        for read in filter(None, (admission, broker, attestation, channel, worker, fields)):
+            read.done()
+        if configuration.output == "pass" and configuration.tee != "simulated":
+            raise ConfigurationInvalid(
+                f"worker output 'pass' lets plaintext into logs, and the TEE here is {configuration.tee!r}",
+                hint="'pass' is for development with tee = \"simulated\"; use 'drop'",
+            )
+        return configuration
+
+
+def _admission(read: Fields, folder: Path) -> Admission:
+    authors = tuple(folder / name for name in read.texts("authors", limit=256))
+    if not authors:
+        raise MalformedInput(f"{read.where}: authors is empty, so no archive could ever be admitted")
+    versions = read.table("minimum_versions") if read.has("minimum_versions") else Fields({}, where=read.where)
+    return Admission(
+        authors=authors,
+        minimum_versions={name: versions.number(name) for name in versions.left()},
+        hybrid_signatures=read.truth("hybrid_signatures", default=False),
+    )
+
+
+def _broker(read: Fields, folder: Path) -> BrokerAddress:
+    url = read.text("url", limit=2048)
+    if not url.startswith(("https://", "http://")):
+        raise MalformedInput(f"{read.where}: url is {url!r}, which is neither https nor http")
+    return BrokerAddress(url.rstrip("/"), folder / read.text("ca") if read.has("ca") else None)
+
+
+def _channel(read: Fields) -> Channel:
+    kems = read.texts("kems", default=KEMS[:2])
+    if not kems or len(set(kems)) != len(kems) or not set(kems) <= set(KEMS):
+        raise MalformedInput(f"{read.where}: kems is not a list out of {', '.join(KEMS)}")
+    return Channel(
+        kems=kems,
+        mode=_one_of(read, "mode", MODES, "host"),
+        rotation=read.number("rotation_s", low=60, high=30 * 86400, default=86400),
+        overlap=read.number("overlap_s", low=60, high=30 * 86400, default=2 * 3600),
+        date_window=read.number("date_window_s", low=5, high=3600, default=300),
+    )
+
+
+def _one_of(read: Fields, name: str, words: tuple[str, ...], default: str) -> str:
+    word = read.text(name, limit=64, default=default)
+    if word not in words:
+        raise MalformedInput(f"{read.where}: {name} is {word!r}, allowed is {' or '.join(words)}")
+    return word

@@ -1,0 +1,159 @@
+"""Keeps the keeper and the server running, and lets nothing of them outlive the launcher.
+
+Each child leads a process group of its own and dies with the launcher (PR_SET_PDEATHSIG). The launcher
+is the reaper of orphans (PR_SET_CHILD_SUBREAPER), so when a child dies its whole group is killed before
+it is started again: a Java that lost its wrapper must not keep the ports. Restarts wait 1, 2, 4, …
+30 seconds and start again at 1 after a minute of health.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from strongroom.errors import LaunchRefused
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
+
+LONGEST_PAUSE = 30.0
+HEALTHY_AFTER = 60.0
+GRACE = 10.0
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2); raises `LaunchRefused` where the kernel says no."""
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise LaunchRefused(f"prctl({option}, {value}): {os.strerror(ctypes.get_errno())}")
+
+
+@dataclass(slots=True)
+class Child:
+    """A process to keep alive. `before` runs ahead of each start, to sweep what the last one left."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: Path
+    before: Callable[[], None] = lambda: None
+    stdin: bytes = b""
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    due: float = 0.0
+    pause: float = field(default=1.0)
+
+    def start(self) -> None:
+        """Start it as the leader of a new process group."""
+        self.before()
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            self.command,
+            cwd=self.folder,
+            env=dict(self.environment),
+            stdin=subprocess.PIPE,
+            process_group=0,
+            preexec_fn=_die_with_parent,
+        )
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:
+            pipe.write(self.stdin)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the process and everything it started."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+class Supervisor:
+    """Starts children in order, restarts what dies, stops all in reverse order."""
+
+    def __init__(self, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+        self._children: list[Child] = []
+        self._say = say
+        self._stopping = False
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+    def start(self, child: Child) -> None:
+        """Start a child and watch it from now on."""
+        child.start()
+        self._children.append(child)
+
+    def stop_on_signals(self) -> None:
+        """SIGTERM and SIGINT end `run` instead of the process."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(self, "_stopping", True))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self._stopping
+
+    def run(self) -> None:
+        """Watch until a signal; then stop everything."""
+        try:
+            while not self._stopping:
+                self.tend()
+                time.sleep(0.1)
+        finally:
+            self.stop()
+
+    def tend(self) -> None:
+        """One look at every child: bury the dead, start what is due."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.process is not None and (status := child.process.poll()) is not None:
+                child.signal_group(signal.SIGKILL)
+                child.process = None
+                child.pause = 1.0 if now - child.started > HEALTHY_AFTER else min(2 * child.pause, LONGEST_PAUSE)
+                child.due = now + child.pause
+                self._say(
+                    f"strongroom: {child.name} ended ({_ending(status)}); starting it again in {child.pause:.0f} s"
+                )
+            elif child.process is None and now >= child.due:
+                child.start()
+        self._bury_orphans()
+
+    def _bury_orphans(self) -> None:
+        """Reap what was reparented to us; children of our own are left to their Popen."""
+        own = {child.process.pid for child in self._children if child.process is not None}
+        while True:
+            try:
+                waiting = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if waiting is None or waiting.si_pid in own:
+                return
+            os.waitpid(waiting.si_pid, os.WNOHANG)
+
+    def stop(self) -> None:
+        """SIGTERM in reverse order, SIGKILL after a grace."""
+        for child in reversed(self._children):
+            if child.process is None:
+                continue
+            child.signal_group(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(GRACE)
+            child.signal_group(signal.SIGKILL)
+            child.process.wait()
+            child.process = None
+
+
+def _ending(status: int) -> str:
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            return f"by {signal.Signals(-status).name}"
+    return f"status {status}"

@@ -1,0 +1,152 @@
+"""A worker's line to the keeper.
+
+One connection, reopened when it breaks: the keeper may be restarted at any time. Each question has a
+time limit; no answer is an error (`KeeperUnavailable`), never a wait without end.
+
+Messages (docs/keeper.md): ``model`` asks for an archive's memory files, ``open`` hands in the
+encapsulations of a batch and gets one context each, ``settle`` says which of them opened, ``bundle``
+asks for the key bundle. Errors come back by class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strongroom import errors
+from strongroom.errors import KeeperUnavailable, MalformedInput, StrongroomError
+from strongroom.keeper import wire
+from strongroom.keys import ArchiveDigest
+
+SOCKET_VARIABLE = "STRONGROOM_KEEPER"
+"""Names the keeper's socket for workers. A wrong value leads to no keeper, and so to no model."""
+
+DEFAULT_SOCKET = Path("/run/strongroom/keeper.sock")
+
+_CLASSES = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, StrongroomError)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFile:
+    """One member of a model: its path inside the archive, its size in bytes, and a sealed memory file."""
+
+    name: str
+    size: int
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of one encapsulation: whether it opened, and the inner Date (seconds since 1970) if any."""
+
+    reservation: bytes
+    opened: bool
+    date: int | None
+
+
+class Link:
+    """The keeper, seen from a worker of one archive. Safe to use from several threads, one at a time."""
+
+    def __init__(self, archive: ArchiveDigest, path: Path | None = None, *, seconds: float = 20.0) -> None:
+        self._archive = archive
+        self._path = path or Path(os.environ.get(SOCKET_VARIABLE, DEFAULT_SOCKET))
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._connection: socket.socket | None = None
+
+    def model(self) -> list[ReceivedFile]:
+        """The model's files. Raises `ModelUnavailable` while the key is not released."""
+        with self._lock:
+            answer = self._ask({"op": "model"})
+            described = [(str(name), int(size)) for name, size in answer["files"]]
+            assert self._connection is not None
+            descriptors = wire.receive_descriptors(self._connection, len(described))
+        return [ReceivedFile(name, size, fd) for (name, size), fd in zip(described, descriptors, strict=True)]
+
+    def open(self, heads: Sequence[tuple[bytes, bytes, bool]]) -> list[tuple[bytes, bytes] | StrongroomError]:
+        """One context for each (head, enc, chunked): (reservation, serialised context), or why not."""
+        with self._lock:
+            answer = self._ask({"op": "open", "heads": [list(each) for each in heads]})
+        contexts = answer["contexts"]
+        if len(contexts) != len(heads):
+            raise KeeperUnavailable(f"the keeper answered {len(contexts)} of {len(heads)} encapsulations")
+        return [_error(each) if isinstance(each, dict) else (bytes(each[0]), bytes(each[1])) for each in contexts]
+
+    def settle(self, settled: Sequence[Settled]) -> None:
+        """Say which reservations opened, before any of their requests is acted on."""
+        with self._lock:
+            self._ask({"op": "settle", "settled": [[each.reservation, each.opened, each.date] for each in settled]})
+
+    def bundle(self, nonce: bytes | None) -> bytes:
+        """The key bundle as JSON, made over `nonce` (32 bytes) or from the cache."""
+        with self._lock:
+            return bytes(self._ask({"op": "bundle", "nonce": nonce})["bundle"])
+
+    def close(self) -> None:
+        """Drop the connection; the next question opens another."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.close()
+            self._connection = None
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        fresh = self._connection is None
+        try:
+            return self._ask_once(question)
+        except KeeperUnavailable:
+            self.close()
+            if fresh:
+                raise
+        except MalformedInput:
+            self.close()
+            raise
+        # The old connection had died quietly. A keeper that was restarted has forgotten every
+        # reservation with the keys they belonged to, so asking again repeats nothing.
+        try:
+            return self._ask_once(question)
+        except KeeperUnavailable:
+            self.close()
+            raise
+
+    def _ask_once(self, question: dict[str, Any]) -> dict[str, Any]:
+        if self._connection is None:
+            self._connection = self._connect()
+            self._answer({"op": "claim", "archive": bytes(self._archive)})
+        return self._answer(question)
+
+    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert self._connection is not None
+        wire.send(self._connection, question)
+        answer = wire.receive(self._connection)
+        if not isinstance(answer, dict):
+            raise MalformedInput("the keeper's answer is not an object")
+        if "error" in answer:
+            raise _error(answer)
+        return answer
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        connection.settimeout(self._seconds)
+        try:
+            connection.connect(str(self._path))
+        except OSError as error:
+            connection.close()
+            raise KeeperUnavailable(
+                f"no keeper answers at {self._path}: {error.strerror}",
+                hint="start the server with `strongroom launch -- torchserve …`, or run `strongroom keeper`",
+            ) from error
+        return connection
+
+
+def _error(answer: dict[str, Any]) -> StrongroomError:
+    """The keeper's refusal as the exception it was there; an unknown class becomes `KeeperRefused`."""
+    kind = _CLASSES.get(str(answer.get("error")), errors.KeeperRefused)
+    return kind(str(answer.get("message", ""))[:500], hint=str(answer.get("hint", ""))[:500])
