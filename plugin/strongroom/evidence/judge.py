@@ -80,13 +80,10 @@ class Verdict:
             raise TypeError("only judge() makes a Verdict")
         if not submodules or not checks or not all(check.ok for check in checks):
             raise TypeError("a Verdict has submodules and checks, and none of them failed")
-        for name, value in (
-            ("policy", policy),
-            ("at", at),
-            ("submodules", dict(submodules)),
-            ("checks", tuple(checks)),
-        ):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "policy", policy)
+        object.__setattr__(self, "at", at)
+        object.__setattr__(self, "submodules", MappingProxyType(dict(submodules)))
+        object.__setattr__(self, "checks", tuple(checks))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("a Verdict does not change")

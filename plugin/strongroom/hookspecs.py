@@ -1,0 +1,201 @@
+"""Every place where strongroom can be extended: this file is the list.
+
+A plugin is a module or object that implements some of these functions with
+``@hookimpl`` and is offered under the entry-point group ``strongroom``. It is loaded only
+when the configuration names it, and its distribution's digest is then in the evidence
+(docs/hooks.md has a worked example).
+
+Hooks collect offers or collect vetoes. None takes the first answer, since any installed
+package could then answer for everybody: two offers of the same name are an error, one veto
+is enough, and no return value can grant anything. Wrappers and ordering marks of pluggy are
+refused, because they could change another plugin's answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pluggy
+
+from strongroom.evidence.judge import Verdict
+from strongroom.evidence.types import Attester, Verifier
+from strongroom.keys import ArchiveDigest, ModelKey
+
+hookspec = pluggy.HookspecMarker("strongroom")
+hookimpl = pluggy.HookimplMarker("strongroom")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierOffer:
+    """A verifier of one TEE. `load` imports what it needs and is called when evidence of it is first seen."""
+
+    tee: str
+    load: Callable[[], Verifier]
+
+
+@dataclass(frozen=True, slots=True)
+class AttesterOffer:
+    """A way to obtain evidence of one TEE on this machine.
+
+    `missing` says in one sentence what this machine lacks for it, empty when nothing: `strongroom doctor`
+    prints it, and it must not change anything. `make` opens the device; raises `AttesterUnavailable`.
+    """
+
+    tee: str
+    missing: Callable[[], str]
+    make: Callable[[], Attester]
+
+
+class KeyProvider(Protocol):
+    """Where the keeper gets a model key, when not from a key broker."""
+
+    def model_key(self, archive: ArchiveDigest) -> ModelKey:
+        """The key of that archive; raises a `ReleaseError`. Called at most once a lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyProviderOffer:
+    """A key provider by the name that a configuration uses; `make` gets its table of settings."""
+
+    name: str
+    make: Callable[[Mapping[str, Any]], KeyProvider]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTemplate:
+    """A policy to start from. `kind` is ``toml`` (appraisal) or ``rego`` (release).
+
+    `text` says inside itself what it does not check.
+    """
+
+    name: str
+    kind: str
+    text: str
+
+
+class Recipient(Protocol):
+    """Somebody who can open a key slot of an archive (docs/format.md, slots)."""
+
+    def wrap(self, model_key: ModelKey, context: bytes) -> bytes:
+        """The slot's octets: `model_key` sealed for this recipient, bound to `context`."""
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> ModelKey:
+        """The exact inverse; raises `NoRecipient` where the slot is not ours to open."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientOffer:
+    """A kind of key slot. `parse` reads what a user gives (``kind:…``) and returns the recipient."""
+
+    scheme: str
+    parse: Callable[[str], Recipient]
+
+
+class Signer(Protocol):
+    """Somebody who signs archives without showing a private key: a card, an HSM, a signing service."""
+
+    def public_keys(self) -> bytes:
+        """The author's component public keys, as docs/format.md encodes them."""
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature, as docs/format.md encodes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignerOffer:
+    """A kind of author key. `open` reads what a user gives to ``--author`` (``scheme:…``)."""
+
+    scheme: str
+    open: Callable[[str], Signer]
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why a key stays where it is: one sentence, for the broker's log, never for the peer."""
+
+    reason: str
+
+
+@hookspec
+def strongroom_verifiers() -> Sequence[VerifierOffer]:
+    """Offer verifiers of evidence.
+
+    Called once, when plugins are loaded. A TEE that is already offered, by a built-in or by another
+    plugin, is an error: nobody replaces a verifier. An exception, or something else than offers, fails
+    the start. A verifier that raises later counts as a refusal.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def strongroom_attesters() -> Sequence[AttesterOffer]:
+    """Offer ways to obtain evidence on this machine.
+
+    Called once, when plugins are loaded; rules as for verifiers. Which one is used is said by the
+    configuration, or decided by `strongroom doctor`'s order among those that miss nothing; the simulated
+    TEE is never chosen, only named.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def strongroom_key_providers() -> Sequence[KeyProviderOffer]:
+    """Offer sources of model keys beside the key broker.
+
+    Called once, when plugins are loaded. A provider is used only where the configuration names it for an
+    archive. The key is checked against the archive's commitment before anything is opened with it.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def strongroom_policies() -> Sequence[PolicyTemplate]:
+    """Offer policies to start from, listed by `strongroom policy templates`.
+
+    Called once, when plugins are loaded. A template decides nothing until somebody sets it.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def strongroom_veto_release(verdict: Verdict, archive: str, context: Mapping[str, Any]) -> Denial | None:
+    """Refuse to release a key, or have no opinion.
+
+    Called by the broker for every request, after the evidence was judged and the policy agreed. `archive`
+    is the resource path; `context` holds what else the broker knows (``tenant``, ``version``, ``peer``), and
+    may be empty. Every plugin is asked, in no order to rely on. One `Denial` is enough to keep the key and
+    no return value can release one. An exception, or any other value than None, counts as a denial.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def strongroom_audit(event: Mapping[str, Any]) -> None:
+    """Take a copy of an audit entry, after the broker's own log has it.
+
+    Called once for each entry, in order. Events hold no keys. An exception fails the action that was being
+    logged (`AuditError`): whoever asked for a second log wants it complete.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def strongroom_recipients() -> Sequence[RecipientOffer]:
+    """Offer kinds of key slots.
+
+    Called once, when plugins are loaded. Slots are octets to everybody else, so an archive with a slot of a
+    kind that a reader lacks still opens through another slot.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def strongroom_signers() -> Sequence[SignerOffer]:
+    """Offer kinds of author keys for `seal`.
+
+    Called once, when plugins are loaded. Verification never asks a plugin: the signature has to be one that
+    docs/format.md knows.
+    """
+    raise NotImplementedError
