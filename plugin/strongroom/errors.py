@@ -98,7 +98,14 @@ class KeyUnknown(ChannelError):
 
 
 class MessageInvalid(ChannelError):
-    """A message opened, and what is inside is not valid Binary HTTP."""
+    """A message opened, and what is inside is not valid Binary HTTP.
+
+    `status` is what the encapsulated answer says: 400, or 413 and 431 for what is valid and too large.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
 
 
 class StreamTruncated(ChannelError):
@@ -200,6 +207,10 @@ class KeeperRefused(KeeperError):
 
 class ModelUnavailable(KeeperError):
     """The model is not open: its key has not been released, or was taken back."""
+
+
+class NonceRateExceeded(KeeperError):
+    """Fresh evidence is made at a bounded rate, and that rate is used up; cached evidence is still served."""
 
 
 class LaunchRefused(StrongroomError):

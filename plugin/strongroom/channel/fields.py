@@ -1,0 +1,106 @@
+"""HTTP fields and control data as Binary HTTP carries them: what is valid, and what is dropped.
+
+A field is a pair of strings: the name in lower case, the value in Latin-1, so that each character
+is one octet (RFC 9292 section 3.6). Everything invalid raises `MessageInvalid`; no message quotes
+a field, since fields are plaintext.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from strongroom.channel.varint import varint
+from strongroom.errors import MessageInvalid
+
+Headers = tuple[tuple[str, str], ...]
+"""Field lines in their order; repeated names stay separate."""
+
+_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_VALUE = re.compile(rb"(?:[^\x00\r\n \t](?:[^\x00\r\n]*[^\x00\r\n \t])?)?\Z")
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*\Z")
+_VISIBLE = re.compile(rb"[\x21-\x7e]*\Z")
+_RESERVED = frozenset((b":method", b":scheme", b":authority", b":path", b":status"))
+
+HOP_BY_HOP = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+"""Connection-specific fields: not an error when received, and dropped before anything acts on them."""
+
+
+def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
+    """`headers` without connection-specific fields, those that `connection` names included."""
+    headers = tuple(headers)
+    named = {
+        token.strip().lower() for name, value in headers if name.lower() == "connection" for token in value.split(",")
+    }
+    return tuple((name, value) for name, value in headers if name.lower() not in HOP_BY_HOP | named)
+
+
+def first(headers: Headers, name: str) -> str | None:
+    """The value of the first line called `name` (lower case), or None."""
+    return next((value for each, value in headers if each == name), None)
+
+
+def decode_line(name: bytes, value: bytes, before: list[tuple[str, str]], *, trailers: bool) -> tuple[str, str]:
+    """One field line, checked against RFC 9292 section 3.6 and what stands `before` it."""
+    if not _NAME.match(name):
+        raise MessageInvalid("a field name holds a byte that HTTP does not permit")
+    if not _VALUE.match(value):
+        raise MessageInvalid("a field value holds NUL, CR or LF, or has white space at an end")
+    name = name.lower()
+    if name[0] == 0x3A:  # a pseudo-field
+        if name in _RESERVED:
+            raise MessageInvalid("a pseudo-field of the control data stands among the fields")
+        if trailers or (before and not before[-1][0].startswith(":")):
+            raise MessageInvalid("a pseudo-field stands behind other fields or in the trailers")
+    return name.decode("ascii"), value.decode("latin-1")
+
+
+def encode_lines(headers: Headers, *, trailers: bool = False) -> bytes:
+    """Field lines, names in lower case; raises `MessageInvalid` for what `decode_line` would refuse."""
+    lines = bytearray()
+    done: list[tuple[str, str]] = []
+    for name, value in headers:
+        try:
+            raw_name, raw_value = name.lower().encode("ascii"), value.encode("latin-1")
+        except UnicodeEncodeError:
+            raise MessageInvalid("a field holds characters outside Latin-1") from None
+        done.append(decode_line(raw_name, raw_value, done, trailers=trailers))
+        lines += varint(len(raw_name)) + raw_name + varint(len(raw_value)) + raw_value
+    return bytes(lines)
+
+
+def decode_control(method: bytes, scheme: bytes, authority: bytes, path: bytes) -> tuple[str, str, str, str]:
+    """A request's control data under HTTP/2's rules (RFC 9113 section 8.3.1)."""
+    if not _METHOD.match(method):
+        raise MessageInvalid("the method is not a token")
+    if not _VISIBLE.match(authority) or not _VISIBLE.match(path):
+        raise MessageInvalid("the authority or the path holds white space, a control or a non-ASCII byte")
+    if method == b"CONNECT":
+        if scheme or path or not authority:
+            raise MessageInvalid("a CONNECT request has an authority and nothing else")
+    elif not _SCHEME.match(scheme):
+        raise MessageInvalid("the scheme is not a scheme")
+    elif not path.startswith(b"/") and not (method == b"OPTIONS" and path == b"*"):
+        raise MessageInvalid("the path does not start with a slash")
+    return method.decode(), scheme.decode(), authority.decode(), path.decode()
+
+
+def encode_control(method: str, scheme: str, authority: str, path: str) -> bytes:
+    """The four strings of a request's control data; raises `MessageInvalid`."""
+    try:
+        raw = [each.encode("ascii") for each in (method, scheme, authority, path)]
+    except UnicodeEncodeError:
+        raise MessageInvalid("the control data holds a non-ASCII character") from None
+    decode_control(*raw)
+    return b"".join(varint(len(each)) + each for each in raw)

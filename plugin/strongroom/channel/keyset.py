@@ -1,0 +1,258 @@
+"""Request keys: the list a client reads, and the private set that its holder serves.
+
+`KeyConfig` and `KeyList` are RFC 9458 section 3, exact to the byte, because the evidence binds
+the very bytes of the list. `KeySet` holds the private keys of one process: the present
+generation, and older ones for their overlap. It hands out one request's HPKE context at a time
+and never a private key.
+
+No clock: whoever rotates says what time it is (seconds on one monotonic clock of the caller's).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from strongroom.channel.hpke import (
+    AES_128_GCM,
+    AES_256_GCM,
+    CHACHA20_POLY1305,
+    HKDF_SHA256,
+    RecipientContext,
+)
+from strongroom.channel.kem import KEMS, P256, X25519, XWING, KemPrivateKey, expand, extract
+from strongroom.encoding import Reader
+from strongroom.errors import ConfigurationInvalid, KeyUnknown, MalformedInput
+
+if TYPE_CHECKING:
+    from strongroom.channel.ohttp import Form, RequestHead
+
+Pair = tuple[int, int]
+"""(kdf_id, aead_id)."""
+
+_STRONG_FIRST = (AES_256_GCM, AES_128_GCM, CHACHA20_POLY1305)
+_SIMPLE_FIRST = (AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305)
+OFFERED: dict[int, tuple[Pair, ...]] = {
+    XWING: tuple((HKDF_SHA256, aead) for aead in _STRONG_FIRST),
+    X25519: tuple((HKDF_SHA256, aead) for aead in _SIMPLE_FIRST),
+    P256: tuple((HKDF_SHA256, aead) for aead in _SIMPLE_FIRST),
+}
+"""The pairs each KEM is offered with, in this order.
+
+Many clients take the first pair, and one panics on a response nonce of 32 bytes: so AES-128-GCM
+is first where clients that others wrote come (docs/protocol.md section 3).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyConfig:
+    """One public key on offer: key_id (8 bits), kem_id (16), the key (Npk bytes), its pairs."""
+
+    key_id: int
+    kem_id: int
+    public_key: bytes
+    pairs: tuple[Pair, ...]
+
+    @classmethod
+    def parse(cls, octets: bytes) -> KeyConfig:
+        """From one configuration without its outer length; `KeyUnknown` for an unknown KEM, else `MalformedInput`."""
+        reader = Reader(octets, where="key configuration")
+        key_id, kem_id = reader.uint(1), reader.uint(2)
+        if kem_id not in KEMS:
+            raise KeyUnknown(f"KEM {kem_id:#06x} is not known")
+        public_key = reader.take(KEMS[kem_id].public_size)
+        size = reader.uint(2)
+        if size < 4 or size % 4 or size != reader.left:
+            raise MalformedInput(f"key configuration: a pair list of {size} bytes, {reader.left} are there")
+        pairs = tuple((reader.uint(2), reader.uint(2)) for _ in range(size // 4))
+        reader.done()
+        return cls(key_id, kem_id, public_key, pairs)
+
+    def serialise(self) -> bytes:
+        """The exact inverse of `parse`."""
+        pairs = b"".join(kdf.to_bytes(2, "big") + aead.to_bytes(2, "big") for kdf, aead in self.pairs)
+        front = bytes([self.key_id]) + self.kem_id.to_bytes(2, "big") + self.public_key
+        return front + len(pairs).to_bytes(2, "big") + pairs
+
+
+@dataclass(frozen=True, slots=True)
+class KeyList:
+    """`application/ohttp-keys`: the configurations whose KEM is known, in the server's order."""
+
+    configs: tuple[KeyConfig, ...]
+
+    @classmethod
+    def parse(cls, octets: bytes) -> KeyList:
+        """Skip unknown KEMs by their length; any wrong length discards the whole list with `MalformedInput`.
+
+        Taking part of a broken list would let a server tell clients apart (RFC 9458 section 3.2).
+        """
+        reader = Reader(octets, where="key list")
+        configs = []
+        while reader.left:
+            size = reader.uint(2)
+            if size < 3:
+                raise MalformedInput(f"key list: a configuration of {size} bytes")
+            octets = reader.take(size)
+            if int.from_bytes(octets[1:3], "big") in KEMS:
+                configs.append(KeyConfig.parse(octets))
+        return cls(tuple(configs))
+
+    def serialise(self) -> bytes:
+        """The list's bytes; the inverse of `parse` where every KEM is known."""
+        parts = (config.serialise() for config in self.configs)
+        return b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+
+    def choose(self, kems: Sequence[int] = (XWING,)) -> tuple[KeyConfig, Pair]:
+        """The configuration of the first of `kems` on offer, and the first of its pairs that we compute.
+
+        Raises `KeyUnknown` if there is none; a client that wants X-Wing gets X-Wing or nothing.
+        """
+        for kem_id in kems:
+            for config in self.configs:
+                known = [pair for pair in config.pairs if pair in OFFERED.get(kem_id, ())]
+                if config.kem_id == kem_id and known:
+                    return config, known[0]
+        wanted = ", ".join(KEMS[kem_id].name for kem_id in kems)
+        offered = ", ".join(KEMS[config.kem_id].name for config in self.configs) or "nothing known"
+        raise KeyUnknown(
+            f"the server offers {offered}, this client accepts {wanted}",
+            hint="accept another KEM in the client's configuration, if that is what you want",
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class _Held:
+    """One private key, its public configuration, and the generation it belongs to."""
+
+    config: KeyConfig
+    private_key: KemPrivateKey
+    generation: int
+
+
+class KeySet:
+    """The private keys of one key holder; thread-safe for readers, rotated by one writer.
+
+    A generation has one key per KEM. Its key ids follow on those of the generation before it, modulo
+    256, so that a wrong host mostly says "unknown key"; the first is random, or given by the epoch.
+    """
+
+    def __init__(self, kems: Sequence[int] = (XWING, X25519), *, first_key_id: int | None = None) -> None:
+        """Fresh keys from the operating system's generator; raises `ConfigurationInvalid`."""
+        self._kems = _checked(kems)
+        self._next_id = secrets.randbelow(256) if first_key_id is None else first_key_id % 256
+        self._generation = 0
+        self._held: tuple[_Held, ...] = ()
+        self._retiring: dict[int, float] = {}
+        self._present: tuple[_Held, ...] = ()
+        self._install([KEMS[kem_id].generate() for kem_id in self._kems])
+
+    @classmethod
+    def of_epoch(cls, epoch: int, seed: bytes, model_secret: bytes, kems: Sequence[int] = (XWING, X25519)) -> KeySet:
+        """The set of mode ``fleet`` for one epoch: every replica computes the same (docs/protocol.md section 7).
+
+        `seed` (32 bytes) comes signed from the key broker, `model_secret` from the model key; the
+        first key id is ``epoch * len(kems)`` modulo 256.
+        """
+        keyset = cls.__new__(cls)
+        keyset._kems = _checked(kems)
+        keyset._generation, keyset._held, keyset._retiring, keyset._present = epoch - 1, (), {}, ()
+        keyset._install(_epoch_keys(epoch, seed, model_secret, keyset._kems), first_key_id=epoch * len(keyset._kems))
+        return keyset
+
+    def _install(self, keys: Sequence[KemPrivateKey], *, first_key_id: int | None = None) -> None:
+        start = self._next_id if first_key_id is None else first_key_id
+        self._generation += 1
+        self._present = tuple(
+            _Held(KeyConfig((start + place) % 256, kem_id, key.public_octets, OFFERED[kem_id]), key, self._generation)
+            for place, (kem_id, key) in enumerate(zip(self._kems, keys, strict=True))
+        )
+        self._next_id = (start + len(keys)) % 256
+        # A wrapped-around id names the newer key: the older of the two is past any honest overlap.
+        self._held = self._present + self._held
+
+    @property
+    def generation(self) -> int:
+        """The number of the present generation; in mode ``fleet`` this is the epoch."""
+        return self._generation
+
+    @property
+    def generations(self) -> frozenset[int]:
+        """Every generation whose keys are still held."""
+        return frozenset(held.generation for held in self._held)
+
+    @property
+    def keys(self) -> KeyList:
+        """What is on offer: the present generation."""
+        return KeyList(tuple(held.config for held in self._present))
+
+    @property
+    def ohttp_keys(self) -> bytes:
+        """The exact `application/ohttp-keys` bytes that evidence binds."""
+        return self.keys.serialise()
+
+    def rotate(self, now: float, overlap: float) -> None:
+        """Offer fresh keys; the present ones open for `overlap` seconds more, then `forget` drops them."""
+        keys = [KEMS[kem_id].generate() for kem_id in self._kems]
+        self._retiring[self._generation] = now + overlap
+        self._install(keys)
+
+    def rotate_epoch(self, epoch: int, seed: bytes, model_secret: bytes, now: float, overlap: float) -> None:
+        """As `rotate`, to the keys of a later epoch of mode ``fleet``; raises `ConfigurationInvalid`."""
+        if epoch <= self._generation:
+            raise ConfigurationInvalid(f"epoch {epoch} does not come after epoch {self._generation}")
+        keys = _epoch_keys(epoch, seed, model_secret, self._kems)
+        self._retiring[self._generation] = now + overlap
+        self._generation = epoch - 1
+        self._install(keys, first_key_id=epoch * len(self._kems))
+
+    def forget(self, now: float) -> frozenset[int]:
+        """Drop every generation whose overlap is over; gives their numbers, for the replay memory.
+
+        This deletion is the only forward secrecy there is (RFC 9458 section 6.6).
+        """
+        over = frozenset(generation for generation, until in self._retiring.items() if until <= now)
+        self._held = tuple(held for held in self._held if held.generation not in over)
+        for generation in over:
+            del self._retiring[generation]
+        return over
+
+    def _find(self, head: RequestHead) -> _Held:
+        for held in self._held:
+            config = held.config
+            if (config.key_id, config.kem_id) == (head.key_id, head.kem_id):
+                if (head.kdf_id, head.aead_id) not in config.pairs:
+                    raise KeyUnknown(f"key {head.key_id} is not offered with this KDF and AEAD")
+                return held
+        raise KeyUnknown(f"no key {head.key_id} with KEM {head.kem_id:#06x} is held")
+
+    def generation_of(self, head: RequestHead) -> int:
+        """The generation of the key that `head` names; raises `KeyUnknown`."""
+        return self._find(head).generation
+
+    def decapsulate(self, head: RequestHead, enc: bytes, form: Form) -> RecipientContext:
+        """The HPKE context of one request; raises `KeyUnknown` or `EncapsulationInvalid`. Never tries two keys."""
+        held = self._find(head)
+        return RecipientContext.setup(head.suite, held.private_key, enc, head.info(form))
+
+
+def _checked(kems: Sequence[int]) -> tuple[int, ...]:
+    if not kems or len(set(kems)) != len(kems) or any(kem_id not in OFFERED for kem_id in kems):
+        raise ConfigurationInvalid(
+            "the request keys must name each of x-wing, x25519 and p-256 at most once, and one of them at least"
+        )
+    return tuple(kems)
+
+
+def _epoch_keys(epoch: int, seed: bytes, model_secret: bytes, kems: Sequence[int]) -> list[KemPrivateKey]:
+    if len(seed) != 32 or len(model_secret) != 32:
+        raise MalformedInput("an epoch seed and a model secret have 32 bytes each")
+    prk = extract("sha256", seed, model_secret)
+    keys = []
+    for kem_id in kems:
+        info = b"strongroom ohttp" + epoch.to_bytes(8, "big") + kem_id.to_bytes(2, "big")
+        octets = expand("sha256", prk, info, 32)
+        keys.append(KEMS[kem_id].derive(octets) if kem_id == P256 else KEMS[kem_id].private_key(octets))
+    return keys

@@ -1,0 +1,165 @@
+"""The replay memory: each encapsulated request opens once (docs/protocol.md section 5).
+
+The memory belongs to the holder of the private keys and lives as long as they do. A request is
+known by a hash of its enc. `reserve` comes before the context leaves the key holder, `settle`
+after the one who opened it reported back; in between, a second copy is refused.
+
+No clock of its own: `now` is the caller's, in seconds since the epoch. It may not run backwards
+here: the latest `now` ever seen counts, or a host that sets the clock back could send old
+requests again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+
+from strongroom.errors import DateRefused, ReplayRefused
+
+WINDOW = 300.0
+"""Seconds that a request's Date may be off, either way."""
+
+_BUCKET = 30.0  # seconds of remembered requests that are forgotten together
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """One request that was handed out to be opened; goes back to `settle` or `abandon`."""
+
+    digest: bytes
+    generation: int
+
+
+class ReplayMemory:
+    """Remembers what was opened; thread-safe.
+
+    With a Date, a request is remembered until its Date leaves the window. Without one, until its
+    key's generation is forgotten, and of those at most `undated_limit` are taken: past that, requests
+    without a Date are refused. `dated_limit` bounds the rest; past that, everything is refused
+    until the window moves on.
+
+    `not_before` (seconds since the epoch) and `require_date` are for mode ``fleet``: this process
+    cannot know what others answered before it started.
+    """
+
+    def __init__(
+        self,
+        *,
+        window: float = WINDOW,
+        undated_limit: int = 100_000,
+        dated_limit: int = 2_000_000,
+        require_date: bool = False,
+        not_before: float = 0.0,
+    ) -> None:
+        self._window = window
+        self._undated_limit = undated_limit
+        self._dated_limit = dated_limit
+        self._require_date = require_date
+        self._not_before = not_before
+        self._lock = threading.Lock()
+        self._latest = 0.0
+        self._pending: set[Reservation] = set()
+        self._undated: dict[int, set[bytes]] = defaultdict(set)
+        self._dated: dict[int, set[bytes]] = {}  # by the number of the bucket in which they are forgotten
+
+    @property
+    def window(self) -> float:
+        """Seconds that a Date may be off, either way."""
+        return self._window
+
+    def __len__(self) -> int:
+        """How many requests are remembered or pending."""
+        with self._lock:
+            undated = sum(map(len, self._undated.values()))
+            return len(self._pending) + undated + sum(map(len, self._dated.values()))
+
+    def reserve(self, enc: bytes, generation: int, now: float) -> Reservation:
+        """Take note that `enc` is about to be opened under a key of `generation`.
+
+        Raises `ReplayRefused` if it was opened before, or is being opened, or the memory is full.
+        """
+        # 16 bytes of SHA-256: an attacker gains nothing from two of its own requests that collide.
+        reservation = Reservation(hashlib.sha256(enc).digest()[:16], generation)
+        with self._lock:
+            self._move(now)
+            if reservation in self._pending or self._seen(reservation):
+                raise ReplayRefused(
+                    "this encapsulated request was seen before",
+                    hint="every attempt needs an encapsulation of its own; send the request anew",
+                )
+            if len(self._pending) + sum(map(len, self._dated.values())) >= self._dated_limit:
+                raise ReplayRefused(
+                    "the replay memory is full",
+                    hint=f"try again {2 * self._window:.0f} seconds later",
+                )
+            self._pending.add(reservation)
+        return reservation
+
+    def settle(self, reservation: Reservation, *, opened: bool, date: float | None, now: float) -> None:
+        """Report what became of a reservation. `date` is the inner Date (seconds since the epoch) or None.
+
+        What did not open is forgotten: its sender may try again. What opened is remembered, or, if its
+        Date forbids it, refused with `DateRefused`; then it must not be processed. Raises
+        `ReplayRefused` for a reservation that is not pending.
+        """
+        with self._lock:
+            self._move(now)
+            if reservation not in self._pending:
+                raise ReplayRefused("this request was settled before")
+            self._pending.remove(reservation)
+            if not opened:
+                return
+            if date is None:
+                self._admit_undated(reservation)
+                return
+            self._check_date(date)
+            forget = int((date + self._window) // _BUCKET) + 1  # its whole bucket lies behind its last valid moment
+            self._dated.setdefault(forget, set()).add(reservation.digest)
+
+    def abandon(self, reservation: Reservation) -> None:
+        """The one who held this reservation is gone: nobody knows whether it was processed, so it counts as opened."""
+        with self._lock:
+            if reservation in self._pending:
+                self._pending.remove(reservation)
+                self._undated[reservation.generation].add(reservation.digest)
+
+    def forget(self, generations: frozenset[int]) -> None:
+        """The keys of these generations are gone, and nothing sent to them opens any more."""
+        with self._lock:
+            for generation in generations:
+                self._undated.pop(generation, None)
+
+    def _seen(self, reservation: Reservation) -> bool:
+        digest = reservation.digest
+        return digest in self._undated.get(reservation.generation, ()) or any(
+            digest in bucket for bucket in self._dated.values()
+        )
+
+    def _move(self, now: float) -> None:
+        """Let time pass, forwards only, and forget what no Date window holds any more."""
+        if now <= self._latest:
+            return
+        self._latest = now
+        over = [bucket for bucket in self._dated if bucket * _BUCKET < now]
+        for bucket in over:
+            del self._dated[bucket]
+
+    def _admit_undated(self, reservation: Reservation) -> None:
+        if self._require_date:
+            raise DateRefused("a Date field is required here", hint="send a Date field inside the request")
+        if sum(map(len, self._undated.values())) >= self._undated_limit:
+            raise DateRefused(
+                "no more requests without a Date field are taken", hint="send a Date field inside the request"
+            )
+        self._undated[reservation.generation].add(reservation.digest)
+
+    def _check_date(self, date: float) -> None:
+        if abs(date - self._latest) > self._window:
+            raise DateRefused(
+                f"the Date field is {date - self._latest:+.0f} seconds off, allowed are {self._window:.0f}",
+                hint="set the client's clock",
+            )
+        if date < self._not_before:
+            raise DateRefused("the Date field lies before this server started", hint="send the request anew")
