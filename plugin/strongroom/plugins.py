@@ -39,7 +39,12 @@ GROUP = "strongroom"
 BUILT_IN = ("strongroom.attest.offers",)
 """Built-in plugins of higher floors, by module name; the verifiers' is `BuiltInVerifiers` below."""
 
-_VERIFIERS = {"simulated": "strongroom.evidence.simulated:SimulatedVerifier"}
+_VERIFIERS = {
+    "simulated": "strongroom.evidence.simulated:SimulatedVerifier",
+    "snp": "strongroom.evidence.snp:SnpVerifier",
+    "aws-nitro": "strongroom.evidence.nitro:NitroVerifier",
+    "ear": "strongroom.evidence.ear:EarVerifier",
+}
 
 
 class BuiltInVerifiers:

@@ -189,7 +189,7 @@ class NitroVerifier:
         if policy.max_age is not None:
             age = int((now - document.timestamp).total_seconds())
             checks.that(
-                0 <= age <= policy.max_age, "nitro.age", Word.VALIDITY_PERIOD, expected=f"at most {policy.max_age} s old",
+                0 <= age <= policy.max_age, "nitro.age", Word.VALIDITY_PERIOD, expected=f"at most {policy.max_age} s",
                 found=f"{age} s", source=SOURCE, hint="ask for a fresh document",
             )  # fmt: skip
         return _claims(document)

@@ -61,10 +61,12 @@ class Word(StrEnum):
 
 
 class Provenance(StrEnum):
-    """Who says a claim: the hardware's signature, a log replayed against a register, or software itself."""
+    """Who says a claim: the hardware's signature, a log replayed against a register, a verifier that the
+    policy trusts, or software itself."""
 
     HARDWARE = "hardware"
     EVENT_LOG = "event-log"
+    ATTESTATION_RESULT = "attestation-result"
     SELF_ASSERTED = "self-asserted"
 
 
