@@ -68,12 +68,15 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True, order=True)
 class AdmittedArchive:
-    """One archive that was admitted into this TEE: they share one trust domain, so a client sees them all."""
+    """One archive that was admitted into this TEE: they share one trust domain, so a client sees them all.
+
+    `name` and `version` are the signed core's, not the model server's.
+    """
 
     archive: ArchiveDigest
     author: AuthorId
     name: str
-    version: str
+    version: int
 
     @classmethod
     def parse(cls, fields: Fields) -> AdmittedArchive:
@@ -82,12 +85,12 @@ class AdmittedArchive:
             ArchiveDigest(fields.hexes("archive", size=32)),
             AuthorId(fields.hexes("author", size=32)),
             fields.text("name", limit=256),
-            fields.text("version", limit=64),
+            fields.number("version"),
         )
         fields.done()
         return admitted
 
-    def serialise(self) -> dict[str, str]:
+    def serialise(self) -> dict[str, Any]:
         """The exact inverse of `parse`."""
         return {"archive": str(self.archive), "author": str(self.author), "name": self.name, "version": self.version}
 
