@@ -1,0 +1,126 @@
+"""Key files: one line of tagged text, and comments (docs/format.md sections 5.3 and 10.1).
+
+Private files are written with mode 0600 under their final name at once, and refused when group or
+others could read them. What the fields mean is the business of who calls.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from strongroom.encoding import b64url, unb64url
+from strongroom.errors import KeyFileInvalid, MalformedInput
+
+LIMIT = 1 << 16
+"""No key file is longer, in bytes."""
+
+
+def compose(tag: str, *fields: str, comments: tuple[str, ...] = ()) -> str:
+    """The text of a key file: comment lines, then ``tag:field:…``."""
+    return "".join(f"# {line}\n" for line in comments) + ":".join((tag, *fields)) + "\n"
+
+
+def fields_of(text: str, tag: str, count: int, *, where: str) -> tuple[str, ...]:
+    """The `count` fields after `tag` on the only line that is no comment.
+
+    Raises `KeyFileInvalid`; no error text repeats the line, which may be a secret.
+    """
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if len(lines) != 1:
+        raise KeyFileInvalid(f"{where}: one line with a key is expected, found {len(lines)}")
+    found, *fields = lines[0].strip().split(":")
+    if found != tag:
+        known = found if found.startswith("strongroom-") and len(found) < 64 else "something else"
+        raise KeyFileInvalid(f"{where}: {tag} is expected, found {known}", hint=_hint(tag, found))
+    if len(fields) != count:
+        raise KeyFileInvalid(f"{where}: {count} fields after {tag} are expected, found {len(fields)}")
+    return tuple(fields)
+
+
+def _hint(wanted: str, found: str) -> str:
+    if wanted == "strongroom-author-secret-1" and found == "strongroom-author-1":
+        return "sealing signs, so it needs the private key: pass author.key, made by `strongroom keygen author`"
+    if wanted == "strongroom-author-1" and found == "strongroom-author-secret-1":
+        return "verifying needs the public key only: pass author.pub, and keep author.key to yourself"
+    return ""
+
+
+def octets_of(field: str, size: int, *, where: str) -> bytes:
+    """Base64url of exactly `size` octets; raises `KeyFileInvalid`."""
+    try:
+        octets = unb64url(field, where=where)
+    except MalformedInput as error:
+        raise KeyFileInvalid(f"{where}: the key is not base64url") from error
+    if len(octets) != size:
+        raise KeyFileInvalid(f"{where}: a key of {size} bytes is expected, found {len(octets)}")
+    return octets
+
+
+def text_of(octets: bytes) -> str:
+    """The inverse of `octets_of`."""
+    return b64url(octets)
+
+
+def read_public(path: Path | str) -> str:
+    """The text of a public key file; raises `KeyFileInvalid`."""
+    return _read(Path(path), private=False)
+
+
+def read_private(path: Path | str) -> str:
+    """The text of a private key file that only its owner can read; raises `KeyFileInvalid`."""
+    return _read(Path(path), private=True)
+
+
+def _read(path: Path, *, private: bool) -> str:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if private and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
+                raise KeyFileInvalid(
+                    f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
+                    hint=f"chmod 600 {path}",
+                )
+            octets = file.read(LIMIT + 1)
+    except OSError as error:
+        raise KeyFileInvalid(f"{path}: {error.strerror}", hint="make one with `strongroom keygen`") from error
+    if len(octets) > LIMIT:
+        raise KeyFileInvalid(f"{path} is longer than any key file")
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise KeyFileInvalid(f"{path} is not a key file") from error
+
+
+def write_private(path: Path | str, text: str) -> None:
+    """Write a secret with mode 0600, whole or not at all; an existing file is never replaced.
+
+    Raises `KeyFileInvalid`.
+    """
+    _write(Path(path), text, 0o600)
+
+
+def write_public(path: Path | str, text: str) -> None:
+    """As `write_private`, with mode 0644."""
+    _write(Path(path), text, 0o644)
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+            # A hard link fails where the name is taken, so no key is ever overwritten.
+            os.link(draft, path)
+        finally:
+            draft.unlink()
+    except FileExistsError as error:
+        raise KeyFileInvalid(f"{path} exists already", hint="choose another name; keys are not overwritten") from error
+    except OSError as error:
+        raise KeyFileInvalid(f"{path}: {error.strerror}") from error

@@ -1,0 +1,83 @@
+"""From a model's own manifest and configuration to the readable members of its sealed archive.
+
+Only what the server's frontend itself needs becomes readable (docs/format.md section 8); everything else
+stays in the sealed originals. What would change its meaning by that is refused, with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from strongroom.archive.manifest import CONFIG, MANIFEST, NUMBERS, TRUTHS, ClearMembers, Setting, check_setting
+from strongroom.archive.source import Source, normal
+from strongroom.encoding import parse_json
+from strongroom.errors import ArchiveMalformed, MalformedInput, SealRefused
+
+READABLE = TRUTHS | NUMBERS | {"deviceType", "deviceIds"}
+REFUSED = {
+    "parallelType": "the server would start the workers by torchrun, outside of ours",
+    "torchrun": "the server would start the workers by torchrun, outside of ours",
+    "useVenv": "the server would build and run code from the archive before ours",
+}
+REQUIREMENTS = "requirements.txt"
+
+
+def clear_members(source: Source, *, allow_requirements: bool = False) -> ClearMembers:
+    """The readable members for an ordinary model; raises `SealRefused`."""
+    try:
+        manifest = parse_json(source.small(MANIFEST), where=MANIFEST)
+        model = manifest["model"]
+        name, version = model["modelName"], model.get("modelVersion") or "1.0"
+        requirements, config = model.get("requirementsFile"), model.get("configFile")
+        runtime = manifest.get("runtime", "python")
+    except (MalformedInput, KeyError, TypeError, AttributeError) as error:
+        raise SealRefused(f"{MANIFEST} is not a model's manifest") from error
+    if runtime not in {"python", "python3"}:
+        raise SealRefused(f"its runtime is {str(runtime)[:40]!r}; only Python handlers can be served sealed")
+    if not model.get("handler"):
+        raise SealRefused(f"{MANIFEST} names no handler")
+    if (requirements or REQUIREMENTS in source.sizes) and not allow_requirements:
+        raise SealRefused(
+            f"it brings {str(requirements or REQUIREMENTS)[:200]}, and the server would install that from the network"
+            " before the archive is checked",
+            hint="install the packages on the server and seal with --allow-requirements:"
+            " the file is then sealed along and nobody installs it",
+        )
+    settings: dict[str, Setting] = {}
+    if config:
+        settings = frontend_settings(_yaml(source, normal(str(config))))
+    try:
+        return ClearMembers(str(name), str(version), settings)
+    except ArchiveMalformed as error:
+        raise SealRefused(f"cannot be sealed as it is: {error}", hint="package it under another name") from error
+
+
+def _yaml(source: Source, name: str) -> Any:
+    if name not in source.sizes:
+        raise SealRefused(f"{MANIFEST} names the configuration {name!r}, which is not there")
+    try:
+        import yaml
+    except ImportError as error:
+        raise SealRefused(
+            f"reading {name} needs the pyyaml package, which is not installed", hint="pip install pyyaml"
+        ) from error
+    try:
+        return yaml.safe_load(source.small(name)) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SealRefused(f"{name} is not YAML") from error
+
+
+def frontend_settings(config: Any) -> dict[str, Setting]:
+    """The settings that the server's frontend reads; handler settings are left out, they stay sealed.
+
+    Raises `SealRefused` for a setting that a sealed archive cannot honour.
+    """
+    if not isinstance(config, dict):
+        raise SealRefused(f"{CONFIG} is not a mapping")
+    for key, reason in REFUSED.items():
+        if config.get(key):
+            raise SealRefused(f"{CONFIG}: {key} cannot be honoured: {reason}", hint=f"remove {key}")
+    try:
+        return {key: check_setting(key, value) for key, value in config.items() if key in READABLE}
+    except ArchiveMalformed as error:
+        raise SealRefused(str(error), hint="correct that setting and package again") from error

@@ -1,0 +1,317 @@
+"""Open a sealed archive, one state after the other: found, verified, unlocked.
+
+    with SealedArchive.open(path) as archive:
+        opened = archive.verified(authors, now=now).unlock(key)
+        opened.unseal({opened["model.pt"]: buffer})
+
+Each state is a type of its own, so nothing is decrypted that was not verified. Where the plaintext goes is
+the caller's choice (a memory file's mapping, as a rule); on any error whatever was written there must be
+thrown away unseen. Keys come from the caller as well; nothing here asks anyone for one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from strongroom.archive.blocks import DIGEST, Chunk, hasher, merkle_root
+from strongroom.archive.checksum import crc32_join
+from strongroom.archive.cipher import KeySchedule, MemberCipher
+from strongroom.archive.crew import Crew
+from strongroom.archive.header import Header, SignedCore
+from strongroom.archive.index import Index, Member
+from strongroom.archive.manifest import CONFIG, MANIFEST, ClearMembers
+from strongroom.archive.member import MemberFile
+from strongroom.archive.signature import AuthorPublic, SignatureKind, author_among, demand_kind
+from strongroom.archive.slots import Generation, SlotArea
+from strongroom.archive.storage import Storage, open_storage
+from strongroom.errors import (
+    ArchiveError,
+    ArchiveExpired,
+    ArchiveMalformed,
+    ArchiveTampered,
+    AuthorUnknown,
+)
+from strongroom.keys import ArchiveDigest, ModelKey
+
+
+class SealedArchive:
+    """An archive as it was found: parsed, its lengths checked, **nothing verified**."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        try:
+            self.header = Header.parse(storage.header)
+            self.clear = ClearMembers.parse(storage.clear[MANIFEST], storage.clear[CONFIG])
+            storage.check_lengths(self.header)
+            self.slots = SlotArea.parse(storage.slots(self.header.core)).current
+        except BaseException:
+            storage.close()
+            raise
+
+    @classmethod
+    def open(cls, path: Path | str) -> SealedArchive:
+        """Read the parts around the payload of the archive at `path`, of either form.
+
+        Raises `ArchiveMalformed`, `ArchiveUnsupported`, `ArchiveTruncated`, `ArchiveTampered`.
+        """
+        return cls(open_storage(Path(path)))
+
+    def __enter__(self) -> SealedArchive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the states made from it can no longer read."""
+        self._storage.close()
+
+    @property
+    def core(self) -> SignedCore:
+        """The core, not verified."""
+        return self.header.core
+
+    @property
+    def form(self) -> str:
+        """``file`` or ``directory``."""
+        return self._storage.form
+
+    @property
+    def path(self) -> Path:
+        """Where it was opened."""
+        return self._storage.path
+
+    def verified(
+        self,
+        authors: Iterable[AuthorPublic],
+        *,
+        now: datetime,
+        demand: SignatureKind | str | None = None,
+    ) -> VerifiedArchive:
+        """Check signature, author, kind, expiry and every octet outside the payload (section 11, steps 2 and 3).
+
+        Raises `ArchiveTampered`, `AuthorUnknown`, `SignatureDowngraded`, `ArchiveExpired`.
+        """
+        header = self.header
+        header.verify()
+        if author_among(authors, header.core.author) is None:
+            raise AuthorUnknown(
+                f"{self.path} is signed by author {header.core.author}, whom nobody here trusts",
+                hint="if you trust this author, get their public key file from them and name it as an author",
+            )
+        demand_kind(header.author.kind, SignatureKind.named(demand) if isinstance(demand, str) else demand)
+        expiry = header.core.expiry
+        if expiry is not None and now.timestamp() >= expiry:
+            raise ArchiveExpired(
+                f"{self.path} expired {int(now.timestamp()) - expiry} seconds ago",
+                hint="ask its author for a newer one",
+            )
+        if self.clear.root != header.core.clear_root:
+            raise ArchiveTampered(
+                f"{self.path}: its readable manifest or configuration is not the one that was signed",
+                hint="get the archive again from its author",
+            )
+        self._storage.check_outer(header)
+        return VerifiedArchive(self, self._storage)
+
+
+class VerifiedArchive:
+    """An archive whose author's signature holds over everything but the payload, which its digests cover."""
+
+    def __init__(self, archive: SealedArchive, storage: Storage) -> None:
+        self._storage = storage
+        self.core = archive.core
+        self.author = archive.header.author
+        self.clear = archive.clear
+        self.slots: Generation = archive.slots
+        self._header = archive.header
+
+    @property
+    def digest(self) -> ArchiveDigest:
+        """The archive's name."""
+        return self.core.digest
+
+    @property
+    def path(self) -> Path:
+        """Where it was opened."""
+        return self._storage.path
+
+    @property
+    def form(self) -> str:
+        """``file`` or ``directory``."""
+        return self._storage.form
+
+    @property
+    def model_name(self) -> str:
+        """The model's name, as the server knows it."""
+        return self.clear.name
+
+    def front(self) -> bytes:
+        """The front (section 9.2), from verified values: a file of its own that a model server registers."""
+        return self._storage.layout(self._header).front
+
+    def clear_members(self) -> dict[str, bytes]:
+        """The readable members by path, from verified values: what an unpacked model folder needs."""
+        return self.clear.files
+
+    def header_member(self) -> bytes:
+        """The octets of ``SEALED-INF/header``, by which a worker finds its archive's digest."""
+        return self._header.serialise()
+
+    def block_digests(self) -> list[bytes]:
+        """The signed digest of each payload block; raises `ArchiveTampered`."""
+        core = self.core
+        listed = self._storage.payload.read(core.digests_length, self._storage.payload_at + core.payload_length)
+        digests = [listed[at : at + DIGEST] for at in range(0, len(listed), DIGEST)]
+        if merkle_root(digests) != core.payload_root:
+            raise ArchiveTampered(
+                f"{self.path}: the list of block digests is not the one that was signed",
+                hint="get the archive again from its author",
+            )
+        return digests
+
+    def check_payload(self, *, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+        """Check every octet of the payload against the signed root, without any key.
+
+        Raises `ArchiveTampered` naming the first bad block found. `progress` gets (blocks done, all).
+        """
+        digests, digest = self.block_digests(), hasher(self.core.suite)
+        sums: list[tuple[int, int]] = [(0, 0)] * len(digests)
+
+        def look(number: int, octets: memoryview) -> None:
+            if digest(octets).digest() != digests[number]:
+                raise block_tampered(self.path, number)
+            sums[number] = zlib.crc32(octets), len(octets)
+
+        Crew(self._storage, self.core, threads).each(range(len(digests)), look, progress)
+        crc = 0
+        for each, size in sums:
+            crc = crc32_join(crc, each, size)
+        listed = b"".join(digests)
+        if crc32_join(crc, zlib.crc32(listed), len(listed)) != self.core.payload_crc:
+            raise ArchiveTampered(f"{self.path}: the signed zip checksum is wrong", hint="ask the author to seal again")
+
+    def unlock(self, key: ModelKey) -> OpenedArchive:
+        """Check the key's commitment and decrypt the index.
+
+        Raises `WrongKey`, `ArchiveTampered`, `ArchiveMalformed`.
+        """
+        schedule = KeySchedule(key, self.core.archive_id, self.core.suite)
+        schedule.check(self.core.commitment)
+        index = Index.parse(schedule.open_index(self.core.index), self.core.grid)
+        if index.length != self.core.payload_length:
+            raise ArchiveMalformed(f"{self.path}: the index and the payload disagree about their length")
+        return OpenedArchive(self, self._storage, schedule, index, self.block_digests())
+
+
+class OpenedArchive:
+    """An archive that can be read."""
+
+    def __init__(
+        self,
+        verified: VerifiedArchive,
+        storage: Storage,
+        schedule: KeySchedule,
+        index: Index,
+        digests: list[bytes],
+    ) -> None:
+        self.verified = verified
+        self.core = verified.core
+        self.members = index.members
+        """The sealed files in payload order."""
+        self._storage, self._schedule, self._digests = storage, schedule, digests
+        self._digest = hasher(self.core.suite)
+        self._by_name = {member.name: member for member in index.members}
+
+    def __getitem__(self, name: str) -> Member:
+        """The member of that name; raises `ArchiveError`."""
+        try:
+            return self._by_name[name]
+        except KeyError as error:
+            raise ArchiveError(f"{self.verified.path} has no member {name!r}") from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def unseal(
+        self,
+        targets: Mapping[Member, memoryview],
+        *,
+        threads: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Decrypt members, each into its own writable buffer of exactly its size, on all cores.
+
+        Each block is read once into a private buffer, its digest checked there, and every chunk wanted
+        decrypted from there. Raises `ArchiveTampered` or `ArchiveTruncated`; then **no** buffer may be
+        used, whichever member the error names. `progress` gets (blocks done, all).
+        """
+        grid = self.core.grid
+        wanted: dict[int, list[tuple[MemberCipher, Chunk, memoryview]]] = {}
+        for member, into in targets.items():
+            if len(into) != member.size:
+                raise ArchiveError(f"{member.name} has {member.size} bytes, its buffer {len(into)}")
+            cipher = self._schedule.member(member.number)
+            for chunk in grid.chunks(member.start, member.size):
+                target = into[chunk.offset : chunk.offset + chunk.size]
+                wanted.setdefault(chunk.at // grid.block, []).append((cipher, chunk, target))
+
+        def look(number: int, octets: memoryview) -> None:
+            self._check_block(number, octets)
+            for cipher, chunk, target in wanted[number]:
+                inside = chunk.at % grid.block
+                cipher.open_into(chunk, octets[inside : inside + chunk.sealed_size], target)
+
+        Crew(self._storage, self.core, threads).each(sorted(wanted), look, progress)
+
+    def _check_block(self, number: int, octets: memoryview) -> None:
+        if self._digest(octets).digest() != self._digests[number]:
+            raise block_tampered(self.verified.path, number)
+
+    def read(self, member: Member | str) -> bytes:
+        """One small member, whole."""
+        found = self[member] if isinstance(member, str) else member
+        octets = bytearray(found.size)
+        self.unseal({found: memoryview(octets)}, threads=1)
+        return bytes(octets)
+
+    def open(self, member: Member | str) -> MemberFile:
+        """A seekable, read-only binary file over one member; each chunk is verified before it is released."""
+        found = self[member] if isinstance(member, str) else member
+        cipher = self._schedule.member(found.number)
+        grid = self.core.grid
+
+        def chunk_at(offset: int) -> tuple[int, bytearray]:
+            chunk = grid.one(found.start, found.size, grid.find(found.start, found.size, offset))
+            number, inside = divmod(chunk.at, grid.block)
+            size = min(grid.block, self.core.payload_length - number * grid.block)
+            block = memoryview(bytearray(size))
+            self._storage.payload.read_into(block, self._storage.payload_at + number * grid.block)
+            self._check_block(number, block)
+            return chunk.offset, cipher.open(chunk, block[inside : inside + chunk.sealed_size])
+
+        return MemberFile(found.name, found.size, chunk_at)
+
+    def check_members(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Decrypt everything and compare each member's digest with the index; raises `ArchiveTampered`."""
+        done = 0
+        for member in self.members:
+            digest = self._digest()
+            with self.open(member) as file:
+                while piece := file.read(1 << 22):
+                    digest.update(piece)
+                    done += len(piece)
+                    if progress is not None:
+                        progress(done, self.core.payload_length)
+            if bytes(digest.digest()) != member.digest:
+                raise ArchiveTampered(f"member {member.name} is not what the index says")
+
+
+def block_tampered(path: Path, number: int) -> ArchiveTampered:
+    """The error for a payload block that is not the signed one."""
+    return ArchiveTampered(
+        f"{path}: payload block {number} is not the one that was signed", hint="get the archive again from its author"
+    )
