@@ -1,0 +1,285 @@
+"""The one decoder of Binary HTTP (RFC 9292): bytes as they come in, events out.
+
+`bhttp` builds its whole messages on it, and clients of streams use it directly. Anything wrong
+raises `MessageInvalid`, whose `status` is the encapsulated answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from strongroom.channel.fields import Headers, decode_control, decode_line
+from strongroom.channel.varint import read_varint
+from strongroom.errors import MessageInvalid
+
+Octets = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a reader buffers at most: bytes of one field section, its lines, bytes of content, bytes of control data."""
+
+    section: int = 64 * 1024
+    lines: int = 256
+    content: int = 1 << 30
+    control: int = 64 * 1024
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What stands before a request's content. Names in `headers` are lower case."""
+
+    method: str
+    scheme: str
+    authority: str
+    path: str
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """A status and its header section; informational (100 to 199) or final (200 to 599)."""
+
+    status: int
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trailers:
+    """The trailer section; the last event of a message, given even if it is empty."""
+
+    headers: Headers = ()
+
+
+Event = RequestHead | ResponseHead | bytes | Trailers
+"""What a `MessageReader` gives: heads, then content in pieces, then `Trailers`."""
+
+
+class _Short(Exception):
+    """The buffer ends inside the element that is being read; never leaves this module."""
+
+
+class _State(Enum):
+    INDICATOR = auto()
+    CONTROL = auto()
+    HEADERS = auto()
+    CONTENT = auto()
+    INSIDE = auto()  # inside a content chunk or a known-length content
+    TRAILERS = auto()
+    PADDING = auto()
+
+
+class MessageReader:
+    """Decodes one message from bytes that come in any portions.
+
+    `feed` gives the events that are complete; content is passed on as it comes and never gathered.
+    `finish` says that the bytes ended and gives what truncation (RFC 9292 section 3.8) leaves out.
+    Anything wrong raises `MessageInvalid`; the reader is of no use after that.
+    """
+
+    def __init__(self, *, response: bool, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._response = response
+        self._limits = limits
+        self._state = _State.INDICATOR
+        self._buffer: Octets = b""
+        self._at = 0
+        self._indeterminate = False
+        self._control: tuple[str, str, str, str] | int = 0
+        self._lines: list[tuple[str, str]] = []
+        self._section = 0  # bytes of the present section that were read line by line
+        self._inside = 0  # bytes left of the present content chunk
+        self._content = 0  # bytes of content so far
+
+    @property
+    def complete(self) -> bool:
+        """Whether the trailer section was read; only padding may follow."""
+        return self._state is _State.PADDING
+
+    def feed(self, octets: Octets) -> list[Event]:
+        """Take the next bytes; give every event they complete."""
+        self._buffer = octets if self._at == len(self._buffer) else bytes(self._buffer[self._at :]) + bytes(octets)
+        self._at = 0
+        events: list[Event] = []
+        try:
+            while self._at < len(self._buffer):
+                events.extend(self._step())
+        except _Short:
+            pass
+        if self._at < len(self._buffer):
+            self._buffer = bytes(self._buffer[self._at :])  # what the caller handed over may change under us
+            self._at = 0
+        return events
+
+    def finish(self) -> list[Event]:
+        """The bytes ended: give what was left out lawfully, or raise `MessageInvalid` for any other cut."""
+        whole = self._at == len(self._buffer)
+        state = self._state
+        if whole and state is _State.PADDING:
+            return []
+        lines_pending = bool(self._lines) or self._section > 0
+        if not whole or lines_pending or state in (_State.INDICATOR, _State.CONTROL, _State.INSIDE):
+            raise MessageInvalid("the message is cut short")
+        if self._indeterminate and state is _State.CONTENT and self._content:
+            raise MessageInvalid("the message is cut short inside its content")
+        self._state = _State.PADDING
+        events: list[Event] = []
+        if state is _State.HEADERS:
+            head = self._head(())
+            if isinstance(head, ResponseHead) and head.status < 200:
+                raise MessageInvalid("the message ends behind an informational response")
+            events.append(head)
+        events.append(Trailers())
+        return events
+
+    # -- one element each; all or nothing, except content ---------------------------
+
+    def _step(self) -> Iterator[Event]:
+        state = self._state
+        if state is _State.INDICATOR:
+            self._read_indicator()
+        elif state is _State.CONTROL:
+            self._read_control()
+        elif state is _State.HEADERS:
+            if self._read_section(trailers=False):
+                head = self._head(tuple(self._lines))
+                self._lines, self._section = [], 0
+                informational = isinstance(head, ResponseHead) and head.status < 200
+                self._state = _State.CONTROL if informational else _State.CONTENT
+                yield head
+        elif state is _State.CONTENT:
+            self._read_content_length()
+        elif state is _State.INSIDE:
+            yield self._read_content()
+        elif state is _State.TRAILERS:
+            if self._read_section(trailers=True):
+                self._state = _State.PADDING
+                trailers = Trailers(tuple(self._lines))
+                self._lines, self._section = [], 0
+                yield trailers
+        else:
+            if any(self._buffer[self._at :]):
+                raise MessageInvalid("the padding is not zero")
+            self._at = len(self._buffer)
+
+    def _varint(self, at: int) -> tuple[int, int]:
+        read = read_varint(self._buffer, at)
+        if read is None:
+            raise _Short
+        return read
+
+    def _read_indicator(self) -> None:
+        indicator, at = self._varint(self._at)
+        if indicator > 3:
+            raise MessageInvalid("the framing indicator is not one of RFC 9292")
+        if bool(indicator & 1) is not self._response:
+            raise MessageInvalid("a request stands where a response is expected, or the reverse")
+        self._indeterminate = indicator >= 2
+        self._at, self._state = at, _State.CONTROL
+
+    def _read_control(self) -> None:
+        at = self._at
+        if self._response:
+            status, at = self._varint(at)
+            if not 100 <= status <= 599:
+                raise MessageInvalid("the status is not between 100 and 599")
+            self._control = status
+        else:
+            parts = []
+            for _ in range(4):
+                size, at = self._varint(at)
+                if at - self._at + size > self._limits.control:
+                    raise MessageInvalid("the control data is too large", status=431)
+                if at + size > len(self._buffer):
+                    raise _Short
+                parts.append(bytes(self._buffer[at : at + size]))
+                at += size
+            self._control = decode_control(parts[0], parts[1], parts[2], parts[3])
+        self._at, self._state = at, _State.HEADERS
+
+    def _head(self, headers: Headers) -> RequestHead | ResponseHead:
+        if isinstance(self._control, int):
+            return ResponseHead(self._control, headers)
+        return RequestHead(*self._control, headers)
+
+    def _read_section(self, *, trailers: bool) -> bool:
+        """A field section; True when it is complete. Indeterminate ones are taken line by line."""
+        if self._indeterminate:
+            return self._read_open_section(trailers=trailers)
+        size, at = self._varint(self._at)
+        if size > self._limits.section:
+            raise MessageInvalid(f"a field section of {size} bytes, the limit is {self._limits.section}", status=431)
+        end = at + size
+        if end > len(self._buffer):
+            raise _Short
+        section = bytes(self._buffer[at:end])
+        at = 0
+        while at < size:
+            line = self._line(section, at)
+            if line is None:
+                raise MessageInvalid("a field line runs over the end of its section")
+            name, value, at = line
+            self._add_line(name, value, trailers=trailers)
+        self._at = end
+        return True
+
+    def _read_open_section(self, *, trailers: bool) -> bool:
+        if self._buffer[self._at] == 0:
+            self._at += 1
+            return True
+        size, at = self._varint(self._at)
+        if size == 0:  # a zero written on more than one byte ends the section as well
+            self._at = at
+            return True
+        line = self._line(self._buffer, self._at)
+        used = len(self._buffer) - self._at if line is None else line[2] - self._at
+        if self._section + max(used, size) > self._limits.section:
+            raise MessageInvalid(f"a field section is larger than {self._limits.section} bytes", status=431)
+        if line is None:
+            raise _Short
+        self._section += used
+        self._at = line[2]
+        self._add_line(line[0], line[1], trailers=trailers)
+        return False
+
+    def _line(self, octets: Octets, at: int) -> tuple[bytes, bytes, int] | None:
+        """(name, value, offset behind them), or None where the bytes run out."""
+        read = read_varint(octets, at)
+        if read is None:
+            return None
+        size, at = read
+        name = bytes(octets[at : at + size])
+        read = read_varint(octets, at + size)
+        if read is None or len(name) < size:
+            return None
+        size, at = read
+        value = bytes(octets[at : at + size])
+        return None if len(value) < size else (name, value, at + size)
+
+    def _add_line(self, name: bytes, value: bytes, *, trailers: bool) -> None:
+        if len(self._lines) >= self._limits.lines:
+            raise MessageInvalid(f"more than {self._limits.lines} field lines", status=431)
+        self._lines.append(decode_line(name, value, self._lines, trailers=trailers))
+
+    def _read_content_length(self) -> None:
+        size, at = self._varint(self._at)
+        if self._content + size > self._limits.content:
+            raise MessageInvalid(
+                f"a content of {self._content + size} bytes or more, the limit is {self._limits.content}", status=413
+            )
+        self._at, self._inside = at, size
+        self._state = _State.INSIDE if size else _State.TRAILERS
+
+    def _read_content(self) -> bytes:
+        end = min(self._at + self._inside, len(self._buffer))
+        piece = self._buffer[self._at : end]
+        self._inside -= len(piece)
+        self._content += len(piece)
+        self._at = end
+        if not self._inside:
+            self._state = _State.CONTENT if self._indeterminate else _State.TRAILERS
+        return bytes(piece)
