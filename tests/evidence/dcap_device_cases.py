@@ -6,6 +6,7 @@ from typing import Any
 
 from evidence.snp_tpm_cases import CASES
 from strongroom.encoding import b64
+from strongroom.evidence.cca import CcaVerifier
 from strongroom.evidence.sgx import SgxVerifier
 from strongroom.evidence.tdx import TdxVerifier
 from strongroom.evidence.types import Endorsements, Evidence
@@ -35,3 +36,12 @@ def case_dcap(tee: str, files: dict[str, bytes], params: dict[str, Any]):
 
 CASES["tdx"] = (lambda files, params: case_dcap("tdx", files, params), TdxVerifier())
 CASES["sgx"] = (lambda files, params: case_dcap("sgx", files, params), SgxVerifier())
+
+
+def case_cca(files: dict[str, bytes], params: dict[str, Any]):
+    endorsements = {role: files[role] for role in ("cpak",) if role in files}
+    table = _table(params, set(), {"expected_nonce"})
+    return Evidence("cca", {"token": list(files["token"])}), Endorsements(endorsements), table
+
+
+CASES["cca"] = (case_cca, CcaVerifier())

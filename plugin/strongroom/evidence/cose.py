@@ -7,6 +7,7 @@ the payload means is its verifier's business.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +27,10 @@ _ALGORITHMS: dict[int, tuple[str, type[ec.EllipticCurve], hashes.HashAlgorithm]]
 
 
 def decode_cbor(octets: bytes, *, what: str) -> Any:
-    """One CBOR item with nothing after it; raises `EvidenceMalformed`."""
+    """One CBOR item with nothing after it and no key twice in a map; raises `EvidenceMalformed`."""
     stream = io.BytesIO(octets)
     try:
-        value = cbor2.CBORDecoder(stream).decode()
+        value = cbor2.CBORDecoder(stream, allow_duplicate_keys=False).decode()
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise EvidenceMalformed(f"{what}: not CBOR") from error
     if stream.tell() != len(octets):
@@ -62,7 +63,7 @@ class Sign1:
         protected, unprotected, payload, signature = value
         if not all(isinstance(each, bytes) for each in (protected, payload, signature)):
             raise EvidenceMalformed(f"{what}: protected header, payload and signature are byte strings")
-        if not isinstance(unprotected, dict):
+        if not isinstance(unprotected, Mapping):
             raise EvidenceMalformed(f"{what}: the unprotected header is a map")
         header = decode_cbor(protected, what=f"{what}, protected header")
         if not isinstance(header, dict) or not isinstance(header.get(1), int) or isinstance(header[1], bool):
