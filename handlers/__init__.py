@@ -1,0 +1,1 @@
+"""Handlers that TorchServe imports by name: the sealed one, and real examples."""

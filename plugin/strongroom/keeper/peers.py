@@ -67,11 +67,15 @@ class Peers:
         self._bound: dict[Peer, ArchiveDigest] = {}
         self._lock = threading.Lock()
 
+    def same_user(self, peer: Peer) -> None:
+        """Refuse a process of another user; raises `KeeperRefused`."""
+        if peer.uid not in (0, os.geteuid()):
+            raise KeeperRefused(f"process {peer.pid} runs as uid {peer.uid}, the keeper as {os.geteuid()}")
+
     def admit(self, peer: Peer) -> None:
         """Refuse a process that is not a worker; raises `KeeperRefused`."""
-        if peer.uid != os.geteuid() and self._lineage is None:
-            raise KeeperRefused(f"process {peer.pid} runs as uid {peer.uid}, the keeper as {os.geteuid()}")
         if self._lineage is None:
+            self.same_user(peer)
             return
         ancestor = peer.pid
         for _ in range(self._lineage.depth):

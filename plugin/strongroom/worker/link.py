@@ -80,10 +80,22 @@ class Link:
             raise KeeperUnavailable(f"the keeper answered {len(contexts)} of {len(heads)} encapsulations")
         return [_error(each) if isinstance(each, dict) else (bytes(each[0]), bytes(each[1])) for each in contexts]
 
-    def settle(self, settled: Sequence[Settled]) -> None:
-        """Say which reservations opened, before any of their requests is acted on."""
+    def settle(self, settled: Sequence[Settled]) -> list[StrongroomError | None]:
+        """Say which reservations opened, before any of their requests is acted on.
+
+        For each, None, or why it must not be acted on.
+        """
         with self._lock:
-            self._ask({"op": "settle", "settled": [[each.reservation, each.opened, each.date] for each in settled]})
+            question = [[each.reservation, each.opened, each.date] for each in settled]
+            try:
+                answer = self._ask_once({"op": "settle", "settled": question})
+            except (KeeperUnavailable, MalformedInput):
+                self.close()  # reservations belong to a connection: another one could not settle them
+                raise
+        refused = answer["refused"]
+        if len(refused) != len(settled):
+            raise KeeperUnavailable(f"the keeper answered {len(refused)} of {len(settled)} settlements")
+        return [None if each is None else _error(each) for each in refused]
 
     def bundle(self, nonce: bytes | None) -> bytes:
         """The key bundle as JSON, made over `nonce` (32 bytes) or from the cache."""

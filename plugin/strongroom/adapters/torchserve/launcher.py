@@ -1,0 +1,197 @@
+"""`strongroom launch -- torchserve …`: admission, the keeper, then stock TorchServe, watched together.
+
+Order matters: what is admitted and how TorchServe is configured is fixed before any code that is not ours
+runs. Everything is written into one private folder in memory, which goes when the launcher does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strongroom.adapters.torchserve.flags import Wanted, read_command, write_properties
+from strongroom.adapters.torchserve.handler import MOST_RESPONSE, RESPONSE_VARIABLE
+from strongroom.adapters.torchserve.runtime import java_home, torchserve_command
+from strongroom.errors import KeeperUnavailable, LaunchRefused
+from strongroom.keeper import wire
+from strongroom.keeper.peers import Lineage
+from strongroom.keeper.process import Charge
+from strongroom.launch.admission import Admitted, Gate
+from strongroom.launch.config import Configuration
+from strongroom.launch.supervisor import Child, Supervisor
+from strongroom.worker.link import SOCKET_VARIABLE
+
+MEMORY = Path("/dev", "shm")
+WORKER_DEPTH = 3
+"""Launcher → TorchServe's Python wrapper → Java → worker."""
+
+KEPT_VARIABLES = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "JAVA_HOME",
+        "LOG_LOCATION",
+        "METRICS_LOCATION",
+        "CUDA_VISIBLE_DEVICES",
+        "NVIDIA_VISIBLE_DEVICES",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VIRTUAL_ENV",
+    ]
+)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is about to run: the folder in memory, the admitted archives, both children."""
+
+    folder: Path
+    admitted: tuple[Admitted, ...]
+    keeper: Child
+    server: Child
+
+    @property
+    def socket(self) -> Path:
+        """The keeper's socket."""
+        return self.folder / "keeper.sock"
+
+
+def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str] = ()) -> Launch:
+    """Check everything and write the private store; starts nothing. Raises `LaunchRefused` and its kin."""
+    configuration = Configuration.load(config)
+    wanted = read_command(list(command))
+    if not wanted.models:
+        raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
+    if not MEMORY.is_dir():
+        raise LaunchRefused(f"{MEMORY} is not there, and nothing may be written to a disk", hint="mount a tmpfs on it")
+    folder = Path(tempfile.mkdtemp(prefix="strongroom-", dir=MEMORY))
+    try:
+        for name in ("store", "temp", "config"):
+            (folder / name).mkdir(mode=0o700)
+        admitted = tuple(Gate(configuration.admission).admit(wanted.models, folder / "store"))
+        write_properties(wanted, folder / "config" / "config.properties")
+        environment = _environment(folder, wanted)
+        charge = Charge(admitted, Lineage(os.getpid(), WORKER_DEPTH))
+        keeper = [sys.executable, "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
+        keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
+        return Launch(
+            folder,
+            admitted,
+            Child("the keeper", keeper, environment, Path.cwd(), stdin=charge.serialise()),
+            Child(
+                "torchserve",
+                _server_command(folder, wanted, admitted),
+                environment,
+                Path.cwd(),
+                before=lambda: _sweep(folder / "temp"),
+            ),
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _environment(folder: Path, wanted: Wanted) -> dict[str, str]:
+    """An allow-list: a variable can name a library, a plugin or a setting, and nobody measured it."""
+    kept = {name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith("LC_")}
+    temp = str(folder / "temp")
+    return kept | {
+        "JAVA_HOME": str(java_home()),
+        "TEMP": temp,
+        "TMPDIR": temp,
+        "TORCHINDUCTOR_CACHE_DIR": f"{temp}/inductor",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONNOUSERSITE": "1",
+        SOCKET_VARIABLE: str(folder / "keeper.sock"),
+        RESPONSE_VARIABLE: wanted.properties.get("max_response_size", str(MOST_RESPONSE)),
+    }
+
+
+def _server_command(folder: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
+    command = [*torchserve_command(), "--start", "--foreground", "--ncs", "--model-store", str(folder / "store")]
+    command += ["--ts-config", str(folder / "config" / "config.properties")]
+    command += ["--disable-token-auth"] if wanted.disable_token_auth else []
+    return [*command, "--models", *(f"{each.name}={each.name}.mar" for each in admitted)]
+
+
+def _sweep(temp: Path) -> None:
+    """What the last run left: unpacked fronts, sockets, rooms. Nothing of it is readable or needed."""
+    for path in temp.iterdir():
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def run(launch: Launch, *, patience: float, say: Say) -> None:
+    """Start the keeper, wait up to `patience` seconds for the models, start TorchServe, watch until a signal."""
+    supervisor = Supervisor(say)
+    supervisor.stop_on_signals()
+    try:
+        supervisor.start(launch.keeper)
+        for model in _wait_for_models(launch.socket, supervisor, patience):
+            said = f"{model['reason']}; it will be tried again" if model["reason"] else "in memory"
+            say(f"strongroom: model {model['name']} is {model['state']}: {said}")
+        if not supervisor.stopping:
+            supervisor.start(launch.server)
+        supervisor.run()
+    finally:
+        supervisor.stop()
+        shutil.rmtree(launch.folder, ignore_errors=True)
+
+
+def _wait_for_models(path: Path, supervisor: Supervisor, patience: float) -> list[Mapping[str, Any]]:
+    deadline = time.monotonic() + patience
+    models: list[Mapping[str, Any]] = []
+    while time.monotonic() < deadline and not supervisor.stopping:
+        supervisor.tend()
+        with contextlib.suppress(KeeperUnavailable):
+            models = keeper_status(path)
+            if models and not any("not been asked" in model["reason"] for model in models):
+                break
+        time.sleep(0.05)
+    return models
+
+
+def keeper_status(path: Path) -> list[Mapping[str, Any]]:
+    """What a keeper says of its models; raises `KeeperUnavailable`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(5)
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            raise KeeperUnavailable(f"no keeper answers at {path}") from error
+        wire.send(connection, {"op": "status"})
+        answer = wire.receive(connection)
+    models: list[Mapping[str, Any]] = answer.get("models", [])
+    return models
+
+
+def describe(admitted: Sequence[Admitted]) -> str:
+    """The admitted set as JSON, for ``--json``."""
+    return json.dumps(
+        [
+            {
+                "model": each.name,
+                "archive": str(each.archive),
+                "author": str(each.author),
+                "lineage": each.lineage,
+                "version": each.version,
+            }
+            for each in admitted
+        ]
+    )

@@ -1,0 +1,5 @@
+"""``python -m strongroom.cli``: the console script without its wrapper."""
+
+from strongroom.cli.main import main
+
+main()

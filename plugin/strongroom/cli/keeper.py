@@ -1,0 +1,46 @@
+"""`strongroom keeper`: the process that holds the keys, as `launch` starts it or as a service of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb."""
+    app.command()(keeper)
+
+
+def keeper(
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="the configuration (docs/configuration.md)")],
+    models: Annotated[list[str] | None, typer.Argument(metavar="NAME=ARCHIVE…", help="sealed archives to hold")] = None,
+    socket: Annotated[Path | None, typer.Option(metavar="PATH", help="where workers find it")] = None,
+    charged: Annotated[bool, typer.Option("--charged", hidden=True, help="the launcher's list comes on stdin")] = False,
+) -> None:
+    """Hold model keys and request keys for the workers of this host.
+
+    `strongroom launch` starts one by itself. As a service of its own:
+    `strongroom keeper --config strongroom.toml digits=model_store/digits.mar`
+    """
+    import tempfile
+
+    from strongroom.errors import LaunchRefused
+    from strongroom.keeper.process import Charge, run
+    from strongroom.launch.admission import Gate
+    from strongroom.launch.config import Configuration
+    from strongroom.worker.link import DEFAULT_SOCKET
+
+    configuration = Configuration.load(config)
+    if charged:
+        charge = Charge.parse(sys.stdin.buffer.read())
+    else:
+        pairs = dict(each.partition("=")[::2] for each in models or [])
+        if not pairs or not all(pairs.values()):
+            raise LaunchRefused("no archive is named", hint="strongroom keeper --config FILE digits=digits.mar")
+        with tempfile.TemporaryDirectory() as fronts:  # admission writes fronts; a bare keeper needs none
+            named = {name: Path(path) for name, path in pairs.items()}
+            charge = Charge(tuple(Gate(configuration.admission).admit(named, Path(fronts))), None)
+    run(configuration, charge, socket or DEFAULT_SOCKET)

@@ -1,0 +1,163 @@
+"""The keeper as a process: from a configuration and the admitted archives to a listening service.
+
+The launcher hands the admitted list over on stdin, so that it stands in no argument list and no file;
+the keeper verifies each archive again from its own read, against the same authors, and holds it to the
+digest that was admitted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from strongroom.channel.bundle import AdmittedArchive, ServedModel
+from strongroom.encoding import Fields, labelled, parse_json
+from strongroom.errors import ArchiveTampered, ConfigurationInvalid, MalformedInput
+from strongroom.evidence.types import Attester
+from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
+from strongroom.keeper.models import HeldModel
+from strongroom.keeper.peers import Lineage
+from strongroom.keeper.release import ReleaseClient
+from strongroom.keeper.service import KeeperService
+from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
+from strongroom.launch.admission import Admitted, Gate
+from strongroom.launch.config import Configuration
+from strongroom.launch.hardening import harden
+from strongroom.plugins import Plugins
+
+_log = logging.getLogger(__name__)
+
+NONCE_RATE, NONCE_BURST = 10.0, 40.0
+"""Fresh evidence a second, and at once, for all models of a keeper together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a launcher tells its keeper: the archives to hold and where workers will stand."""
+
+    admitted: tuple[Admitted, ...]
+    lineage: Lineage | None
+
+    def serialise(self) -> bytes:
+        """JSON, the exact inverse of `parse`."""
+        archives = [
+            {
+                "name": each.name,
+                "path": str(each.path),
+                "archive": str(each.archive),
+                "author": str(each.author),
+                "lineage": each.lineage,
+                "version": each.version,
+                "model_version": each.model_version,
+            }
+            for each in self.admitted
+        ]
+        workers = None if self.lineage is None else {"root": self.lineage.root, "depth": self.lineage.depth}
+        return json.dumps({"archives": archives, "workers": workers}).encode()
+
+    @classmethod
+    def parse(cls, octets: bytes) -> Self:
+        """Raises `MalformedInput`."""
+        fields = Fields(parse_json(octets, where="the launcher's charge"), where="the launcher's charge")
+        archives = fields.value("archives")
+        if not isinstance(archives, list):
+            raise MalformedInput("the launcher's charge: archives is not a list")
+        workers = fields.value("workers")
+        lineage = None
+        if workers is not None:
+            read = Fields(workers, where="the launcher's charge: workers")
+            lineage = Lineage(read.number("root"), read.number("depth", low=1, high=16))
+            read.done()
+        fields.done()
+        return cls(tuple(_admitted(each) for each in archives), lineage)
+
+
+def _admitted(value: Any) -> Admitted:
+    read = Fields(value, where="the launcher's charge: an archive")
+    admitted = Admitted(
+        name=read.text("name"),
+        path=Path(read.text("path")),
+        archive=ArchiveDigest.parse(read.text("archive")),
+        author=AuthorId.parse(read.text("author")),
+        lineage=read.text("lineage"),
+        version=read.number("version"),
+        model_version=read.text("model_version"),
+    )
+    read.done()
+    return admitted
+
+
+def surroundings(admitted: Sequence[Admitted], configuration: Configuration, plugins: Plugins) -> Surroundings:
+    """What every piece of channel evidence says beside the keys (docs/protocol.md)."""
+    parts = [part for each in plugins.digests() for part in (each.name.encode(), each.digest)]
+    return Surroundings(
+        admitted=tuple(
+            sorted(AdmittedArchive(each.archive, each.author, each.name, each.version) for each in admitted)
+        ),
+        configuration=configuration.digest,
+        plugins=hashlib.sha256(labelled("strongroom plugins v1", *parts)).digest(),
+    )
+
+
+def hold(
+    admitted: Sequence[Admitted], configuration: Configuration, attester: Attester, plugins: Plugins
+) -> list[HeldModel]:
+    """Verify every archive again and make its keys; nothing is asked of the broker yet."""
+    if configuration.broker is None:
+        raise ConfigurationInvalid("no broker is configured, so no model key can come", hint="add a [broker] table")
+    gate = Gate(configuration.admission)
+    around = surroundings(admitted, configuration, plugins)
+    allowance = Allowance(NONCE_RATE, NONCE_BURST)
+    client = ReleaseClient(configuration.broker.url, attester=attester, ca=configuration.broker.ca)
+    models = []
+    for each in admitted:
+        verified = gate.verified(each.path)
+        if verified.core.digest != each.archive:
+            raise ArchiveTampered(
+                f"{each.path.name} is not the archive that was admitted", hint="it was replaced; launch again"
+            )
+        keys = RequestKeys(
+            ServedModel(each.name, each.model_version, each.archive),
+            around,
+            attester,
+            configuration.channel,
+            allowance,
+        )
+        models.append(HeldModel(each.name, verified, keys, _release(client, verified.core.resource, each.archive)))
+    return models
+
+
+def _release(client: ReleaseClient, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], ModelKey]:
+    def release() -> ModelKey:
+        return client.fetch(resource, archive).key
+
+    return release
+
+
+def run(configuration: Configuration, charge: Charge, socket: Path, *, attester: Attester | None = None) -> None:
+    """Serve until SIGTERM. `attester` replaces the configured one, for demonstrations."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="strongroom keeper: %(message)s")
+    harden()
+    plugins = Plugins.load(configuration.plugins)
+    held = hold(charge.admitted, configuration, attester or plugins.attester(configuration.tee), plugins)
+    service = KeeperService(socket, {model.archive: model for model in held}, charge.lineage)
+
+    def stop(*_: object) -> None:
+        service.close()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    for model in held:
+        model.start()
+    try:
+        service.run()
+    finally:
+        for model in held:
+            model.close()

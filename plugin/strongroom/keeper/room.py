@@ -1,0 +1,74 @@
+"""Where an opened model lives: anonymous memory files, sealed read-only before anyone else sees them.
+
+Each member is decrypted straight into the mapping of a memfd. Only when its last chunk was authenticated
+is the mapping dropped and the file sealed against writing, growing and shrinking, which stops even root.
+On any failure the files are closed and with them the plaintext is gone: nothing was visible.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from strongroom.archive.unseal import OpenedArchive
+
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """One member in memory: its path inside the archive, its size in bytes, its sealed descriptor."""
+
+    name: str
+    size: int
+    descriptor: int
+
+
+class OpenRoom:
+    """All members of one model, until `close`."""
+
+    def __init__(self, files: Sequence[MemoryFile]) -> None:
+        self.files = tuple(files)
+
+    @classmethod
+    def open(cls, archive: OpenedArchive) -> OpenRoom:
+        """Decrypt everything; raises `ArchiveTampered` and its kin, and then nothing is left."""
+        descriptors: list[int] = []
+        files: list[MemoryFile] = []
+        try:
+            with contextlib.ExitStack() as mappings:
+                targets = {}
+                for member in archive.members:
+                    descriptor = os.memfd_create("strongroom", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                    descriptors.append(descriptor)
+                    files.append(MemoryFile(member.name, member.size, descriptor))
+                    targets[member] = mappings.enter_context(_mapped(descriptor, member.size))
+                archive.unseal(targets)
+            for descriptor in descriptors:
+                fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        return cls(files)
+
+    def close(self) -> None:
+        """Give the memory back; workers that hold descriptors keep theirs."""
+        for file in self.files:
+            os.close(file.descriptor)
+        self.files = ()
+
+
+@contextlib.contextmanager
+def _mapped(descriptor: int, size: int) -> Iterator[memoryview]:
+    """A writable view of a memory file, of exactly `size` bytes."""
+    if size == 0:
+        yield memoryview(bytearray())
+        return
+    os.ftruncate(descriptor, size)
+    with mmap.mmap(descriptor, size) as mapping, memoryview(mapping) as view:
+        yield view

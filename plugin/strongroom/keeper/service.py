@@ -1,0 +1,189 @@
+"""The keeper's door: one thread for each worker's connection, every frame read as hostile.
+
+The protocol is docs/keeper.md. What is refused goes back by class; the detail is in our own log. Nothing
+that arrives here can make the keeper show a private key, another model's files, or a second context for
+the same request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from strongroom.channel.ohttp import Form
+from strongroom.channel.replay import Reservation
+from strongroom.encoding import Fields
+from strongroom.errors import KeeperRefused, KeeperUnavailable, MalformedInput, StrongroomError
+from strongroom.keeper import wire
+from strongroom.keeper.models import HeldModel
+from strongroom.keeper.peers import Lineage, Peer, Peers, peer_of
+from strongroom.keys import ArchiveDigest
+
+_log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 4096
+"""Encapsulations of one `open`; TorchServe's batches are far smaller."""
+
+
+class KeeperService:
+    """Listens on a unix socket (0600) and answers for its models until `close`."""
+
+    def __init__(self, path: Path, models: Mapping[ArchiveDigest, HeldModel], lineage: Lineage | None) -> None:
+        self._models = dict(models)
+        self._peers = Peers(lineage)
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        before = os.umask(0o177)
+        try:
+            self._socket.bind(str(path))
+        finally:
+            os.umask(before)
+        self._socket.listen(64)
+
+    def run(self) -> None:
+        """Accept until the socket is closed."""
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            conversation: Conversation | None = None
+            try:
+                conversation = Conversation(connection, peer_of(connection), self._peers, self._models)
+                while True:
+                    conversation.answer(wire.receive(connection))
+            except KeeperUnavailable:
+                pass  # the worker hung up
+            except StrongroomError as error:
+                _log.warning("a worker's connection was closed: %s", error)
+            except Exception as error:  # nothing a peer sends may end the keeper; the class alone is logged
+                _log.error("a worker's connection broke: %s", type(error).__name__)
+            finally:
+                if conversation is not None:
+                    conversation.abandon()
+
+
+class Conversation:
+    """What one connection may still do, and the reservations it holds."""
+
+    def __init__(
+        self, connection: socket.socket, peer: Peer, peers: Peers, models: Mapping[ArchiveDigest, HeldModel]
+    ) -> None:
+        self._connection, self._peer, self._peers, self._models = connection, peer, peers, models
+        self._model: HeldModel | None = None
+        self._reserved: dict[bytes, Reservation] = {}
+
+    def answer(self, frame: Any) -> None:
+        """One question, one answer; a refusal is an answer too."""
+        descriptors: list[int] = []
+        try:
+            question = Fields(frame, where="a worker's question")
+            answer = self._answers(question, descriptors)
+            question.done()
+        except StrongroomError as error:
+            answer, descriptors = _refusal(error), []
+        wire.send(self._connection, answer)
+        wire.send_descriptors(self._connection, descriptors)
+
+    def _answers(self, question: Fields, descriptors: list[int]) -> dict[str, Any]:
+        op = question.text("op", limit=16)
+        if op == "status":
+            self._peers.same_user(self._peer)
+            return {"models": [model.status() for model in self._models.values()]}
+        if op == "claim":
+            return self._claim(question)
+        model = self._model
+        if model is None:
+            raise KeeperRefused("the first question of a worker is its claim")
+        if op == "model":
+            files = model.files()
+            descriptors += [file.descriptor for file in files]
+            return {"files": [[file.name, file.size] for file in files]}
+        if op == "open":
+            return {"contexts": [self._open(model, each) for each in _list(question, "heads")]}
+        if op == "settle":
+            return {"refused": [self._settle(model, each) for each in _list(question, "settled")]}
+        if op == "bundle":
+            nonce = question.value("nonce")
+            if nonce is not None and (not isinstance(nonce, bytes) or len(nonce) != 32):
+                raise MalformedInput("a nonce has 32 bytes")
+            return {"bundle": model.keys.bundle(nonce)}
+        raise KeeperRefused(f"{op!r} is not a question")
+
+    def _claim(self, question: Fields) -> dict[str, Any]:
+        archive = question.value("archive")
+        self._peers.admit(self._peer)
+        model = self._models.get(ArchiveDigest(archive)) if isinstance(archive, bytes) and len(archive) == 32 else None
+        if model is None:
+            raise KeeperRefused("this keeper holds no such archive", hint="was it admitted? see the launcher's output")
+        self._peers.bind(self._peer, model.archive)
+        self._model = model
+        return {}
+
+    def _open(self, model: HeldModel, item: Any) -> Any:
+        try:
+            if (
+                not isinstance(item, list)
+                or len(item) != 3
+                or not isinstance(item[0], bytes)
+                or not isinstance(item[1], bytes)
+            ):
+                raise MalformedInput("an encapsulation is [head, enc, chunked]")
+            model.check_open()
+            reservation, context = model.keys.open(item[0], item[1], Form.CHUNKED if item[2] else Form.SINGLE)
+        except StrongroomError as error:
+            return _refusal(error)
+        token = secrets.token_bytes(16)
+        self._reserved[token] = reservation
+        return [token, context]
+
+    def _settle(self, model: HeldModel, item: Any) -> Any:
+        try:
+            if not isinstance(item, list) or len(item) != 3 or not isinstance(item[0], bytes):
+                raise MalformedInput("a settlement is [reservation, opened, date]")
+            reservation = self._reserved.pop(item[0], None)
+            if reservation is None:
+                raise KeeperRefused("no such reservation is held by this connection")
+            date = item[2] if isinstance(item[2], int) and not isinstance(item[2], bool) else None
+            model.keys.settle(reservation, opened=item[1] is not False, date=date)
+        except StrongroomError as error:
+            return _refusal(error)
+        return None
+
+    def abandon(self) -> None:
+        """The worker is gone: what it had reserved counts as used."""
+        if self._model is not None:
+            for reservation in self._reserved.values():
+                self._model.keys.abandon(reservation)
+        self._reserved.clear()
+
+
+def _list(question: Fields, name: str) -> list[Any]:
+    value = question.value(name)
+    if not isinstance(value, list) or len(value) > MOST_AT_ONCE:
+        raise MalformedInput(f"{name} is not a list of at most {MOST_AT_ONCE}")
+    return value
+
+
+def _refusal(error: StrongroomError) -> dict[str, Any]:
+    return {"error": type(error).__name__, "message": str(error), "hint": error.hint}

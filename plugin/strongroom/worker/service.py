@@ -1,0 +1,242 @@
+"""Sealed requests in, sealed answers out, for any serving framework that hands over a batch of bodies.
+
+Each item of a batch is opened, judged and answered on its own: what does not open never reaches the
+user's handler and never sinks its neighbours. What was opened is answered 200 outside, whatever the inner
+status; what was not gets a problem document that says its class and nothing else (docs/protocol.md
+section 6).
+
+This module knows the channel and the keeper. The framework's skin turns its own batch into `Outer` items
+and brings an `Inner` that runs the user's handler.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from strongroom.channel import chunked, ohttp, problems
+from strongroom.channel.bhttp import Limits, Request, Response
+from strongroom.channel.bundle import BUNDLE_TYPE, KEYS_REQUEST_TYPE, KeysRequest
+from strongroom.channel.hpke import RecipientContext
+from strongroom.channel.ohttp import Form, RequestHead
+from strongroom.channel.padding import NO_PADDING, Padding
+from strongroom.channel.problems import Problem
+from strongroom.errors import (
+    ChannelError,
+    EncapsulationInvalid,
+    MalformedInput,
+    MessageInvalid,
+    NonceRateExceeded,
+    StreamTruncated,
+    StrongroomError,
+)
+from strongroom.worker.link import Link, Settled
+
+_log = logging.getLogger(__name__)
+
+NO_STORE = ("cache-control", "no-store")
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """One item as it arrived: its media type and its body."""
+
+    media_type: str
+    body: bytes | bytearray | memoryview = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back to the host for one item."""
+
+    status: int
+    media_type: str
+    body: bytes | bytearray = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = (NO_STORE,)
+
+    @classmethod
+    def problem(cls, problem: Problem) -> Answer:
+        """An answer that is not encapsulated."""
+        return cls(problem.status, problems.PROBLEM_TYPE, problem.serialise())
+
+
+class Inner(Protocol):
+    """The user's handler behind a framework's skin."""
+
+    def __call__(self, requests: Sequence[Request], indices: Sequence[int]) -> Sequence[Response]:
+        """Answer opened requests; `indices` are their places in the batch. Never raises."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One opened request on its way to its answer."""
+
+    index: int
+    form: Form
+    enc: bytes
+    context: RecipientContext
+    request: Request | None = None
+    refusal: Response | None = None
+
+    def sealed(self, response: Response, padding: Padding, limit: int) -> Answer:
+        """The encapsulated answer; a response over `limit` bytes becomes an error that fits."""
+        body = self._sealed(response, padding)
+        if len(body) > limit:
+            body = self._sealed(problems.RESPONSE_TOO_LARGE.response(), NO_PADDING)
+        return Answer(200, self.form.response_type, body)
+
+    def _sealed(self, response: Response, padding: Padding) -> bytes | bytearray:
+        message = response.serialise()
+        message += bytes(padding.padding(len(message)))
+        if self.form is Form.SINGLE:
+            return ohttp.seal_response(self.context, self.enc, message)
+        sealer = chunked.ResponseSealer(self.context, self.enc)
+        return sealer.front + sealer.seal(message) + sealer.finish()
+
+
+class SealedService:
+    """Answers batches for one model. `limit` is the most bytes of one answer that the framework survives."""
+
+    def __init__(self, link: Link, *, limit: int, limits: Limits, padding: Padding = NO_PADDING) -> None:
+        self._link = link
+        self._limit = limit
+        self._limits = limits
+        self._padding = padding
+
+    def answer(self, batch: Sequence[Outer], inner: Callable[[], Inner]) -> list[Answer]:
+        """One answer for each item, in order.
+
+        `inner` gives the handler, and may raise `KeeperError` while the model is not open: then every
+        sealed item gets a 503, and nothing was reserved or decrypted.
+        """
+        answers: list[Answer | None] = [None] * len(batch)
+        sealed: list[tuple[int, Form]] = []
+        for index, outer in enumerate(batch):
+            form = Form.of_request(outer.media_type)
+            if form is not None:
+                sealed.append((index, form))
+            elif _bare(outer.media_type) == KEYS_REQUEST_TYPE:
+                answers[index] = self.bundle(outer.body)
+            else:
+                answers[index] = Answer.problem(problems.NOT_OURS)
+        if sealed:
+            try:
+                handler = inner()
+                exchanges = self._opened(batch, sealed, answers)
+                self._run(exchanges, handler, answers)
+            except StrongroomError as error:
+                _log.warning("a batch of %d was not served: %s", len(sealed), type(error).__name__)
+        return [Answer.problem(problems.UNAVAILABLE) if each is None else each for each in answers]
+
+    def bundle(self, body: bytes | bytearray | memoryview | None = None) -> Answer:
+        """The key bundle, for a keys request or (without a body) from the cache."""
+        try:
+            nonce = None if body is None else KeysRequest.parse(bytes(body)).nonce
+            return Answer(200, BUNDLE_TYPE, self._link.bundle(nonce))
+        except MalformedInput:
+            return Answer.problem(Problem(400, problems.BLANK, "The keys request cannot be read."))
+        except NonceRateExceeded:
+            return Answer.problem(problems.TOO_MANY_NONCES)
+        except StrongroomError as error:
+            _log.warning("no key bundle: %s: %s", type(error).__name__, error)
+            return Answer.problem(problems.UNAVAILABLE)
+
+    def _opened(
+        self, batch: Sequence[Outer], sealed: Sequence[tuple[int, Form]], answers: list[Answer | None]
+    ) -> list[Exchange]:
+        """Ask the keeper for every context at once, decrypt, and settle all before acting on any."""
+        heads, rests = [], []
+        for index, form in sealed:
+            try:
+                head, enc, rest = RequestHead.parse(batch[index].body)
+            except ChannelError as error:
+                answers[index] = Answer.problem(problems.outer_problem(error))
+                continue
+            heads.append((head.serialise(), enc, form is Form.CHUNKED))
+            rests.append((index, form, enc, rest))
+        if not heads:
+            return []
+        exchanges: list[Exchange] = []
+        settled: list[tuple[Exchange | None, Settled]] = []
+        for (index, form, enc, rest), granted in zip(rests, self._link.open(heads), strict=True):
+            if isinstance(granted, StrongroomError):
+                answers[index] = Answer.problem(_outer(granted))
+                continue
+            reservation, context = granted[0], RecipientContext.parse(granted[1])
+            exchange = Exchange(index, form, enc, context)
+            try:
+                plaintext = self._plaintext(exchange, rest)
+            except (EncapsulationInvalid, StreamTruncated):
+                answers[index] = Answer.problem(problems.NOT_OPENED)
+                settled.append((None, Settled(reservation, False, None)))
+                continue
+            self._read(exchange, plaintext)
+            settled.append((exchange, Settled(reservation, True, _date(exchange.request))))
+        refusals = self._link.settle([each for _, each in settled]) if settled else []
+        for (opened, _), refusal in zip(settled, refusals, strict=True):
+            if opened is None:
+                continue
+            exchanges.append(opened)
+            if isinstance(refusal, ChannelError):
+                opened.refusal = _dated(problems.inner_problem(refusal))
+            elif refusal is not None:
+                raise refusal
+        return exchanges
+
+    def _plaintext(self, exchange: Exchange, ciphertext: memoryview) -> bytes:
+        if exchange.form is Form.SINGLE:
+            return ohttp.open_request(exchange.context, ciphertext)
+        return chunked.open_request(exchange.context, ciphertext, limit=self._limits.content)
+
+    def _read(self, exchange: Exchange, plaintext: bytes) -> None:
+        try:
+            exchange.request = Request.parse(plaintext, self._limits)
+        except MessageInvalid as error:
+            exchange.refusal = problems.inner_problem(error).response()
+            return
+        if exchange.request.header("expect") is not None:
+            exchange.refusal = problems.NO_EXPECT.response()
+
+    def _run(self, exchanges: Sequence[Exchange], handler: Inner, answers: list[Answer | None]) -> None:
+        for exchange in exchanges:
+            if exchange.refusal is not None:
+                answers[exchange.index] = exchange.sealed(exchange.refusal, NO_PADDING, self._limit)
+        wanted = [each for each in exchanges if each.refusal is None]
+        requests = [each.request for each in wanted if each.request is not None]
+        if not requests:
+            return
+        responses = handler(requests, [each.index for each in wanted])
+        for exchange, response in zip(wanted, responses, strict=True):
+            try:
+                answers[exchange.index] = exchange.sealed(response, self._padding, self._limit)
+            except MessageInvalid:
+                # A header that the handler set cannot be sent; its content is not at fault and not shown.
+                failed = problems.HANDLER_FAILED.response()
+                answers[exchange.index] = exchange.sealed(failed, NO_PADDING, self._limit)
+
+
+def _outer(error: StrongroomError) -> Problem:
+    return problems.outer_problem(error) if isinstance(error, ChannelError) else problems.UNAVAILABLE
+
+
+def _bare(media_type: str) -> str:
+    return media_type.partition(";")[0].strip().lower()
+
+
+def _date(request: Request | None) -> int | None:
+    """The inner Date in seconds since 1970; one that cannot be read counts as none."""
+    value = request.header("date") if request is not None else None
+    if value is None:
+        return None
+    try:
+        return int(email.utils.parsedate_to_datetime(value).timestamp())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _dated(problem: Problem) -> Response:
+    """With our own Date, so that the client may correct itself once."""
+    return problem.response((("date", email.utils.formatdate(usegmt=True)),))
