@@ -1,0 +1,42 @@
+"""`strongroom keygen`: keys for those who seal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verbs."""
+    keygen = typer.Typer(no_args_is_help=True, help="Make keys: `strongroom keygen author`.")
+    keygen.command()(author)
+    app.add_typer(keygen, name="keygen")
+
+
+def author(
+    output: Annotated[
+        Path, typer.Argument(metavar="NAME", help="writes NAME.key (private) and NAME.pub (public)")
+    ] = Path("author"),
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="sign with ML-DSA-65 too, against quantum computers")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the id and the paths as JSON")] = False,
+) -> None:
+    """Make an author's key pair, which signs sealed archives.
+
+    Example: `strongroom keygen author --hybrid alice` writes alice.key and alice.pub.
+    """
+    import json
+
+    from strongroom.archive.signature import AuthorKey
+
+    private, public = output.with_name(output.name + ".key"), output.with_name(output.name + ".pub")
+    key = AuthorKey.generate("hybrid" if hybrid else "ed25519")
+    key.save(private)
+    key.public.save(public)
+    if as_json:
+        print(json.dumps({"id": str(key.public.id), "kind": key.kind.label, "key": str(private), "pub": str(public)}))
+    else:
+        print(f"{private}: author {key.public.id}; keep it to yourself, and give {public} to those who verify")

@@ -1,0 +1,72 @@
+"""`strongroom seal`: from an ordinary model to a sealed, signed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from strongroom.archive.seal import Sealed
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb."""
+    app.command()(seal)
+
+
+def seal(
+    source: Annotated[Path, typer.Argument(metavar="MODEL.mar", help="an ordinary archive (zip, tar.gz) or model folder")],
+    author: Annotated[Path, typer.Option("--author", metavar="KEY", help="the private key that signs it")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="SEALED.mar")] = None,
+    broker: Annotated[str | None, typer.Option(metavar="URL", help="the key broker that will hold its key")] = None,
+    admin_key: Annotated[Path | None, typer.Option(metavar="FILE", help="who may register keys at the broker")] = None,
+    broker_ca: Annotated[Path | None, typer.Option(metavar="PEM", help="the broker's certificate authority")] = None,
+    lease: Annotated[int | None, typer.Option(metavar="SECONDS", help="how long a server may keep the key at a time")] = None,
+    key_out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the key to a file instead of a broker")] = None,
+    tenant: Annotated[str, typer.Option(help="who owns it, in the key's path at the broker")] = "default",
+    lineage: Annotated[str | None, typer.Option(help="archives that replace each other share it; default: the model's name")] = None,
+    version: Annotated[int, typer.Option(min=1, help="version within the lineage, for refusing old ones")] = 1,
+    expires: Annotated[str | None, typer.Option(metavar="DATE", help="refused from then on: 2027-01-31 or 2027-01-31T12:00:00Z")] = None,
+    lease_required: Annotated[bool, typer.Option(help="open it only under a broker's lease")] = False,
+    owner: Annotated[str | None, typer.Option(help="owner or policy id for release policies")] = None,
+    broker_key: Annotated[Path | None, typer.Option(metavar="PEM", help="public key that may sign epoch seeds (mode fleet)")] = None,
+    directory: Annotated[bool, typer.Option("--directory", help="write an unpacked model folder (no-archive)")] = False,
+    padding: Annotated[bool, typer.Option("--padding", help="hide the exact size (Padmé, at most 12 % more)")] = False,
+    allow_requirements: Annotated[bool, typer.Option("--allow-requirements", help="seal requirements.txt along; nobody installs it")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace the output if it exists")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print digest, resource and sizes as JSON")] = False,
+) -> None:  # fmt: skip
+    """Encrypt and sign an archive; stock TorchServe still registers it.
+
+    Example: `strongroom seal resnet.mar --author author.key --broker https://keys.example
+    --admin-key admin.key`
+    """
+    from strongroom.archive.seal import seal_archive
+    from strongroom.archive.signature import AuthorKey
+    from strongroom.cli.sealing import holder, moment, progress_bar, report, spki
+
+    output = output or source.with_name(source.name.removesuffix(".mar") + ("" if directory else ".sealed.mar"))
+    keep = holder(broker, admin_key, key_out, lease_s=lease, ca=broker_ca)
+    signer = AuthorKey.load(author)
+    with progress_bar("sealing", quiet=as_json) as progress:
+        sealed: Sealed = seal_archive(
+            source,
+            output,
+            author=signer,
+            tenant=tenant,
+            lineage=lineage,
+            version=version,
+            expiry=moment(expires),
+            lease_required=lease_required,
+            owner=owner,
+            broker_key=spki(broker_key),
+            form="directory" if directory else "file",
+            padding=padding,
+            allow_requirements=allow_requirements,
+            overwrite=force,
+            progress=progress,
+            before_publish=keep,
+        )
+    report(sealed, as_json=as_json)

@@ -1,0 +1,111 @@
+"""What `seal` and `archive` share: who keeps the key, the progress bar, the closing line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from strongroom.archive.seal import Sealed
+from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
+
+
+def holder(
+    broker: str | None,
+    admin_key: Path | None,
+    key_out: Path | None,
+    *,
+    lease_s: int | None = None,
+    ca: Path | None = None,
+    others: bool = False,
+) -> Callable[[Sealed], None]:
+    """Who gets the model key before the archive takes its name; raises `ConfigurationInvalid` for nobody."""
+    if (broker is None) != (admin_key is None):
+        raise ConfigurationInvalid(
+            "--broker and --admin-key belong together", hint="`strongroom broker init` makes the admin key"
+        )
+    if broker is None and key_out is None and not others:
+        raise ConfigurationInvalid(
+            "nobody would keep the key, and the archive could never be opened",
+            hint="say --broker URL --admin-key FILE, --key-out FILE, or --recipient",
+        )
+
+    def keep(sealed: Sealed) -> None:
+        if key_out is not None:
+            from strongroom.archive.modelkey import save_model_key
+
+            save_model_key(key_out, sealed.digest, sealed.key)
+        if broker is not None and admin_key is not None:
+            from strongroom.broker.client import register_model_key
+
+            register_model_key(
+                broker,
+                admin_key,
+                sealed.resource,
+                sealed.digest,
+                sealed.key,
+                version=sealed.core.version,
+                lease_s=lease_s,
+                ca=ca,
+            )
+
+    return keep
+
+
+def moment(text: str | None) -> datetime | None:
+    """A date or time in ISO 8601; without a zone it is UTC."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationInvalid(f"{text!r} is no date", hint="write 2027-01-31 or 2027-01-31T12:00:00Z") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def spki(path: Path | None) -> bytes | None:
+    """The DER SubjectPublicKeyInfo in a PEM file."""
+    if path is None:
+        return None
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise KeyFileInvalid(f"{path} is no PEM public key") from error
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@contextmanager
+def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr where somebody looks at it."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def report(sealed: Sealed, *, as_json: bool) -> None:
+    """The one happy line, or its JSON."""
+    if as_json:
+        fields = {
+            "path": str(sealed.path),
+            "digest": str(sealed.digest),
+            "resource": "/".join(sealed.resource),
+            "author": str(sealed.core.author),
+            "sealed": len(sealed.members),
+            "clear": sealed.clear,
+            "size": sealed.size,
+        }
+        print(json.dumps(fields))
+    else:
+        print(f"{sealed.path}: {len(sealed.members)} files sealed, {sealed.clear} left readable for TorchServe")

@@ -1,0 +1,55 @@
+"""`strongroom verify`: an author's signature over every byte of an archive, without its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb."""
+    app.command()(verify)
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="SEALED.mar", help="a sealed archive of either form")],
+    author: Annotated[list[Path], typer.Option("--author", metavar="PUB", help="an author you trust; may be repeated")],
+    demand: Annotated[str | None, typer.Option(metavar="KIND", help="refuse less than ed25519 or hybrid")] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="also open it with this model key")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Check an archive's author and every byte of it.
+
+    Example: `strongroom verify resnet.sealed.mar --author author.pub`
+    """
+    import json
+    from datetime import UTC, datetime
+
+    from strongroom.archive.modelkey import load_model_key
+    from strongroom.archive.signature import AuthorPublic
+    from strongroom.archive.unseal import SealedArchive
+    from strongroom.cli.sealing import progress_bar
+
+    authors = [AuthorPublic.load(each) for each in author]
+    with SealedArchive.open(path) as archive, progress_bar("verifying", quiet=as_json) as progress:
+        verified = archive.verified(authors, now=datetime.now(UTC), demand=demand)
+        verified.check_payload(progress=progress)
+        opened = None
+        if key is not None:
+            opened = verified.unlock(load_model_key(key, of=verified.digest))
+            opened.check_members(progress)
+        size, digest, by = verified.core.payload_length, verified.digest, verified.author
+    if as_json:
+        fields = {
+            "path": str(path),
+            "digest": str(digest),
+            "author": str(by.id),
+            "kind": by.kind.label,
+            "opened": bool(key),
+        }
+        print(json.dumps(fields))
+    else:
+        inside = f", and its {len(opened.members)} files open" if opened is not None else ""
+        print(f"{path}: signed by {by.id} ({by.kind.label}), all {size} payload bytes are as signed{inside}")
