@@ -42,6 +42,9 @@ BUILT_IN = ("strongroom.attest.offers",)
 _VERIFIERS = {
     "simulated": "strongroom.evidence.simulated:SimulatedVerifier",
     "snp": "strongroom.evidence.snp:SnpVerifier",
+    "tdx": "strongroom.evidence.tdx:TdxVerifier",
+    "sgx": "strongroom.evidence.sgx:SgxVerifier",
+    "cca": "strongroom.evidence.cca:CcaVerifier",
     "aws-nitro": "strongroom.evidence.nitro:NitroVerifier",
     "ear": "strongroom.evidence.ear:EarVerifier",
 }

@@ -278,7 +278,7 @@ def _check_dates(payload: Mapping[str, Any], now: datetime, policy: EarPolicy, c
     begins = [stamps[name] for name in ("iat", "nbf") if name in stamps]
     good = bool(begins) and "exp" in stamps and max(begins) <= at <= stamps["exp"]
     checks.that(
-        good, "ear.validity", Word.VALIDITY_PERIOD, expected=f"valid at {now:%Y-%m-%dT%H:%M:%SZ}",
+        good, "ear.dates", Word.VALIDITY_PERIOD, expected=f"valid at {now:%Y-%m-%dT%H:%M:%SZ}",
         found=", ".join(f"{name} {_moment(value)}" for name, value in stamps.items()) or "no dates",
         source="RFC 7519 section 4.1", hint="attest again: the verifier's tokens live for minutes",
     )  # fmt: skip

@@ -207,7 +207,7 @@ def judge_composite(
             found.append(claims)
         everything += [replace(check, name=f"{label}/{check.name}") for check in own]
     counted = Checklist()
-    _count(found, policy, counted)
+    count_devices(found, policy, counted)
     everything += counted.all
     if not all(check.ok for check in everything) or "cpu0" not in submodules:
         raise refusal(f"policy {policy.name!r} refuses this {primary.evidence.tee} evidence", everything)
@@ -306,7 +306,8 @@ def check_binding(claims: Claims, binding: bytes, checks: Checklist) -> bool:
     )  # fmt: skip
 
 
-def _count(found: Sequence[Claims], policy: Policy, checks: Checklist) -> None:
+def count_devices(found: Sequence[Claims], policy: Policy, checks: Checklist) -> None:
+    """Whether the devices are distinct and as many as ``[devices]`` says (`Word.DEVICE_COUNT`)."""
     identities = [(each.tee, each.device_id) for each in found]
     if len(found) > 1 or any(policy.devices.values()):
         distinct = len(set(identities)) == len(identities) and (len(found) < 2 or all(each.device_id for each in found))

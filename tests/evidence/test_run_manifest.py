@@ -1,0 +1,81 @@
+"""Every verdict of the shared manifest, through the same runner that evidence never seen before will meet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evidence import run_manifest
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "evidence"
+MANIFEST = SHARED / "MANIFEST.json"
+VERDICTS = run_manifest.read_manifest(MANIFEST) if MANIFEST.is_file() else []
+
+
+@pytest.mark.usefixtures("shared_evidence")
+def test_the_shared_manifest_is_there_and_has_every_kind_of_tee():
+    assert {verdict.tee for verdict in VERDICTS} == set(run_manifest.KINDS)
+
+
+@pytest.mark.parametrize("verdict", VERDICTS, ids=lambda verdict: verdict.name)
+def test_the_verdict_is_right_and_for_the_right_reason(verdict):
+    assert run_manifest.wrong(verdict, run_manifest.judge_verdict(verdict)) == ""
+
+
+def case_of(tmp_path: Path, shared_evidence: Path) -> dict:
+    """A manifest of one small case, to be broken."""
+    manifest = json.loads((shared_evidence / "MANIFEST.json").read_text())
+    manifest["cases"] = [case for case in manifest["cases"] if case["path"] == "sev-snp/milan-v2-vcek"]
+    shutil.copytree(shared_evidence / "sev-snp/milan-v2-vcek", tmp_path / "sev-snp/milan-v2-vcek")
+    return manifest
+
+
+def run(tmp_path: Path, manifest: dict) -> subprocess.CompletedProcess:
+    path = tmp_path / "MANIFEST.json"
+    path.write_text(json.dumps(manifest))
+    return subprocess.run(
+        [sys.executable, run_manifest.__file__, str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_runner_by_path_prints_a_line_a_case_and_a_sum(tmp_path, shared_evidence):
+    done = run(tmp_path, case_of(tmp_path, shared_evidence))
+    assert done.stdout.splitlines() == ["sev-snp/milan-v2-vcek: ok, 2 of 2 verdicts", "2 passed, 0 failed"]
+    assert done.returncode == 0
+
+
+def test_a_wrong_expectation_fails_the_run(tmp_path, shared_evidence):
+    manifest = case_of(tmp_path, shared_evidence)
+    manifest["cases"][0]["expected"][1]["failed_check"] = "debug"
+    done = run(tmp_path, manifest)
+    assert done.stdout.splitlines()[-1] == "1 passed, 1 failed"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda case: case["expected"][0]["policy_params"].update(allow_everything=True),
+        lambda case: case["expected"][0]["policy_params"].update(allow_debug="yes"),
+        lambda case: case["expected"][0]["policy_params"].update(ak_trust="pinned"),
+        lambda case: case["roles"].update(password="report.bin"),
+        lambda case: case["inputs"].update(nonce="00"),
+        lambda case: case["expected"][0].update(verdict="perhaps"),
+        lambda case: case["expected"][1].update(failed_check="mood"),
+        lambda case: case.update(tee="abacus"),
+        lambda case: case.update(surprise=1),
+        lambda case: case["files"][0].update(sha256="00" * 32),
+    ],
+    ids=["parameter", "value", "other-tee", "role", "input", "verdict", "word", "tee", "field", "digest"],
+)
+def test_an_unknown_word_in_a_manifest_is_an_error(tmp_path, shared_evidence, spoil):
+    manifest = case_of(tmp_path, shared_evidence)
+    spoil(manifest["cases"][0])
+    done = run(tmp_path, manifest)
+    assert done.returncode == 2
+    assert "ManifestInvalid" in done.stderr
+    assert done.stdout == ""
