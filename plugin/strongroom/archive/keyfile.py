@@ -7,12 +7,15 @@ others could read them. What the fields mean is the business of who calls.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
 
 from strongroom.encoding import b64url, unb64url
 from strongroom.errors import KeyFileInvalid, MalformedInput
+
+_PUBLIC = re.compile(rb"^strongroom-(author|recipient)-1:", re.MULTILINE)
 
 LIMIT = 1 << 16
 """No key file is longer, in bytes."""
@@ -78,16 +81,17 @@ def _read(path: Path, *, private: bool) -> str:
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            if private and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-                raise KeyFileInvalid(
-                    f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
-                    hint=f"chmod 600 {path}",
-                )
             octets = file.read(LIMIT + 1)
     except OSError as error:
         raise KeyFileInvalid(f"{path}: {error.strerror}", hint="make one with `strongroom keygen`") from error
     if len(octets) > LIMIT:
         raise KeyFileInvalid(f"{path} is longer than any key file")
+    # A public key passed for a private one is told so later, instead of being given stricter rights.
+    exposed = private and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077
+    if exposed and not _PUBLIC.search(octets):
+        raise KeyFileInvalid(
+            f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})", hint=f"chmod 600 {path}"
+        )
     try:
         return octets.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -17,27 +17,41 @@ def register(app: typer.Typer) -> None:
 
 
 def seal(
-    source: Annotated[Path, typer.Argument(metavar="MODEL.mar", help="an ordinary archive (zip, tar.gz) or model folder")],
+    source: Annotated[
+        Path, typer.Argument(metavar="MODEL.mar", help="an ordinary archive (zip, tar.gz) or model folder")
+    ],
     author: Annotated[Path, typer.Option("--author", metavar="KEY", help="the private key that signs it")],
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="SEALED.mar")] = None,
     broker: Annotated[str | None, typer.Option(metavar="URL", help="the key broker that will hold its key")] = None,
     admin_key: Annotated[Path | None, typer.Option(metavar="FILE", help="who may register keys at the broker")] = None,
     broker_ca: Annotated[Path | None, typer.Option(metavar="PEM", help="the broker's certificate authority")] = None,
-    lease: Annotated[int | None, typer.Option(metavar="SECONDS", help="how long a server may keep the key at a time")] = None,
-    key_out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the key to a file instead of a broker")] = None,
+    lease: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="how long a server may keep the key at a time")
+    ] = None,
+    key_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the key to a file instead of a broker")
+    ] = None,
     tenant: Annotated[str, typer.Option(help="who owns it, in the key's path at the broker")] = "default",
-    lineage: Annotated[str | None, typer.Option(help="archives that replace each other share it; default: the model's name")] = None,
+    lineage: Annotated[
+        str | None, typer.Option(help="archives that replace each other share it; default: the model's name")
+    ] = None,
     version: Annotated[int, typer.Option(min=1, help="version within the lineage, for refusing old ones")] = 1,
-    expires: Annotated[str | None, typer.Option(metavar="DATE", help="refused from then on: 2027-01-31 or 2027-01-31T12:00:00Z")] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="DATE", help="refused from then on: 2027-01-31 or 2027-01-31T12:00:00Z")
+    ] = None,
     lease_required: Annotated[bool, typer.Option(help="open it only under a broker's lease")] = False,
     owner: Annotated[str | None, typer.Option(help="owner or policy id for release policies")] = None,
-    broker_key: Annotated[Path | None, typer.Option(metavar="PEM", help="public key that may sign epoch seeds (mode fleet)")] = None,
+    broker_key: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="public key that may sign epoch seeds (mode fleet)")
+    ] = None,
     directory: Annotated[bool, typer.Option("--directory", help="write an unpacked model folder (no-archive)")] = False,
     padding: Annotated[bool, typer.Option("--padding", help="hide the exact size (Padmé, at most 12 % more)")] = False,
-    allow_requirements: Annotated[bool, typer.Option("--allow-requirements", help="seal requirements.txt along; nobody installs it")] = False,
+    allow_requirements: Annotated[
+        bool, typer.Option("--allow-requirements", help="seal requirements.txt along; nobody installs it")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="replace the output if it exists")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print digest, resource and sizes as JSON")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Encrypt and sign an archive; stock TorchServe still registers it.
 
     Example: `strongroom seal resnet.mar --author author.key --broker https://keys.example
