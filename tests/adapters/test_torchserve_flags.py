@@ -1,0 +1,114 @@
+"""What `launch` makes of TorchServe's own flags and settings."""
+
+from __future__ import annotations
+
+import pytest
+from strongroom.adapters.torchserve.flags import REFUSED_PROPERTIES, read_command, read_properties, write_properties
+from strongroom.errors import LaunchRefused
+
+
+@pytest.fixture
+def store(tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    for name in ("digits.mar", "other.mar"):
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def read(store, *flags):
+    return read_command(["torchserve", "--start", "--ncs", "--model-store", str(store), *flags])
+
+
+def test_the_usual_command_is_read_as_torchserve_reads_it(store, tmp_path):
+    config = tmp_path / "config.properties"
+    config.write_text("inference_address=http://127.0.0.1:8080\ndefault_workers_per_model=2\n")
+    wanted = read(store, "--ts-config", str(config), "--models", "d=digits.mar", "other.mar")
+    assert wanted.models == {"d": store / "digits.mar", "other": store / "other.mar"}
+    assert wanted.properties["default_workers_per_model"] == "2"
+
+
+def test_all_means_every_archive_of_the_store(store):
+    assert set(read(store, "--models", "ALL").models) == {"digits", "other"}
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ["--plugins-path", "/plugins"],
+        ["--enable-model-api"],
+        ["--workflow-store", "/flows"],
+        ["--log-config", "/log4j2.xml"],
+        ["--stop"],
+    ],
+)
+def test_a_flag_that_would_weaken_the_server_is_refused_with_a_reason(store, flag):
+    with pytest.raises(LaunchRefused, match="is refused: ") as refusal:
+        read(store, *flag, "--models", "digits.mar")
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize("model", ["http://host/x.mar", "x=../digits.mar", "/etc/passwd", "x=s3://bucket/x.mar"])
+def test_a_model_from_outside_the_store_is_refused(store, model):
+    with pytest.raises(LaunchRefused):
+        read(store, "--models", model)
+
+
+def test_a_model_that_is_not_there_is_refused(store):
+    with pytest.raises(LaunchRefused, match="does not exist"):
+        read(store, "--models", "absent.mar")
+
+
+def test_another_server_than_torchserve_is_refused(store):
+    with pytest.raises(LaunchRefused, match="not 'bash'"):
+        read_command(["bash", "-c", "true"])
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED_PROPERTIES))
+def test_each_dangerous_property_is_refused_with_its_reason(tmp_path, name):
+    config = tmp_path / "config.properties"
+    config.write_text(f"{name}=true\n")
+    with pytest.raises(LaunchRefused, match=name):
+        read_properties(config)
+
+
+def test_an_unknown_property_is_refused(tmp_path):
+    config = tmp_path / "config.properties"
+    config.write_text("some_future_setting=1\n")
+    with pytest.raises(LaunchRefused, match="some_future_setting"):
+        read_properties(config)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["vmargs=-javaagent:/evil.jar", "vmargs=-Xmx1g -Dlog4j2.formatMsgNoLookups=false", "plugins\\u005fpath=x", "a:b"],
+)
+def test_a_line_that_java_reads_otherwise_or_that_loads_code_is_refused(tmp_path, line):
+    config = tmp_path / "config.properties"
+    config.write_text(line + "\n")
+    with pytest.raises(LaunchRefused):
+        read_properties(config)
+
+
+def test_memory_sizes_reach_the_jvm(tmp_path):
+    config = tmp_path / "config.properties"
+    config.write_text("vmargs=-Xmx1g -Xms256m\n")
+    assert read_properties(config)["vmargs"] == "-Xmx1g -Xms256m"
+
+
+def test_a_models_table_over_several_lines_is_joined_as_java_joins_it(tmp_path):
+    config = tmp_path / "config.properties"
+    config.write_text('models={\\\n  "digits": {\\\n    "1.0": {"marName": "digits.mar"}\\\n  }\\\n}\n')
+    assert read_properties(config)["models"] == '{"digits": {"1.0": {"marName": "digits.mar"}}}'
+
+
+def test_what_torchserve_gets_ends_with_the_forced_settings(store, tmp_path):
+    config = tmp_path / "config.properties"
+    config.write_text("install_py_dep_per_model=false\ninference_address=http://127.0.0.1:1\n")
+    wanted = read(store, "--ts-config", str(config), "--models", "digits.mar")
+    write_properties(wanted, tmp_path / "out.properties")
+    written = dict(line.split("=", 1) for line in (tmp_path / "out.properties").read_text().splitlines())
+    assert written["inference_address"] == "http://127.0.0.1:1"
+    assert written["install_py_dep_per_model"] == "false"
+    assert written["enable_envvars_config"] == "false"
+    assert written["allowed_urls"].startswith("file://strongroom")

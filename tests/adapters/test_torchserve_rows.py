@@ -1,0 +1,99 @@
+"""Rows and routes as TorchServe 0.12 makes them (the journey tests compare with the real one)."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strongroom.adapters.torchserve.routes import route_of
+from strongroom.adapters.torchserve.rows import row_of
+from strongroom.errors import MessageInvalid
+
+PREDICT = route_of("/predictions/m")
+
+
+def row(content: bytes, kind: str = "", path: str = "/predictions/m"):
+    return row_of(content, (("content-type", kind),) if kind else (), route_of(path))
+
+
+def test_raw_bytes_arrive_as_a_bytearray_under_body():
+    assert row(b"\x00\x01")[0] == {"body": bytearray(b"\x00\x01")}
+
+
+def test_json_arrives_decoded():
+    assert row(b'{"x": [1]}', "application/json; charset=utf-8")[0] == {"body": {"x": [1]}}
+
+
+def test_json_that_does_not_parse_arrives_as_bytes():
+    assert row(b"{", "application/json")[0] == {"body": bytearray(b"{")}
+
+
+def test_text_arrives_as_a_string():
+    assert row("hé".encode(), "text/plain")[0] == {"body": "hé"}
+
+
+def test_a_forms_last_value_of_a_name_wins():
+    assert row(b"a=1&a=2&b=%C3%A9", "application/x-www-form-urlencoded")[0] == {
+        "a": bytearray(b"2"),
+        "b": bytearray("é".encode()),
+    }
+
+
+def test_a_multipart_file_is_decoded_by_its_own_type_and_a_field_is_not():
+    body = (
+        b'--B\r\nContent-Disposition: form-data; name="j"; filename="j"\r\nContent-Type: application/json\r\n\r\n'
+        b'{"k":1}\r\n--B\r\nContent-Disposition: form-data; name="f"\r\n\r\nplain\r\n--B--\r\n'
+    )
+    seen, headers = row(body, "multipart/form-data; boundary=B")
+    assert seen == {"j": {"k": 1}, "f": bytearray(b"plain")}
+    assert headers["j"] == {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize("body", [b"", b"--B", b"garbage", b"--B\r\nX: y\r\n\r\nno name\r\n--B--\r\n"])
+def test_a_broken_multipart_body_is_refused_or_empty(body):
+    with contextlib.suppress(MessageInvalid):
+        assert row(body, "multipart/form-data; boundary=B")[0] == {}
+
+
+@given(
+    st.binary(max_size=300), st.sampled_from(["multipart/form-data; boundary=B", "application/x-www-form-urlencoded"])
+)
+def test_no_form_body_raises_anything_else(body, kind):
+    with contextlib.suppress(MessageInvalid):
+        row(body, kind)
+
+
+def test_headers_are_found_in_any_case():
+    headers = row(b"", "text/plain")[1]
+    assert headers["Content-Type"] == headers.get("CONTENT-TYPE") == "text/plain"
+    assert headers.get("absent") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "version", "explain"),
+    [
+        ("/predictions/m", "m", None, "False"),
+        ("/predictions/m/2.0?q=1", "m", "2.0", "False"),
+        ("/explanations/m", "m", None, "True"),
+        ("/v1/models/m:predict", "m", None, "False"),
+        ("/v2/models/m/versions/3/infer", "m", "3", "False"),
+    ],
+)
+def test_a_path_names_its_model(path, model, version, explain):
+    route = route_of(path)
+    assert (route.model, route.version, route.headers["explain"]) == (model, version, explain)
+
+
+def test_an_invocations_query_becomes_parameters():
+    assert row(b"x", "", "/invocations?model_name=m&z=1")[0] == {
+        "model_name": bytearray(b"m"),
+        "z": bytearray(b"1"),
+        "body": bytearray(b"x"),
+    }
+
+
+@pytest.mark.parametrize("path", ["/", "/models", "/predictions", "/predictions/", "/v1/models/m", "/invocations", ""])
+def test_a_path_that_torchserve_has_not_names_nothing(path):
+    assert route_of(path) is None
