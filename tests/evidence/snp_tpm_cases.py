@@ -5,6 +5,7 @@ The schema is the manifest README's. An unknown role or parameter is an error.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,8 @@ from typing import Any
 from strongroom.encoding import Fields, b64
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.snp import SnpVerifier
+from strongroom.evidence.tpm import TpmVerifier
+from strongroom.evidence.tpm_structures import TpmPublic
 from strongroom.evidence.types import Checklist, Claims, Endorsements, Evidence, Verifier
 
 
@@ -54,7 +57,41 @@ def case_snp(files: dict[str, bytes], params: dict[str, Any]) -> tuple[Evidence,
     return Evidence("snp", body), Endorsements(endorsements), table
 
 
-CASES = {"sev-snp": (case_snp, SnpVerifier())}
+BANKS = ("sha1", "sha256", "sha384")
+TPM_SAME = {"pcr_bank", "allow_empty_nonce", "ak_trust", "require_revocation_status"}
+
+
+def case_tpm(files: dict[str, bytes], params: dict[str, Any]) -> tuple[Evidence, Endorsements, dict[str, Any]]:
+    table: dict[str, Any] = {}
+    for name, value in params.items():
+        if name in TPM_SAME:
+            table[name] = value
+        elif name == "expected_pcrs":
+            table["pcrs"] = dict(value)
+        elif name != "expected_nonce":
+            raise KeyError(f"unknown parameter {name}")
+    if table.get("ak_trust") == "pinned":  # the AK given is itself trusted
+        spki = files.get("ak_spki")
+        table["pinned_aks"] = [
+            hashlib.sha256(spki).hexdigest() if spki else TpmPublic.parse(files["ak_pub"]).name.hex()
+        ]
+    if "ek_ca_chain" in files:
+        table["ek_roots"] = files["ek_ca_chain"].decode("ascii", "replace")
+    body: dict[str, Any] = {name: b64(files[name]) for name in ("ak_pub", "ak_spki", "ek_cert") if name in files}
+    body |= {"event_log": b64(files["event_log"])} if "event_log" in files else {}
+    body |= {"ak_name": files["ak_name"].hex()} if "ak_name" in files else {}
+    quotes: dict[str, dict[str, Any]] = {}
+    for bank in BANKS:
+        for role, name in (("quote", "message"), ("signature", "signature")):
+            if f"{role}_{bank}" in files:
+                quotes.setdefault(bank, {})[name] = b64(files[f"{role}_{bank}"])
+        if f"pcrs_{bank}" in files:
+            quotes.setdefault(bank, {})["pcrs"] = json.loads(files[f"pcrs_{bank}"])
+    endorsements = {"ak_cert": files["ak_cert"]} if "ak_cert" in files else {}
+    return Evidence("tpm", {**body, "quotes": quotes}), Endorsements(endorsements), table
+
+
+CASES: dict[str, tuple[Any, Any]] = {"sev-snp": (case_snp, SnpVerifier()), "tpm": (case_tpm, TpmVerifier())}
 
 
 def load(folder: Path, tees: set[str]) -> list[Case]:

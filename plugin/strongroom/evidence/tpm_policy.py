@@ -1,0 +1,121 @@
+"""What a relying party may ask of a TPM: the ``[tpm]`` table of a policy file.
+
+docs/attestation/tpm.md lists the keys for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryptography.x509 import Certificate
+
+from strongroom.encoding import Fields
+from strongroom.errors import EvidenceMalformed, MalformedInput
+from strongroom.evidence.allowlist import HexSet, hex_set
+from strongroom.evidence.certificates import parse_chain
+from strongroom.evidence.roots import root
+from strongroom.evidence.tpm_event_log import LAUNCH_PCR
+from strongroom.evidence.tpm_quote import PcrPolicy
+from strongroom.evidence.types import Checklist, Claims, Word
+
+TRUST = ("certificate", "pinned", "activated")
+PIN_SIZES = (32, 34, 50, 66)  # SHA-256 of a SubjectPublicKeyInfo, or a Name with its 2-byte algorithm
+GOOGLE_ROOTS = ("google_tpm_ek_root_1.der", "google_gcp_ek_ak_ca_root.der")
+GOOGLE_INTERMEDIATES = ("google_tpm_ek_intermediate_2.der", "google_gcp_ek_ak_ca_intermediate_v3.der")
+
+
+@dataclass(frozen=True, slots=True)
+class TpmPolicy:
+    """A parsed ``[tpm]`` table; the defaults are the strict ones.
+
+    `ak_trust` says why the attestation key is believed: it is certified up to `ak_roots` (Google's unless
+    named), it is one of `pinned_aks`, or the broker activated a credential for it against an EK that is
+    certified up to `ek_roots`. Certificates in a policy are PEM text; the self-signed among them are roots.
+    """
+
+    ak_trust: str = "certificate"
+    pinned_aks: HexSet = frozenset()
+    ak_roots: tuple[Certificate, ...] = ()
+    ek_roots: tuple[Certificate, ...] = ()
+    pcr_bank: str | None = None
+    allow_empty_nonce: bool = False
+    require_event_log: bool = False
+    require_secure_boot: bool = False
+    require_revocation_status: bool = False
+    pcrs: PcrPolicy = field(default_factory=PcrPolicy)
+    launch_pcr: int = LAUNCH_PCR
+    launch: tuple[tuple[str, HexSet], ...] = ()
+
+    @classmethod
+    def read(cls, table: Fields) -> TpmPolicy:
+        """Take the TPM keys out of `table`; the caller refuses what is left. Raises `MalformedInput`."""
+        trust = table.text("ak_trust", default="certificate")
+        if trust not in TRUST:
+            raise MalformedInput(f"{table.where}: ak_trust is {trust!r}, allowed is {', '.join(TRUST)}")
+        pinned = hex_set(table, "pinned_aks", sizes=PIN_SIZES)
+        if (pinned is not None) != (trust == "pinned"):
+            raise MalformedInput(f'{table.where}: pinned_aks goes with ak_trust = "pinned", and neither without')
+        bank = table.text("pcr_bank", default="")
+        if bank not in ("", "sha1", "sha256", "sha384"):
+            raise MalformedInput(f"{table.where}: pcr_bank is {bank!r}, allowed is sha256 or sha384")
+        policy = cls(
+            ak_trust=trust,
+            pinned_aks=pinned or frozenset(),
+            ak_roots=_certificates(table, "ak_roots"),
+            ek_roots=_certificates(table, "ek_roots"),
+            pcr_bank=bank or None,
+            allow_empty_nonce=table.truth("allow_empty_nonce", default=False),
+            require_event_log=table.truth("require_event_log", default=False),
+            require_secure_boot=table.truth("require_secure_boot", default=False),
+            require_revocation_status=table.truth("require_revocation_status", default=False),
+            pcrs=PcrPolicy.read(table),
+            launch_pcr=table.number("launch_pcr", high=23, default=LAUNCH_PCR),
+            launch=_launch(table),
+        )
+        if trust == "activated" and not policy.ek_roots:
+            raise MalformedInput(f'{table.where}: ak_trust = "activated" needs ek_roots, the EK makers\' certificates')
+        return policy
+
+    def appraise(self, claims: Claims, checks: Checklist) -> None:
+        """PCR values, secure boot and what `strongroom launch` recorded, against this policy."""
+        self.pcrs.appraise(claims.get("pcrs", {}), checks, name="tpm")
+        if self.require_secure_boot:
+            state = claims.get("secure_boot")
+            checks.that(
+                state is True, "tpm.secure-boot", Word.MEASUREMENT, expected="SecureBoot on, as PCR 7 recorded it",
+                found={True: "on", False: "off"}.get(state, "not shown by an event log"),
+                source="TCG PC Client Platform Firmware Profile section 3.3.4.8",
+                hint="turn secure boot on, and send the event log with the quote",
+            )  # fmt: skip
+        for event, allowed in self.launch:
+            found = claims.get(f"launch.{event}", "")
+            checks.that(
+                found in allowed, f"tpm.launch-{event}", Word.MEASUREMENT,
+                expected=" or ".join(sorted(allowed)) or "nothing is allowed: the list is empty",
+                found=found or "not extended", source="docs/attestation/tpm.md, launch log",
+                hint="this host was launched with another configuration than the one you know",
+            )  # fmt: skip
+
+
+def ak_roots(policy: TpmPolicy) -> tuple[Certificate, ...]:
+    """Everything an AK certificate may chain through: the policy's certificates, else Google's."""
+    return policy.ak_roots or tuple(root(name) for name in (*GOOGLE_ROOTS, *GOOGLE_INTERMEDIATES))
+
+
+def _certificates(table: Fields, name: str) -> tuple[Certificate, ...]:
+    if not table.has(name):
+        return ()
+    try:
+        certificates = parse_chain(table.text(name, limit=1 << 16).encode(), what=f"{table.where}: {name}")
+    except EvidenceMalformed as error:
+        raise MalformedInput(str(error)) from error
+    if not any(each.subject == each.issuer for each in certificates):
+        raise MalformedInput(f"{table.where}: {name} holds no root: one certificate must be self-signed")
+    return certificates
+
+
+def _launch(table: Fields) -> tuple[tuple[str, HexSet], ...]:
+    if not table.has("launch"):
+        return ()
+    inner = table.table("launch")
+    return tuple((name, hex_set(inner, name, sizes=(32,)) or frozenset()) for name in inner.left())
