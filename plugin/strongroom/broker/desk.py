@@ -1,0 +1,278 @@
+"""What an administrator can ask of a running broker: one function a request (docs/release.md section 14).
+
+Each takes the broker, who asks, the path's parameters, the query and the body; checks the role; acts
+inside one store transaction with its audit entry; and returns None, bytes or a JSON value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from strongroom.broker import leases
+from strongroom.broker.admin import Administrator
+from strongroom.broker.document import ModelKeyDocument, check_name, is_model_key
+from strongroom.broker.protocol import Resource
+from strongroom.broker.refusals import Refused
+from strongroom.broker.rego import ReleasePolicy
+from strongroom.broker.release import Broker
+from strongroom.broker.store import REVOCABLE, Revocation
+from strongroom.encoding import Fields, parse_json, unb64url
+from strongroom.errors import ConfigurationInvalid, MalformedInput
+from strongroom.evidence.policy import Policy
+
+ROUTES = (
+    ("GET", "resources", "list_resources"),
+    ("GET", "revocations", "list_revocations"),
+    ("POST", "revocations", "revoke"),
+    ("DELETE", "revocations", "unrevoke"),
+    ("POST", "minimum-version", "raise_minimum_version"),
+    ("POST", "limit", "set_limit"),
+    ("GET", "leases", "list_leases"),
+    ("DELETE", "leases/{lease}", "end_lease"),
+    ("GET", "audit/checkpoint", "checkpoint"),
+    ("GET", "audit/entries", "audit_entries"),
+    ("GET", "status", "status"),
+)
+"""(method, path under /kbs/v0/strongroom/admin, function here)."""
+
+Params = Mapping[str, str]
+
+
+def _fields(body: bytes, where: str) -> Fields:
+    return Fields(parse_json(body, where=where), where=where)
+
+
+def _entry(who: Administrator, event: str, **facts: Any) -> dict[str, Any]:
+    return {"event": event, "administrator": who.key_id, "decision": "granted"} | facts
+
+
+def _name(path: Params) -> Resource:
+    return Resource(path["repository"], path["type"], path["tag"])
+
+
+# -- resources ------------------------------------------------------------------
+
+
+def put_resource(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
+    """Store a resource; a model key must be named after its archive."""
+    name = _name(path)
+    who.may("resource", name.repository)
+    facts: dict[str, Any] = {}
+    if is_model_key(body):
+        document = ModelKeyDocument.parse(body)
+        if document.lease is not None or document.broker_time is not None:
+            raise MalformedInput("a stored model key has no lease and no broker time")
+        check_name(name, document)
+        author = None if document.author is None else str(document.author)
+        facts = {"archive": str(document.archive), "version": document.version, "author": author}
+    with broker.store.transaction():
+        broker.store.put_resource(name, body, at=int(broker.clock()), **facts)
+        broker.record(_entry(who, "resource-put", resource=str(name), **facts))
+
+
+def delete_resource(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
+    """Forget a resource."""
+    name = _name(path)
+    who.may("resource", name.repository)
+    with broker.store.transaction():
+        if not broker.store.delete_resource(name):
+            raise Refused.plugin(f"there is no resource {name}")
+        broker.record(_entry(who, "resource-delete", resource=str(name)))
+
+
+def list_resources(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """Names and facts, never contents."""
+    who.may("status", who.repository or None)
+    rows = broker.store.rows("SELECT path, added_at, archive, version, author FROM resources ORDER BY path")
+    names = ("resource", "added_at", "archive", "version", "author")
+    return [dict(zip(names, row, strict=True)) for row in rows if _visible(who, row[0])]
+
+
+def _visible(who: Administrator, path: str) -> bool:
+    return not who.repository or path.startswith(f"{who.repository}/")
+
+
+# -- policies ---------------------------------------------------------------------
+
+
+def _policy_text(body: bytes, kind: str) -> str:
+    read = _fields(body, "policy")
+    if read.has("type") and read.text("type", limit=16) != kind:
+        raise Refused("ParsePolicyError", "Parse policy error", f"this broker's policy of that kind is {kind}")
+    read.text("policy_id", limit=64, default="default")
+    text = unb64url(read.text("policy", limit=1 << 20), where="policy")
+    read.done()
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedInput("policy: not UTF-8") from error
+
+
+def set_release_policy(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
+    """Replace the Rego release policy."""
+    who.may("policy")
+    text = _policy_text(body, "rego")
+    try:
+        policy = ReleasePolicy.parse(text)
+    except ConfigurationInvalid as error:
+        raise Refused("ParsePolicyError", f"Parse policy error: {error}", str(error)) from error
+    broker.set_release_policy(policy, by=who.key_id)
+
+
+def get_release_policy(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """The Rego text in force."""
+    who.may("status")
+    return {"policy": broker.policies.release.text if broker.policies.release else None}
+
+
+def set_appraisal_policy(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
+    """Replace the TOML appraisal policy."""
+    who.may("policy")
+    text = _policy_text(body, "toml")
+    try:
+        policy = Policy.parse(text, broker.plugins.verifiers())
+    except ConfigurationInvalid as error:
+        raise Refused("ParsePolicyError", f"Parse policy error: {error}", str(error)) from error
+    broker.set_appraisal_policy(policy, text, by=who.key_id)
+
+
+def get_appraisal_policy(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """The TOML text in force."""
+    who.may("status")
+    return {"policy": broker.store.policy("appraisal")}
+
+
+# -- revocations, versions, limits, leases -------------------------------------------
+
+
+def _revocable(who: Administrator, kind: str, value: str) -> None:
+    if kind not in REVOCABLE or not value or len(value) > 256:
+        raise MalformedInput(f"one of {', '.join(REVOCABLE)} can be revoked, by a value of at most 256 characters")
+    if not who.repository:
+        who.may("revoke")
+        return
+    if kind == "lineage":
+        who.may("revoke", value.partition("/")[0])
+    else:
+        raise Refused.admin(f"an owner revokes lineages of its own repository, not a {kind}")
+
+
+def revoke(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
+    """Release no more keys for an archive, lineage, author, measurement or keeper."""
+    read = _fields(body, "revocation")
+    kind, value = read.text("kind", limit=16), read.text("value", limit=256)
+    reason = read.text("reason", limit=512, default="")
+    read.done()
+    _revocable(who, kind, value)
+    with broker.store.transaction():
+        broker.store.revoke(Revocation(kind, value, reason, int(broker.clock())))
+        broker.record(_entry(who, "revoke", kind=kind, value=value, reason=reason))
+
+
+def unrevoke(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
+    """Take a revocation back."""
+    kind, value = query.get("kind", ""), query.get("value", "")
+    _revocable(who, kind, value)
+    with broker.store.transaction():
+        if not broker.store.unrevoke(kind, value):
+            raise Refused.plugin(f"{kind} {value} is not revoked")
+        broker.record(_entry(who, "unrevoke", kind=kind, value=value))
+
+
+def list_revocations(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """Every revocation."""
+    who.may("status", who.repository or None)
+    found = broker.store.revocations()
+    return [{"kind": each.kind, "value": each.value, "reason": each.reason, "at": each.at} for each in found]
+
+
+def raise_minimum_version(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """Release no version of a lineage below this one, from now on and for good."""
+    read = _fields(body, "minimum version")
+    lineage, version = _lineage(read), read.number("version", high=2**32 - 1)
+    read.done()
+    who.may("limit", lineage.partition("/")[0])
+    with broker.store.transaction():
+        raised = broker.store.raise_minimum_version(lineage, version)
+        if raised:
+            broker.record(_entry(who, "minimum-version", lineage=lineage, version=version))
+    return {"lineage": lineage, "version": broker.store.minimum_version(lineage)}
+
+
+def _lineage(read: Fields) -> str:
+    lineage = read.text("lineage", limit=257)
+    tenant, _, rest = lineage.partition("/")
+    Resource(tenant, rest, "tag")  # both halves are segments of a resource name
+    return lineage
+
+
+def set_limit(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
+    """How many keepers may hold keys of a lineage, and for how long at most."""
+    read = _fields(body, "limit")
+    lineage = _lineage(read)
+    keepers = read.number("keepers", high=10**6) if read.has("keepers") else None
+    lease_s = read.number("lease_s", low=1, high=366 * 86400) if read.has("lease_s") else None
+    read.done()
+    who.may("limit", lineage.partition("/")[0])
+    with broker.store.transaction():
+        broker.store.set_limit(lineage, keepers=keepers, lease_s=lease_s)
+        broker.record(_entry(who, "limit", lineage=lineage, keepers=keepers, lease_s=lease_s))
+
+
+def list_leases(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """Who holds which key, live leases only unless ``?all=1``."""
+    who.may("lease", who.repository or None)
+    now = int(broker.clock())
+    rows = broker.store.rows(
+        "SELECT id, path, keeper, measurement, granted_at, renewed_at, expires_at, ended_at FROM leases"
+        " ORDER BY granted_at"
+    )
+    names = ("lease", "resource", "keeper", "measurement", "granted_at", "renewed_at", "expires_at", "ended_at")
+    found = [dict(zip(names, row, strict=True)) for row in rows if _visible(who, row[1])]
+    live = [each for each in found if each["ended_at"] is None and (each["expires_at"] or now + 1) > now]
+    return found if query.get("all") else live
+
+
+def end_lease(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
+    """Forget a lease of a keeper that is gone, so that it no longer counts; it does not stop a live one."""
+    lease = path["lease"]
+    rows = broker.store.rows("SELECT path FROM leases WHERE id = ?", lease)
+    who.may("lease", rows[0][0].partition("/")[0] if rows else None)
+    with broker.store.transaction():
+        if not leases.end(broker.store, lease, int(broker.clock())):
+            raise Refused.plugin(f"no live lease {lease}")
+        broker.record(_entry(who, "lease-end", lease=lease))
+
+
+# -- audit and status ----------------------------------------------------------------
+
+
+def checkpoint(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> bytes:
+    """The signed checkpoint over the whole log."""
+    who.may("audit")
+    return broker.audit.checkpoint().encode()
+
+
+def audit_entries(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """Entries from ``?first=``, at most 256 of them."""
+    who.may("audit")
+    first = query.get("first", "0")
+    if not first.isdigit() or len(first) > 15:
+        raise MalformedInput("first is a number")
+    return [entry.decode() for entry in broker.audit.entries(int(first), 256)]
+
+
+def status(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """What `strongroom broker status` shows."""
+    who.may("status", who.repository or None)
+    appraisal, release = broker.policies.appraisal, broker.policies.release
+    return {
+        "broker": broker.id,
+        "appraisal_policy": appraisal.name if appraisal else None,
+        "tees": sorted(appraisal.tees) if appraisal else [],
+        "release_policy": release is not None,
+        "sessions": len(broker.sessions),
+        "audit_entries": broker.audit.size,
+        "trouble": broker.trouble(),
+    }

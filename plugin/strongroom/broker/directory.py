@@ -1,0 +1,180 @@
+"""A broker on disk: what `strongroom broker init` makes and `serve` opens (docs/release.md section 13).
+
+broker.json   name, root key provider
+root.key      the root key, as its provider keeps it
+store.db      keys, policies, leases, audit log (SQLite)
+admin.key     the first administrator's private key; move it to the administrator's machine
+tls.crt, tls.key   a certificate of its own, where one was asked for
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
+
+from strongroom.broker import admin
+from strongroom.broker.audit import AuditLog
+from strongroom.broker.certificate import self_signed
+from strongroom.broker.rego import ReleasePolicy
+from strongroom.broker.release import Broker, Policies, no_endorsements
+from strongroom.broker.rootkey import PassphraseFile, PlainFile, RootKeyProvider, write_private
+from strongroom.broker.store import Store
+from strongroom.broker.tokens import TokenSigner
+from strongroom.encoding import Fields, parse_json
+from strongroom.errors import ConfigurationInvalid, KeyFileInvalid, MalformedInput, StoreError
+from strongroom.evidence.policy import Policy
+from strongroom.evidence.types import Endorsements, Evidence
+from strongroom.plugins import Plugins
+
+_FORMAT = "broker/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What `init` made: where the administrator's key lies, and how the broker is known."""
+
+    directory: Path
+    broker_id: str
+    audit_key: str
+    admin_key: Path
+    certificate: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``broker.json``: the broker's name in its notes, and who keeps the root key, with what settings."""
+
+    name: str
+    root_key: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def load(cls, directory: Path) -> Settings:
+        """Raises `ConfigurationInvalid`."""
+        path = directory / "broker.json"
+        try:
+            read = Fields(parse_json(path.read_bytes(), where=str(path)), where=str(path))
+            if read.text("strongroom") != _FORMAT:
+                raise MalformedInput(f"{path}: not a broker of this release")
+            settings = cls(read.text("name"), read.text("root_key"), dict(read.value("settings")))
+            read.done()
+        except OSError as error:
+            raise ConfigurationInvalid(
+                f"{directory} is not a broker's folder", hint=f"strongroom broker init {directory}"
+            ) from error
+        except (MalformedInput, TypeError, ValueError) as error:
+            raise ConfigurationInvalid(str(error)) from error
+        return settings
+
+    def serialise(self) -> bytes:
+        """The exact inverse of `load`'s file."""
+        fields = {"strongroom": _FORMAT, "name": self.name, "root_key": self.root_key, "settings": self.settings}
+        return (json.dumps(fields, indent=1) + "\n").encode()
+
+
+def provider(directory: Path, settings: Settings, passphrase: str | None) -> RootKeyProvider:
+    """The root key provider that a broker's settings name; raises `ConfigurationInvalid`."""
+    path = directory / "root.key"
+    if settings.root_key == "file":
+        return PlainFile(path)
+    if settings.root_key == "passphrase":
+        if passphrase is None:
+            raise KeyFileInvalid("this broker's root key is under a passphrase", hint="--passphrase-file FILE")
+        return PassphraseFile(path, passphrase)
+    raise ConfigurationInvalid(f"no root key provider is called {settings.root_key!r}")
+
+
+def init(
+    directory: Path,
+    *,
+    name: str = "",
+    root_key: str = "file",
+    settings: dict[str, Any] | None = None,
+    passphrase: str | None = None,
+    hosts: tuple[str, ...] = (),
+) -> Initialised:
+    """Make a broker in a new or empty folder, without any policy: it releases nothing yet.
+
+    `hosts` are the DNS names and addresses of its own TLS certificate; without any it has none. Raises
+    `ConfigurationInvalid`, `KeyFileInvalid`, `StoreError`.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise ConfigurationInvalid(f"{directory} is not empty", hint="name a new folder")
+    directory.chmod(0o700)
+    identity = Ed25519PrivateKey.generate()
+    broker_id = admin.key_id_of(identity.public_key())
+    chosen = Settings(name or f"strongroom-broker/{broker_id[:8]}", root_key, settings or {})
+    store = Store.create(directory / "store.db", provider(directory, chosen, passphrase).create())
+    try:
+        administrator = admin.AdminKey(Ed25519PrivateKey.generate(), broker_id)
+        with store.transaction():
+            store.keep_secret("identity", _der(identity))
+            store.keep_secret("token-key", _der(ec.generate_private_key(ec.SECP256R1())))
+            key_id = admin.register(store, administrator.private.public_key(), "admin")
+            audit = AuditLog(store, identity, chosen.name)
+            audit.append({"at": int(time.time()), "event": "init", "broker": broker_id, "administrator": key_id})
+        write_private(directory / "admin.key", administrator.serialise())
+        certificate = None
+        if hosts:
+            pem, key = self_signed(chosen.name, hosts)
+            certificate = directory / "tls.crt"
+            certificate.write_bytes(pem)
+            write_private(directory / "tls.key", key)
+        # Last, so that a folder with this file is a whole broker.
+        (directory / "broker.json").write_bytes(chosen.serialise())
+        return Initialised(directory, broker_id, audit.key.serialise(), directory / "admin.key", certificate)
+    finally:
+        store.close()
+
+
+def _der(private: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+def open_broker(
+    directory: Path,
+    *,
+    passphrase: str | None = None,
+    plugins: Plugins | None = None,
+    endorsements: Callable[[Evidence], Endorsements] = no_endorsements,
+    clock: Callable[[], float] = time.time,
+    steady: Callable[[], float] = time.monotonic,
+) -> Broker:
+    """The broker of a folder, with the policies it was last given. Raises a `StrongroomError`."""
+    settings = Settings.load(directory)
+    store = Store(directory / "store.db", provider(directory, settings, passphrase).unlock())
+    plugins = plugins or Plugins.load()
+    identity = load_der_private_key(store.secret("identity"), None)
+    token_key = load_der_private_key(store.secret("token-key"), None)
+    if not isinstance(identity, Ed25519PrivateKey) or not isinstance(token_key, ec.EllipticCurvePrivateKey):
+        raise StoreError("the store's own keys are of the wrong kind")
+    release, appraisal = store.policy("release"), store.policy("appraisal")
+    policies = Policies(
+        appraisal=Policy.parse(appraisal, plugins.verifiers()) if appraisal is not None else None,
+        release=ReleasePolicy.parse(release) if release is not None else None,
+    )
+    return Broker(
+        store,
+        AuditLog(store, identity, settings.name),
+        TokenSigner(token_key),
+        broker_id=admin.key_id_of(identity.public_key()),
+        plugins=plugins,
+        policies=policies,
+        endorsements=endorsements,
+        clock=clock,
+        steady=steady,
+    )

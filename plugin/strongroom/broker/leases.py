@@ -1,0 +1,126 @@
+"""Who holds which key, for how long, and who may not any more (docs/release.md section 11).
+
+A lease is what a release leaves behind: a keeper asks again, with fresh evidence, before it ends. So a
+revocation, a raised minimum version or a new limit takes effect at the next renewal. Everything here runs
+inside the store transaction of the release.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from strongroom.broker.protocol import Resource
+from strongroom.broker.refusals import Refused
+from strongroom.broker.sessions import Session
+from strongroom.broker.store import Store
+from strongroom.evidence.judge import Verdict
+
+DEFAULT_LEASE_S = 3600
+"""A lineage whose keepers are limited in number, and whose lease nobody set, leases for this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One keeper's right to one key, from `at` (Unix seconds) for `seconds`, or without end."""
+
+    id: str
+    at: int
+    seconds: int | None
+
+
+def lineage_of(name: Resource) -> str:
+    """``tenant/lineage``: what minimum versions and limits are about."""
+    return f"{name.repository}/{name.type}"
+
+
+def measurements_of(verdict: Verdict) -> frozenset[str]:
+    """What a revocation of a measurement is compared with, in hex, over all submodules."""
+    found = set()
+    for submodule in verdict.submodules.values():
+        for claim in ("measurement", "mr_td", "mr_enclave", "mr_signer", "rim"):
+            value: Any = submodule.claims.get(claim)
+            if isinstance(value, bytes):
+                found.add(value.hex())
+            elif isinstance(value, str):
+                found.add(value.lower())
+    return frozenset(found)
+
+
+def keepers_of(session: Session, verdict: Verdict) -> frozenset[str]:
+    """The names under which this keeper can be revoked: its own, and the identities of its chips."""
+    devices = {submodule.claims.device_id for submodule in verdict.submodules.values()}
+    return frozenset(devices | {session.keeper}) - {""}
+
+
+def check_standing(
+    store: Store, session: Session, name: Resource, facts: tuple[str | None, int | None, str | None]
+) -> None:
+    """Raise `Refused` for anything revoked, and for a version below the lineage's minimum."""
+    archive, version, author = facts
+    if session.verdict is None:
+        raise Refused.bad_token("this session was never judged")
+    asked = {
+        "archive": frozenset({archive} if archive else ()),
+        "lineage": frozenset({lineage_of(name)}),
+        "author": frozenset({author} if author else ()),
+        "measurement": measurements_of(session.verdict),
+        "keeper": keepers_of(session, session.verdict),
+    }
+    for kind, values in asked.items():
+        for value in values:
+            if store.revoked(kind, value):
+                raise Refused.policy(f"{kind} {value} is revoked")
+    minimum = store.minimum_version(lineage_of(name))
+    if minimum and (version is None or version < minimum):
+        raise Refused.policy(f"version {version} is below the minimum of {minimum}")
+
+
+def grant(store: Store, session: Session, name: Resource, *, lease_s: int | None, now: int) -> Lease:
+    """Give or renew this keeper's lease; raises `Refused` where the lineage's limit is reached."""
+    keepers, limit_s = store.limit(lineage_of(name))
+    candidates = [each for each in (lease_s, limit_s) if each is not None]
+    seconds = min(candidates) if candidates else (DEFAULT_LEASE_S if keepers is not None else None)
+    expires = None if seconds is None else now + seconds
+    with store.transaction():
+        held = live_lease(store, name, session.keeper, now)
+        if held is not None:
+            store.write("UPDATE leases SET renewed_at = ?, expires_at = ? WHERE id = ?", now, expires, held)
+            return Lease(held, now, seconds)
+        if keepers is not None and (live := live_count(store, name, now)) >= keepers:
+            raise Refused.policy(f"{live} keepers hold keys of {lineage_of(name)}, the limit is {keepers}")
+        lease = Lease(secrets.token_hex(16), now, seconds)
+        measurement = ",".join(sorted(measurements_of(session.verdict))) if session.verdict else ""
+        store.write(
+            "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+            lease.id, str(name), session.keeper, measurement, now, now, expires,
+        )  # fmt: skip
+    return lease
+
+
+def live_lease(store: Store, name: Resource, keeper: str, now: int) -> str | None:
+    """The id of the lease that this keeper holds on this resource; None for a keeper without a name."""
+    if not keeper:
+        return None
+    rows = store.rows(
+        "SELECT id FROM leases WHERE path = ? AND keeper = ? AND ended_at IS NULL"
+        " AND (expires_at IS NULL OR expires_at > ?)",
+        str(name), keeper, now,
+    )  # fmt: skip
+    return rows[0][0] if rows else None
+
+
+def live_count(store: Store, name: Resource, now: int) -> int:
+    """How many leases on the lineage of this resource have not ended."""
+    rows = store.rows(
+        "SELECT count(*) FROM leases WHERE path LIKE ? ESCAPE '!' AND ended_at IS NULL"
+        " AND (expires_at IS NULL OR expires_at > ?)",
+        lineage_of(name).replace("_", "!_") + "/%", now,
+    )  # fmt: skip
+    return int(rows[0][0])
+
+
+def end(store: Store, lease_id: str, now: int) -> bool:
+    """End a lease; whether it was live."""
+    return store.write("UPDATE leases SET ended_at = ? WHERE id = ? AND ended_at IS NULL", now, lease_id) > 0

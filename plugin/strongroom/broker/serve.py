@@ -1,0 +1,141 @@
+"""Run a broker: until a signal ends it, or inside a test or the demo as a context manager.
+
+with running(directory, policy=Path("appraisal.toml")) as url:
+    …
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from strongroom.broker.directory import open_broker
+from strongroom.broker.http import application
+from strongroom.broker.pace import Pace
+from strongroom.broker.rego import ReleasePolicy
+from strongroom.broker.release import Broker
+from strongroom.errors import ConfigurationInvalid
+from strongroom.evidence.policy import Policy
+
+CONNECTION_LIMIT = 1024
+
+
+def _address(listen: str) -> tuple[str, int]:
+    host, separator, port = listen.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise ConfigurationInvalid(f"{listen!r} is not HOST:PORT", hint="127.0.0.1:0 takes any free port")
+    return host.strip("[]"), int(port)
+
+
+def _bound(listen: str) -> socket.socket:
+    host, port = _address(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigurationInvalid(f"cannot listen on {listen}: {error.strerror}") from error
+    return bound
+
+
+def set_policies(broker: Broker, policy: Path | None, rego: Path | str | None) -> None:
+    """Put the given policies in force: an appraisal file, and a Rego file or the name of a template."""
+    if policy is not None:
+        text = policy.read_text("utf-8") if policy.is_file() else None
+        if text is None:
+            raise ConfigurationInvalid(f"there is no appraisal policy at {policy}")
+        if text != broker.store.policy("appraisal"):
+            broker.set_appraisal_policy(Policy.load(policy, broker.plugins.verifiers()), text, by="serve")
+    if rego is not None:
+        path = Path(rego)
+        release = ReleasePolicy.parse(path.read_text("utf-8")) if path.is_file() else ReleasePolicy.template(str(rego))
+        if release.text != broker.store.policy("release"):
+            broker.set_release_policy(release, by="serve")
+
+
+def _server(broker: Broker, directory: Path, pace: Pace | None) -> tuple[uvicorn.Server, str]:
+    certificate, key = directory / "tls.crt", directory / "tls.key"
+    tls: dict[str, Any] = {}
+    if certificate.is_file():
+        tls = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+    config = uvicorn.Config(
+        application(broker, pace=pace),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        limit_concurrency=CONNECTION_LIMIT,
+        timeout_keep_alive=15,
+        h11_max_incomplete_event_size=1 << 18,
+        **tls,
+    )
+    return uvicorn.Server(config), "https" if tls else "http"
+
+
+def _url(scheme: str, bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def serve(
+    directory: Path,
+    *,
+    listen: str = "127.0.0.1:8080",
+    policy: Path | None = None,
+    rego: Path | str | None = None,
+    passphrase: str | None = None,
+    ready: Callable[[str], None] = lambda url: None,
+    **options: Any,
+) -> None:
+    """Serve until SIGINT or SIGTERM. `ready` gets the URL once connections are accepted."""
+    broker = open_broker(directory, passphrase=passphrase, **options)
+    try:
+        set_policies(broker, policy, rego)
+        bound = _bound(listen)
+        server, scheme = _server(broker, directory, None)
+        bound.listen(CONNECTION_LIMIT)
+        ready(_url(scheme, bound))
+        server.run(sockets=[bound])
+    finally:
+        broker.store.close()
+
+
+@contextmanager
+def running(
+    directory: Path,
+    *,
+    listen: str = "127.0.0.1:0",
+    policy: Path | None = None,
+    rego: Path | str | None = None,
+    passphrase: str | None = None,
+    pace: Pace | None = None,
+    **options: Any,
+) -> Iterator[tuple[str, Broker]]:
+    """A broker in a thread of this process: its URL and the `Broker` itself. Stops it at the end."""
+    broker = open_broker(directory, passphrase=passphrase, **options)
+    set_policies(broker, policy, rego)
+    bound = _bound(listen)
+    server, scheme = _server(broker, directory, pace)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="broker", daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 15
+        while not server.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise ConfigurationInvalid("the broker did not start")
+            time.sleep(0.01)
+        yield _url(scheme, bound), broker
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        bound.close()
+        broker.store.close()

@@ -1,0 +1,129 @@
+"""`strongroom broker`: make a key broker and run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the broker's folder")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option("--passphrase-file", metavar="FILE", help="the first line protects the root key (Argon2id)"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb and what is under it."""
+    verbs = typer.Typer(name="broker", help="Make a key broker and run it.", no_args_is_help=True)
+    verbs.command()(init)
+    verbs.command()(serve)
+    verbs.command()(status)
+    app.add_typer(verbs)
+
+
+def init(
+    directory: Folder,
+    name: Annotated[str, typer.Option(metavar="NAME", help="how its audit checkpoints are signed")] = "",
+    host: Annotated[
+        list[str] | None, typer.Option("--host", metavar="HOST", help="make a TLS certificate for this name or address")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a broker: its store, its keys, the first administrator's key. It releases nothing until a policy is set.
+
+    Example: `strongroom broker init /srv/broker --host keys.example --passphrase-file pass.txt`
+    """
+    import json
+
+    from strongroom.broker.directory import init as make
+
+    passphrase = read_passphrase(passphrase_file)
+    made = make(
+        directory,
+        name=name,
+        root_key="file" if passphrase is None else "passphrase",
+        passphrase=passphrase,
+        hosts=tuple(host or ()),
+    )
+    if as_json:
+        fields = {
+            "directory": str(made.directory),
+            "broker": made.broker_id,
+            "audit_key": made.audit_key,
+            "admin_key": str(made.admin_key),
+            "certificate": None if made.certificate is None else str(made.certificate),
+        }
+        print(json.dumps(fields))
+        return
+    if passphrase is None:
+        typer.echo(
+            "strongroom: warning: the root key lies in the clear; whoever copies the disk has every key", err=True
+        )
+    typer.echo(f"audit log key, for whoever verifies it: {made.audit_key}", err=True)
+    print(f"{made.directory}: broker {made.broker_id} made; its administrator's key is {made.admin_key}")
+
+
+def serve(
+    directory: Folder,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="port 0 takes any free one")] = "127.0.0.1:8080",
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="put this appraisal policy (TOML) in force")
+    ] = None,
+    rego: Annotated[
+        str | None, typer.Option(metavar="FILE|NAME", help="put this release policy (Rego), or a template, in force")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve keys until interrupted. Policies that were set before stay in force.
+
+    Example: `strongroom broker serve /srv/broker --listen 0.0.0.0:8080 --policy appraisal.toml --rego measured`
+    """
+    import json
+    import logging
+
+    from strongroom.broker.serve import serve as run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+    def ready(url: str) -> None:
+        print(json.dumps({"url": url}) if as_json else f"broker ready at {url}", flush=True)
+
+    passphrase = read_passphrase(passphrase_file)
+    run(directory, listen=listen, policy=policy, rego=rego, passphrase=passphrase, ready=ready)
+
+
+def status(
+    url: Annotated[str, typer.Option("--broker", metavar="URL", help="the broker")],
+    admin_key: Annotated[Path, typer.Option("--admin-key", metavar="FILE", help="an administrator's key")],
+    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM that its certificate chains to")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a running broker says of itself.
+
+    Example: `strongroom broker status --broker https://keys.example --admin-key admin.key`
+    """
+    import json
+
+    from strongroom.broker.client import BrokerAdmin
+
+    found = BrokerAdmin(url, admin_key, ca=ca).status()
+    if as_json:
+        print(json.dumps(found))
+        return
+    for field, value in found.items():
+        print(f"{field.replace('_', ' '):<18}  {', '.join(value) if isinstance(value, list) else value}")
+
+
+def read_passphrase(path: Path | None) -> str | None:
+    """The first line of a passphrase file that only its owner reads; None for no file."""
+    if path is None:
+        return None
+    from strongroom.broker.rootkey import read_private
+
+    lines = read_private(path, limit=4096).decode("utf-8").splitlines()
+    return lines[0] if lines else ""

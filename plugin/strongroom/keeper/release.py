@@ -1,0 +1,357 @@
+"""Obtain a model key from a key broker: the client of KBS 0.4.0 (docs/release.md).
+
+A full handshake for each key, with a TEE key of its own: challenge, evidence, token, resource. It speaks
+alike to a strongroom broker and to a stock Trustee; what a Trustee has not (leases, versions) is then
+None. Each way to fail is its own error with the next step.
+
+What comes back is input: it is checked here for its archive digest, and by whoever opens the archive
+against the key commitment in the signed header. The broker needs no trust beyond that.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from strongroom.broker.document import ModelKeyDocument, check_name
+from strongroom.broker.jwe import RESOURCE_LIMIT, Jwe, TeeKeyPair
+from strongroom.broker.protocol import (
+    ADDITION,
+    BASE_PATH,
+    HASH_ALGORITHMS,
+    VERSION,
+    Attestation,
+    Challenge,
+    ErrorInformation,
+    Request,
+    Resource,
+    device_document,
+    document_digest,
+    primary_document,
+)
+from strongroom.broker.statement import KeeperStatement
+from strongroom.encoding import Fields, parse_json
+from strongroom.errors import (
+    AttestationFailed,
+    BrokerUnreachable,
+    MalformedInput,
+    ProtocolMismatch,
+    ReleaseDenied,
+    ReleaseError,
+    ResourceMissing,
+)
+from strongroom.evidence.types import Attester
+from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
+
+ANSWER_LIMIT = 4 << 20
+"""Bytes of one answer that we read; a token with eight GPUs passes 128 KiB."""
+
+ATTEMPTS = 3
+PAUSE_S = 1.0
+FRESH_S = 240.0
+"""A session older than this may have expired on the way: then, and only then, refused evidence is retried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A model key and what the broker says beside it. Times in seconds.
+
+    `broker_time` is Unix time; `asked_at` is our CLOCK_BOOTTIME just before the key was asked for, from
+    which a lease of `lease_s` counts. From a stock Trustee all but `archive` and `key` may be None.
+    `claims` are those of the attestation token, not verified: they are for showing.
+    """
+
+    archive: ArchiveDigest
+    key: ModelKey = field(repr=False)
+    asked_at: float
+    version: int | None = None
+    author: AuthorId | None = None
+    lease_s: int | None = None
+    lease: str | None = None
+    broker_time: int | None = None
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class _Retry(Exception):
+    """A failure that a new handshake may cure; `error` is what to raise if it does not."""
+
+    def __init__(self, error: ReleaseError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(slots=True)
+class _Handshake:
+    session: requests.Session
+    keys: TeeKeyPair
+    opened_at: float
+    token: str = field(default="", repr=False)
+
+
+class ReleaseClient:
+    """A client of one broker, for one attester.
+
+    `url` is the broker's base, without ``/kbs/v0``; `additional` are attesters of devices, whose evidence
+    is collected first; `statement` is what the keeper says about itself, sent only to a broker that asks
+    for it. `timeout` is for each request, in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        attester: Attester,
+        ca: Path | None = None,
+        timeout: float = 60.0,
+        additional: Sequence[Attester] | None = None,
+        statement: KeeperStatement | None = None,
+        attempts: int = ATTEMPTS,
+        pause_s: float = PAUSE_S,
+    ) -> None:
+        self._base = url.rstrip("/") + BASE_PATH
+        self._attester = attester
+        self._additional = tuple(additional or ())
+        self._statement = statement
+        self._timeout = timeout
+        self._verify: str | bool = str(ca) if ca is not None else True
+        self._attempts = attempts
+        self._pause_s = pause_s
+
+    def fetch(self, resource: tuple[str, str, str], archive: ArchiveDigest) -> Released:
+        """The key of `archive`, stored under `resource`.
+
+        Raises `BrokerUnreachable`, `ProtocolMismatch`, `AttestationFailed`, `ReleaseDenied`,
+        `ResourceMissing`, `AttesterUnavailable`.
+        """
+        name = Resource(*resource)
+        octets, asked_at, claims = self.fetch_octets(f"resource/{name}")
+        try:
+            document = ModelKeyDocument.parse(octets)
+            check_name(name, document)
+        except MalformedInput as error:
+            raise ReleaseError(
+                f"what the broker stores under {name} is not the key of that archive: {error}",
+                hint="seal the archive again, or register its key again: strongroom key add",
+            ) from error
+        if document.archive != archive:
+            raise ReleaseError(
+                f"the broker's key under {name} is for archive {document.archive}, asked was {archive}",
+                hint="the name and the archive do not belong together; check the broker's list: strongroom key list",
+            )
+        return Released(
+            archive=document.archive,
+            key=document.key,
+            asked_at=asked_at,
+            version=document.version,
+            author=document.author,
+            lease_s=document.lease_s,
+            lease=document.lease,
+            broker_time=document.broker_time,
+            claims=claims,
+        )
+
+    def fetch_octets(self, path: str) -> tuple[bytes, float, Mapping[str, Any]]:
+        """(plaintext, CLOCK_BOOTTIME before it was asked for, token claims) of ``<plugin>/<path>``.
+
+        One handshake, or up to `attempts` of them where the network fails or a session was lost.
+        """
+        last: ReleaseError | None = None
+        for attempt in range(self._attempts):
+            if attempt:
+                time.sleep(self._pause_s)
+            with requests.Session() as session:
+                # Neither a proxy nor a .netrc of the environment has a say in this.
+                session.trust_env = False
+                session.verify = self._verify
+                try:
+                    handshake = self._attest(session)
+                    asked_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+                    octets = self._open(handshake, path)
+                    return octets, asked_at, _unverified_claims(handshake.token)
+                except _Retry as retry:
+                    last = retry.error
+        if last is None:
+            raise BrokerUnreachable("no attempt was made", hint="attempts is at least 1")
+        raise last
+
+    # -- the handshake ---------------------------------------------------------------
+
+    def _attest(self, session: requests.Session) -> _Handshake:
+        opened_at = time.monotonic()
+        extra: dict[str, Any] = {"supported-hash-algorithms": list(HASH_ALGORITHMS)}
+        if self._statement is not None:
+            extra[ADDITION] = {"version": 1}
+        request = Request(tee=self._attester.tee, extra_params=extra)
+        status, body = self._exchange(session, "POST", "auth", request.serialise())
+        if status != 200:
+            raise self._auth_refused(status, body)
+        try:
+            challenge = Challenge.parse(body)
+            hash_name = challenge.hash_name()
+        except MalformedInput as error:
+            raise BrokerUnreachable(f"the broker's challenge is not one: {error}", hint=_NOT_KBS) from error
+        handshake = _Handshake(session, TeeKeyPair.generate(), opened_at)
+        attestation = self._attestation(challenge, hash_name, handshake.keys)
+        status, body = self._exchange(session, "POST", "attest", attestation.serialise())
+        if status != 200:
+            raise self._attest_refused(status, body, handshake, attestation)
+        try:
+            read = Fields(parse_json(body, where="attest", limit=ANSWER_LIMIT), where="attest")
+            handshake.token = read.text("token", limit=ANSWER_LIMIT)
+        except MalformedInput as error:
+            raise BrokerUnreachable(f"the broker's answer holds no token: {error}", hint=_NOT_KBS) from error
+        return handshake
+
+    def _attestation(self, challenge: Challenge, hash_name: str, keys: TeeKeyPair) -> Attestation:
+        """Evidence in the order of docs/release.md section 3: devices first, then the CPU over them."""
+        devices: dict[str, Any] = {}
+        if self._additional:
+            digest = document_digest(device_document(challenge.nonce, keys.public), hash_name)
+            devices = {each.tee: dict(each.evidence(digest).body) for each in self._additional}
+        asked = challenge.addition()
+        if self._statement is not None and asked is not None and ADDITION in asked.get("additional-evidence", ()):
+            devices[ADDITION] = self._statement.serialise()
+        additional = json.dumps(devices, separators=(",", ":")) if devices else ""
+        document = primary_document(challenge.nonce, keys.public, additional)
+        evidence = self._attester.evidence(document_digest(document, hash_name))
+        return Attestation(challenge.nonce, keys.public, evidence.body, additional)
+
+    def _open(self, handshake: _Handshake, path: str) -> bytes:
+        status, body = self._exchange(handshake.session, "GET", path, None)
+        if status != 200:
+            raise self._resource_refused(status, body, handshake, path)
+        try:
+            return handshake.keys.open(Jwe.parse(body))
+        except MalformedInput as error:
+            raise ReleaseError(
+                f"the broker's answer does not open: {error}",
+                hint="somebody between here and the broker changed it, or it is no broker of protocol " + VERSION,
+            ) from error
+
+    def _exchange(self, session: requests.Session, method: str, path: str, body: Any) -> tuple[int, bytes]:
+        """(status, body) of one request; transport failures may be retried."""
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        try:
+            with session.request(
+                method, f"{self._base}/{path}", data=data, headers=headers, timeout=self._timeout,
+                allow_redirects=False, stream=True,
+            ) as answer:  # fmt: skip
+                octets = answer.raw.read(ANSWER_LIMIT + 1, decode_content=True)
+        except (requests.RequestException, OSError) as error:
+            raise _Retry(
+                BrokerUnreachable(
+                    f"no answer from the key broker at {self._base}: {_cause(error)}",
+                    hint="is it running and reachable from here, and does its certificate chain to the CA you named?",
+                )
+            ) from error
+        except Exception as error:  # urllib3 raises its own through `raw`
+            raise _Retry(BrokerUnreachable(f"the broker's answer broke off: {type(error).__name__}")) from error
+        limit = RESOURCE_LIMIT if method == "GET" else ANSWER_LIMIT
+        if len(octets) > limit:
+            raise BrokerUnreachable(f"an answer of more than {limit} bytes is no answer of a key broker", hint=_NOT_KBS)
+        if answer.status_code in (502, 503, 504):
+            raise _Retry(_foreign(answer.status_code, octets))
+        return answer.status_code, octets
+
+    # -- refusals ----------------------------------------------------------------------
+
+    def _auth_refused(self, status: int, body: bytes) -> ReleaseError:
+        information = _information(status, body)
+        if "Version Mismatch" in information.detail:
+            return ProtocolMismatch(
+                f"the broker at {self._base} does not speak {VERSION}: {information.detail}",
+                hint=f"use a broker of key broker protocol {VERSION} (Trustee 0.14 or newer)",
+            )
+        return AttestationFailed(
+            f"the broker did not open a handshake for TEE {self._attester.tee!r}: {information.detail}",
+            hint="does this broker know that kind of TEE?",
+        )
+
+    def _attest_refused(
+        self, status: int, body: bytes, handshake: _Handshake, attestation: Attestation
+    ) -> ReleaseError | _Retry:
+        if status == 413:
+            return AttestationFailed("the evidence is larger than the broker accepts", hint="raise its request limit")
+        information = _information(status, body)
+        document = primary_document(attestation.nonce, attestation.tee_key, attestation.additional)
+        error = AttestationFailed(
+            f"the broker refused the {self._attester.tee} evidence over {document_digest(document).hex()[:32]}…: "
+            f"{information.name}: {information.detail}",
+            hint="the broker's log and audit log list every check; the protocol tells a peer no more",
+        )
+        return _Retry(error) if time.monotonic() - handshake.opened_at > FRESH_S else error
+
+    def _resource_refused(self, status: int, body: bytes, handshake: _Handshake, path: str) -> ReleaseError | _Retry:
+        information = _information(status, body)
+        if information.name == "PolicyDeny":
+            return ReleaseDenied(
+                f"the broker's policy keeps {path}; the attestation said {_statuses(handshake.token)}",
+                hint="the policy, a revocation, a minimum version or a limit decided: the broker's log says which",
+            )
+        if information.name in ("TokenNotFound", "TokenVerifierError"):
+            return _Retry(AttestationFailed(f"the broker lost our attestation: {information.detail}", hint="try again"))
+        if information.name in ("PluginInternalError", "InvalidRequestPath"):
+            return ResourceMissing(
+                f"the broker has nothing it can release under {path}: {information.detail}",
+                hint="was this archive's key registered there (strongroom key add)? check tenant, lineage and version",
+            )
+        if information.name == "PluginNotFound":
+            return ResourceMissing(
+                f"this broker does not serve {path}: {information.detail}",
+                hint="a stock Trustee has no leases and epochs; see docs/release.md section 11",
+            )
+        return ReleaseError(f"the broker refused {path}: {information.name}: {information.detail}")
+
+
+_NOT_KBS = "is the URL that of a key broker, without a path?"
+
+
+def _information(status: int, body: bytes) -> ErrorInformation:
+    """The protocol's error, whatever its content type; a stranger's body is shown by its first bytes."""
+    try:
+        return ErrorInformation.parse(body)
+    except MalformedInput as error:
+        raise _foreign(status, body) from error
+
+
+def _foreign(status: int, body: bytes) -> BrokerUnreachable:
+    shown = body[:80].decode("utf-8", "replace")
+    return BrokerUnreachable(
+        f"HTTP {status}, which is no answer of a key broker: {shown!r}",
+        hint="a proxy in between, or another service at this address?",
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, without addresses of objects."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__ or error
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def _unverified_claims(token: str) -> Mapping[str, Any]:
+    """A token's claims for showing; empty where they cannot be read. Nothing is decided on them."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, ValueError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def _statuses(token: str) -> str:
+    submodules = _unverified_claims(token).get("submods")
+    if not isinstance(submodules, dict) or not submodules:
+        return "nothing about any device"
+    return ", ".join(
+        f"{name}: {each.get('ear.status', 'none') if isinstance(each, dict) else 'none'}"
+        for name, each in sorted(submodules.items())
+    )
