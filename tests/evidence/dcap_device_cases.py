@@ -7,6 +7,7 @@ from typing import Any
 from evidence.snp_tpm_cases import CASES
 from strongroom.encoding import b64
 from strongroom.evidence.cca import CcaVerifier
+from strongroom.evidence.nvidia import NvidiaVerifier
 from strongroom.evidence.sgx import SgxVerifier
 from strongroom.evidence.tdx import TdxVerifier
 from strongroom.evidence.types import Endorsements, Evidence
@@ -45,3 +46,17 @@ def case_cca(files: dict[str, bytes], params: dict[str, Any]):
 
 
 CASES["cca"] = (case_cca, CcaVerifier())
+
+
+def case_nvidia(files: dict[str, bytes], params: dict[str, Any]):
+    same = {"required_rims", "allow_trailing_bytes", "require_revocation_status"}
+    table = _table(params, same, {"expected_nonce", "endorsements_only"})
+    endorsements = {role: files[role] for role in ("driver_rim", "vbios_rim") if role in files}
+    body = {}
+    if "evidence" in files:
+        device = {"arch": "", "uuid": "", "evidence": b64(files["evidence"]), "certificate": b64(files["cert_chain"])}
+        body = {"device_evidence_list": [device]}
+    return Evidence("nvidia", body), Endorsements(endorsements), table
+
+
+CASES["nvidia"] = (case_nvidia, NvidiaVerifier())
