@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from strongroom.broker.statement import KeeperStatement
 from strongroom.channel.bundle import AdmittedArchive, ServedModel
 from strongroom.encoding import Fields, labelled, parse_json
 from strongroom.errors import ArchiveTampered, ConfigurationInvalid, MalformedInput
@@ -115,7 +117,16 @@ def hold(
     gate = Gate(configuration.admission)
     around = surroundings(admitted, configuration, plugins)
     allowance = Allowance(NONCE_RATE, NONCE_BURST)
-    client = ReleaseClient(configuration.broker.url, attester=attester, ca=configuration.broker.ca)
+    statement = KeeperStatement(
+        keeper=secrets.token_bytes(16),
+        archives=tuple(bytes(each.archive) for each in around.admitted),
+        authors=tuple(sorted({bytes(each.author) for each in around.admitted})),
+        configuration=around.configuration,
+        plugins=around.plugins,
+    )
+    client = ReleaseClient(
+        configuration.broker.url, attester=attester, ca=configuration.broker.ca, statement=statement, attempts=1
+    )
     models = []
     for each in admitted:
         verified = gate.verified(each.path)
