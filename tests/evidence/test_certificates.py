@@ -1,0 +1,248 @@
+"""Certificates, chains and CRLs: what is followed, and every way of leading astray that is refused."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from evidence.pki import DAY, NOW, Authority, named
+from hypothesis import given
+from hypothesis import strategies as st
+from strongroom.errors import EvidenceMalformed
+from strongroom.evidence.certificates import (
+    check_crl,
+    check_revocation,
+    extension,
+    parse_certificate,
+    parse_chain,
+    parse_crl,
+    serial_of,
+    verify_chain,
+)
+from strongroom.evidence.roots import DIGESTS, root
+from strongroom.evidence.types import Checklist, Word
+
+ROOT = Authority.root()
+CA = ROOT.issue("CA", ca=True, path_length=0, usage=("key_cert_sign", "crl_sign"))
+LEAF = CA.issue("Leaf", ca=False, usage=("digital_signature",))
+CHAIN = (LEAF.certificate, CA.certificate)
+
+
+def follow(chain, *, now=NOW, roots=(ROOT.certificate,), **options):
+    checks = Checklist()
+    path = verify_chain(chain, roots=roots, now=now, checks=checks, name="test", **options)
+    return path, {check.word for check in checks.failed}
+
+
+def test_a_chain_to_the_root_is_followed_with_and_without_the_root_in_it():
+    for chain in (CHAIN, (*CHAIN, ROOT.certificate)):
+        path, failed = follow(chain)
+        assert path == (*CHAIN, ROOT.certificate)
+        assert not failed
+
+
+def test_the_root_alone_is_a_path_of_one():
+    assert follow((ROOT.certificate,)) == ((ROOT.certificate,), set())
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        (),
+        (LEAF.certificate,),
+        (CA.certificate, LEAF.certificate),
+        (ROOT.certificate, CA.certificate, LEAF.certificate),
+        (LEAF.certificate, LEAF.certificate, CA.certificate),
+        (LEAF.certificate, CA.certificate, CA.certificate),
+        (LEAF.certificate, *[CA.certificate] * 9),
+    ],
+    ids=["empty", "no-intermediate", "reversed", "root-first", "leaf-twice", "intermediate-twice", "too-long"],
+)
+def test_a_chain_that_is_not_in_order_is_refused(chain):
+    path, failed = follow(chain)
+    assert path is None
+    assert Word.CHAIN in failed
+
+
+def test_another_root_of_the_same_name_is_refused():
+    other = Authority.root()
+    assert follow(CHAIN, roots=(other.certificate,)) == (None, {Word.CHAIN})
+
+
+def test_a_root_with_the_pinned_key_under_another_name_is_refused():
+    renamed = Authority.root("Other", key=ROOT.key)
+    assert follow((LEAF.certificate, CA.certificate, renamed.certificate))[0] is None
+
+
+def test_an_intermediate_that_is_no_ca_is_refused():
+    for options in ({"ca": False}, {}, {"ca": True, "usage": ("digital_signature",)}):
+        middle = ROOT.issue("Middle", **options)
+        leaf = middle.issue("Leaf")
+        assert follow((leaf.certificate, middle.certificate)) == (None, {Word.CHAIN})
+
+
+def test_a_path_longer_than_its_issuer_allows_is_refused():
+    lower = CA.issue("Lower", ca=True)
+    leaf = lower.issue("Leaf")
+    assert follow((leaf.certificate, lower.certificate, CA.certificate)) == (None, {Word.CHAIN})
+
+
+def test_an_unknown_critical_extension_is_refused_unless_the_caller_reads_it():
+    oid = x509.ObjectIdentifier("1.2.3.4")
+    leaf = CA.issue("Leaf", extensions=((x509.UnrecognizedExtension(oid, b"\x05\x00"), True),))
+    chain = (leaf.certificate, CA.certificate)
+    assert follow(chain) == (None, {Word.CHAIN})
+    assert follow(chain, understood=frozenset({"1.2.3.4"}))[0] is not None
+    assert extension(leaf.certificate, "1.2.3.4") == b"\x05\x00"
+
+
+def test_dates_have_their_own_word_and_leave_the_path():
+    for now in (NOW - 400 * DAY, NOW + 400 * DAY):
+        path, failed = follow(CHAIN, now=now)
+        assert path is not None
+        assert failed == {Word.VALIDITY_PERIOD}
+
+
+def test_the_last_second_of_validity_is_valid_and_the_next_is_not():
+    end = LEAF.certificate.not_valid_after_utc
+    assert follow(CHAIN, now=end)[1] == set()
+    assert follow(CHAIN, now=end + timedelta(seconds=1))[1] == {Word.VALIDITY_PERIOD}
+
+
+def test_weak_keys_and_hashes_are_refused_as_algorithms():
+    short = rsa.generate_private_key(65537, 1024)
+    odd = ec.generate_private_key(ec.SECP256K1())
+    sha1 = rsa.generate_private_key(65537, 2048)
+    for leaf in (
+        CA.issue("Short", key=short),
+        CA.issue("Odd", key=odd),
+        CA.issue("Short hash", algorithm=hashes.SHA224()),
+    ):
+        assert follow((leaf.certificate, CA.certificate)) == (None, {Word.ALGORITHM})
+    root = Authority.root(key=sha1)
+    pss = root.issue("PSS", pss=True)
+    assert follow((pss.certificate,), roots=(root.certificate,))[1] == set()
+
+
+@given(st.data())
+def test_no_single_bit_of_a_certificate_can_be_flipped(data):
+    which = data.draw(st.integers(0, 1))
+    octets = bytearray(CHAIN[which].public_bytes(Encoding.DER))
+    at = data.draw(st.integers(0, 8 * len(octets) - 1))
+    octets[at // 8] ^= 1 << at % 8
+    try:
+        changed = parse_certificate(bytes(octets), what="changed")
+    except EvidenceMalformed:
+        return
+    chain = list(CHAIN)
+    chain[which] = changed
+    path, failed = follow(chain)
+    assert path is None
+    assert failed & {Word.CHAIN, Word.ALGORITHM}
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_certificate_raise_our_error_only(octets):
+    for parse in (parse_certificate, parse_chain, parse_crl):
+        with pytest.raises(EvidenceMalformed):
+            parse(octets, what="noise")
+
+
+def test_bytes_after_a_certificate_are_refused():
+    octets = LEAF.certificate.public_bytes(Encoding.DER)
+    with pytest.raises(EvidenceMalformed):
+        parse_certificate(octets + b"\0", what="long")
+    pem = LEAF.certificate.public_bytes(Encoding.PEM)
+    assert parse_certificate(pem, what="pem") == LEAF.certificate
+    for more in (b"x", pem):
+        with pytest.raises(EvidenceMalformed):
+            parse_certificate(pem + more, what="long")
+
+
+def test_a_pem_file_keeps_the_order_of_its_certificates():
+    pem = b"".join(each.public_bytes(Encoding.PEM) for each in CHAIN)
+    assert parse_chain(pem + b"\0", what="chain") == CHAIN
+
+
+def test_a_certificate_with_serial_number_zero_is_read_without_a_warning(shared_evidence):
+    octets = (shared_evidence / "sev-snp/milan-v2-vcek/vcek.der").read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert serial_of(parse_certificate(octets, what="VCEK")) == 0
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_every_root_that_the_package_carries_is_the_recorded_file(name):
+    certificate = root(name)
+    issuers = [root(each) for each in DIGESTS if root(each).subject == certificate.issuer]
+    certificate.verify_directly_issued_by(issuers[0])
+
+
+def test_a_file_name_that_is_not_listed_is_no_root():
+    with pytest.raises(EvidenceMalformed):
+        root("../types.py")
+
+
+# -- revocation ------------------------------------------------------------------
+
+
+def looked_up(crls, *, required=True, now=NOW):
+    checks = Checklist()
+    path, _ = follow(CHAIN)
+    good = check_revocation(path, crls=crls, now=now, checks=checks, name="test", required=required)
+    assert good == (not checks.failed)
+    return {check.word for check in checks.failed}
+
+
+def test_a_chain_with_fresh_lists_of_every_issuer_passes():
+    assert looked_up([CA.crl(), ROOT.crl()]) == set()
+
+
+def test_a_missing_list_is_a_refusal_where_it_is_required():
+    assert looked_up([CA.crl()]) == {Word.REVOCATION}
+    assert looked_up([CA.crl()], required=False) == set()
+    assert looked_up([]) == {Word.REVOCATION}
+
+
+def test_a_revoked_certificate_is_refused_anywhere_in_the_chain():
+    assert looked_up([CA.crl(LEAF.certificate), ROOT.crl()]) == {Word.REVOCATION}
+    assert looked_up([CA.crl(), ROOT.crl(CA.certificate)]) == {Word.REVOCATION}
+
+
+def test_a_stale_or_future_list_is_a_matter_of_dates():
+    stale = CA.crl(begin=NOW - 3 * DAY, end=NOW - DAY)
+    future = CA.crl(begin=NOW + DAY, end=NOW + 2 * DAY)
+    for crl in (stale, future):
+        assert looked_up([crl, ROOT.crl()]) == {Word.VALIDITY_PERIOD}
+
+
+def test_a_list_that_another_signed_in_the_issuers_name_is_refused():
+    impostor = Authority.root("CA")
+    assert looked_up([impostor.crl(), ROOT.crl()]) == {Word.REVOCATION}
+
+
+def test_a_list_by_an_issuer_that_may_not_sign_lists_is_refused():
+    checks = Checklist()
+    mute = ROOT.issue("Mute", ca=True, usage=("key_cert_sign",))
+    assert not check_crl(mute.crl(), issuer=mute.certificate, now=NOW, checks=checks, name="test")
+    assert [check.word for check in checks.failed] == [Word.REVOCATION]
+
+
+def test_partial_and_delta_lists_are_refused():
+    point = x509.IssuingDistributionPoint(
+        full_name=None, relative_name=None, only_contains_user_certs=True, only_contains_ca_certs=False,
+        only_some_reasons=None, indirect_crl=False, only_contains_attribute_certs=False,
+    )  # fmt: skip
+    for extensions in ((point,), (x509.DeltaCRLIndicator(1),)):
+        assert looked_up([CA.crl(extensions=extensions), ROOT.crl()]) == {Word.REVOCATION}
+
+
+def test_a_list_is_read_from_pem_and_der_alike():
+    crl = CA.crl(LEAF.certificate)
+    for encoding in (Encoding.PEM, Encoding.DER):
+        assert parse_crl(crl.public_bytes(encoding), what="crl").issuer == named("CA")
