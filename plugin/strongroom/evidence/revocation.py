@@ -162,7 +162,8 @@ def _answer_holds(
     trouble = _signature_trouble(answer, issuer, now)
     ours = checks.that(
         not trouble, f"{name}.ocsp", Word.REVOCATION,
-        expected=f"an answer signed by {name_of(issuer)} or its responder", found=trouble or "signed", source=_SOURCE, hint="ask the responder again: strongroom collateral fetch",
+        expected=f"an answer signed by {name_of(issuer)} or its responder", found=trouble or "signed", source=_SOURCE,
+        hint="ask the responder again: strongroom collateral fetch",
     )  # fmt: skip
     begin, end = answer.this_update_utc, answer.next_update_utc
     fresh = checks.that(
