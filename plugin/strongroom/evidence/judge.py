@@ -88,7 +88,8 @@ class Verdict:
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("a Verdict does not change")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a Verdict does not change")
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Verdict is not pickled; judge again")
