@@ -9,11 +9,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from strongroom.encoding import Fields, b64
 from strongroom.errors import EvidenceMalformed, MalformedInput
+from strongroom.evidence.azure import AzureSnpVerifier, AzureTdxVerifier
 from strongroom.evidence.snp import SnpVerifier
 from strongroom.evidence.tpm import TpmVerifier
 from strongroom.evidence.tpm_structures import TpmPublic
@@ -91,7 +93,37 @@ def case_tpm(files: dict[str, bytes], params: dict[str, Any]) -> tuple[Evidence,
     return Evidence("tpm", {**body, "quotes": quotes}), Endorsements(endorsements), table
 
 
-CASES: dict[str, tuple[Any, Any]] = {"sev-snp": (case_snp, SnpVerifier()), "tpm": (case_tpm, TpmVerifier())}
+AZURE_ROLES = {"hcl_report", "report", "tdreport", "runtime_data", "tpm_quote", "tpm_signature", "quote"}
+DCAP_SAME = {"profile", "allowed_tcb_statuses", "allowed_mr_servicetd"}
+
+
+def case_azure(
+    tee: str, files: dict[str, bytes], params: dict[str, Any]
+) -> tuple[Evidence, Endorsements, dict[str, Any]]:
+    table: dict[str, Any] = {}
+    for name, value in params.items():
+        if name in SNP_SAME | DCAP_SAME:
+            table[name] = value
+        elif name in SNP_RENAMED:
+            table[SNP_RENAMED[name]] = [value]
+        elif name == "expected_pcrs":
+            table["pcrs"] = dict(value)
+        elif name == "expected_user_data":
+            table["user_data"] = [value]
+        elif name != "expected_nonce":
+            raise KeyError(f"unknown parameter {name}")
+    body: dict[str, Any] = {name: b64(octets) for name, octets in files.items() if name in AZURE_ROLES}
+    body |= {"pcrs": json.loads(files["pcrs"])} if "pcrs" in files else {}
+    endorsements = {role: octets for role, octets in files.items() if role in ("vcek", "collateral")}
+    return Evidence(tee, body), Endorsements(endorsements), table
+
+
+CASES: dict[str, tuple[Any, Any]] = {
+    "sev-snp": (case_snp, SnpVerifier()),
+    "tpm": (case_tpm, TpmVerifier()),
+    "az-snp-vtpm": (partial(case_azure, "az-snp-vtpm"), AzureSnpVerifier()),
+    "az-tdx-vtpm": (partial(case_azure, "az-tdx-vtpm"), AzureTdxVerifier()),
+}
 
 
 def load(folder: Path, tees: set[str]) -> list[Case]:

@@ -87,12 +87,17 @@ class SnpClaims(Claims):
     """Claims that keep the report they came from, so that `appraise` reads bits and not text."""
 
     report: SnpReport | None = None
+    genuine: bool = False
 
     def appraise(self, policy: SnpPolicy, checks: Checklist) -> None:
-        """Hold the report against the SNP part of a policy; Azure's verifier uses it too."""
+        """Hold the report against the SNP part of a policy; Azure's verifier uses it too.
+
+        Nothing is read out of a report whose signature is wrong: that refusal says it all.
+        """
         if self.report is None:
             raise EvidenceMalformed("claims without the report that they were read from")
-        appraise_report(self.report, self["product"], self, policy, checks)
+        if self.genuine:
+            appraise_report(self.report, self["product"], self, policy, checks)
 
 
 def parse_body(evidence: Evidence) -> tuple[bytes, dict[str, bytes]]:
@@ -144,7 +149,7 @@ def verify_report(
     )  # fmt: skip
     _check_algorithm(report, checks)
     kind = "VLEK" if report.signing_key == "VLEK" else "VCEK"
-    certificate: SnpCertificate | None = None
+    certificate, genuine = None, False
     der = items.get(kind.lower())
     if _certificate_given(der is not None, kind, checks) and der is not None:
         certificate = SnpCertificate.parse(der, kind=kind)
@@ -152,12 +157,12 @@ def verify_report(
             kind=kind, issuers=issuers, crls=_crls(items), now=now, checks=checks,
             require_revocation=policy.require_revocation_status,
         )  # fmt: skip
-        _check_signature(report, certificate, checks)
+        genuine = _check_signature(report, certificate, checks)
         _check_identity(report, certificate, kind, checks)
     product = (certificate.product if certificate else report.product) or "unknown"
     _check_tcb(report, certificate, product, checks)
     _check_security_policy(report, items.get("security_policy"), checks)
-    return _claims(report, certificate, product)
+    return _claims(report, certificate, product, genuine)
 
 
 def _certificate_given(given: bool, kind: str, checks: Checklist) -> bool:
@@ -181,7 +186,7 @@ def _check_algorithm(report: SnpReport, checks: Checklist) -> bool:
     )  # fmt: skip
 
 
-def _check_signature(report: SnpReport, certificate: SnpCertificate, checks: Checklist) -> None:
+def _check_signature(report: SnpReport, certificate: SnpCertificate, checks: Checklist) -> bool:
     key, good = certificate.public_key, False
     if key is not None and report.signature_algorithm == _ECDSA_P384_SHA384 and report.signing_key != "none":
         r, s = int.from_bytes(report.r, "little"), int.from_bytes(report.s, "little")
@@ -190,7 +195,7 @@ def _check_signature(report: SnpReport, certificate: SnpCertificate, checks: Che
             good = True
         except InvalidSignature:
             good = False
-    checks.that(
+    return checks.that(
         good, "snp.signature", Word.SIGNATURE, expected=f"signed by {certificate}",
         found=f"signed by that {report.signing_key}" if good else f"not its signature (key: {report.signing_key})",
         source="AMD 56860 section 7.3, bytes 0 to 0x29F",
@@ -243,7 +248,7 @@ def _check_security_policy(report: SnpReport, text: bytes | None, checks: Checkl
         )  # fmt: skip
 
 
-def _claims(report: SnpReport, certificate: SnpCertificate | None, product: str) -> SnpClaims:
+def _claims(report: SnpReport, certificate: SnpCertificate | None, product: str, genuine: bool) -> SnpClaims:
     values = {
         "report_version": report.version,
         "product": product,
@@ -280,4 +285,5 @@ def _claims(report: SnpReport, certificate: SnpCertificate | None, product: str)
         report_data=report.report_data,
         device_id="" if masked else report.chip_id.hex(),
         report=report,
+        genuine=genuine,
     )

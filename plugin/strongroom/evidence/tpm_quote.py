@@ -59,7 +59,7 @@ class PcrPolicy:
             index = pcr_index(name, where=inner.where)
             value = inner.value(name)
             values = value if isinstance(value, list) else [value]
-            if not all(isinstance(each, str) and len(each) in (64, 96, 128) for each in values):
+            if not all(isinstance(each, str) and len(each) in (40, 64, 96, 128) for each in values):
                 raise MalformedInput(f"{inner.where}: {name} is not a digest in hex, or a list of such")
             allowed[index] = frozenset(unhex(each, where=f"{inner.where}: {name}").hex() for each in values)
         return cls(allowed)
