@@ -34,6 +34,7 @@ from strongroom.errors import (
     StrongroomError,
 )
 from strongroom.worker.link import Link, Settled
+from strongroom.worker.streams import GATHER, BatchStream, Send
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +67,11 @@ class Answer:
 class Inner(Protocol):
     """The user's handler behind a framework's skin."""
 
-    def __call__(self, requests: Sequence[Request], indices: Sequence[int]) -> Sequence[Response]:
-        """Answer opened requests; `indices` are their places in the batch. Never raises."""
+    def __call__(self, requests: Sequence[Request], indices: Sequence[int], stream: BatchStream) -> Sequence[Response]:
+        """Answer opened requests; `indices` are their places in the batch. Never raises.
+
+        What is sent before the end goes to `stream.emit`, by place in the batch.
+        """
 
 
 @dataclass(slots=True)
@@ -80,34 +84,43 @@ class Exchange:
     context: RecipientContext
     request: Request | None = None
     refusal: Response | None = None
+    sealer: chunked.ResponseSealer | None = None
+
+    def __post_init__(self) -> None:
+        if self.form is Form.CHUNKED:
+            self.sealer = chunked.ResponseSealer(self.context, self.enc)
 
     def sealed(self, response: Response, padding: Padding, limit: int) -> Answer:
         """The encapsulated answer; a response over `limit` bytes becomes an error that fits."""
         body = self._sealed(response, padding)
         if len(body) > limit:
+            if self.sealer is not None:  # its nonces are spent; a new response nonce gives a new key
+                self.sealer = chunked.ResponseSealer(self.context, self.enc)
             body = self._sealed(problems.RESPONSE_TOO_LARGE.response(), NO_PADDING)
         return Answer(200, self.form.response_type, body)
 
     def _sealed(self, response: Response, padding: Padding) -> bytes | bytearray:
         message = response.serialise()
         message += bytes(padding.padding(len(message)))
-        if self.form is Form.SINGLE:
+        if self.sealer is None:
             return ohttp.seal_response(self.context, self.enc, message)
-        sealer = chunked.ResponseSealer(self.context, self.enc)
-        return sealer.front + sealer.seal(message) + sealer.finish()
+        return self.sealer.front + self.sealer.seal(message) + self.sealer.finish()
 
 
 class SealedService:
     """Answers batches for one model. `limit` is the most bytes of one answer that the framework survives."""
 
-    def __init__(self, link: Link, *, limit: int, limits: Limits, padding: Padding = NO_PADDING) -> None:
+    def __init__(
+        self, link: Link, *, limit: int, limits: Limits, padding: Padding = NO_PADDING, gather: float = GATHER
+    ) -> None:
         self._link = link
         self._limit = limit
         self._limits = limits
         self._padding = padding
+        self._gather = gather
 
-    def answer(self, batch: Sequence[Outer], inner: Callable[[], Inner]) -> list[Answer]:
-        """One answer for each item, in order.
+    def answer(self, batch: Sequence[Outer], inner: Callable[[], Inner], send: Send | None = None) -> list[Answer]:
+        """One answer for each item, in order. `send` lets streams go out before that.
 
         `inner` gives the handler, and may raise `KeeperError` while the model is not open: then every
         sealed item gets a 503, and nothing was reserved or decrypted.
@@ -126,7 +139,7 @@ class SealedService:
             try:
                 handler = inner()
                 exchanges = self._opened(batch, sealed, answers)
-                self._run(exchanges, handler, answers)
+                self._run(exchanges, handler, answers, send)
             except StrongroomError as error:
                 _log.warning("a batch of %d was not served: %s", len(sealed), type(error).__name__)
         return [Answer.problem(problems.UNAVAILABLE) if each is None else each for each in answers]
@@ -200,7 +213,9 @@ class SealedService:
         if exchange.request.header("expect") is not None:
             exchange.refusal = problems.NO_EXPECT.response()
 
-    def _run(self, exchanges: Sequence[Exchange], handler: Inner, answers: list[Answer | None]) -> None:
+    def _run(
+        self, exchanges: Sequence[Exchange], handler: Inner, answers: list[Answer | None], send: Send | None
+    ) -> None:
         for exchange in exchanges:
             if exchange.refusal is not None:
                 answers[exchange.index] = exchange.sealed(exchange.refusal, NO_PADDING, self._limit)
@@ -208,10 +223,18 @@ class SealedService:
         requests = [each.request for each in wanted if each.request is not None]
         if not requests:
             return
-        responses = handler(requests, [each.index for each in wanted])
+        stream = BatchStream({each.index: each.sealer for each in wanted}, send, self._gather)
+        try:
+            responses = handler(requests, [each.index for each in wanted], stream)
+        finally:
+            stream.close()
         for exchange, response in zip(wanted, responses, strict=True):
             try:
-                answers[exchange.index] = exchange.sealed(response, self._padding, self._limit)
+                last = stream.last(exchange.index, response)
+                if isinstance(last, Response):
+                    answers[exchange.index] = exchange.sealed(last, self._padding, self._limit)
+                else:
+                    answers[exchange.index] = Answer(200, exchange.form.response_type, last)
             except MessageInvalid:
                 # A header that the handler set cannot be sent; its content is not at fault and not shown.
                 failed = problems.HANDLER_FAILED.response()

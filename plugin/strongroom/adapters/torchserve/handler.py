@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.adapters.torchserve.inner import InnerService
+from strongroom.adapters.torchserve.streaming import sender
 from strongroom.archive.header import Header
 from strongroom.channel.bhttp import Limits, Response
 from strongroom.channel.bundle import BUNDLE_TYPE
@@ -52,7 +53,9 @@ class SealedHandler:
             answers = [Answer.problem(UNAVAILABLE) for _ in data]
         else:
             answers = service.answer(
-                [_outer(row, context, index) for index, row in enumerate(data)], lambda: self._ready(context)
+                [_outer(row, context, index) for index, row in enumerate(data)],
+                lambda: self._ready(context),
+                sender(context) if all(_is_rest(context, index) for index in range(len(data))) else None,
             )
         for index, answer in enumerate(answers):
             if service is not None and context.get_request_header(index, "describe") == "True":
@@ -100,8 +103,8 @@ class _Bound:
     def __init__(self, inner: InnerService, context: Any) -> None:
         self._inner, self._context = inner, context
 
-    def __call__(self, requests: Any, indices: Any) -> list[Response]:
-        return self._inner.serve(requests, self._context, indices)
+    def __call__(self, requests: Any, indices: Any, stream: Any) -> list[Response]:
+        return self._inner.serve(requests, self._context, indices, stream)
 
 
 def _outer(row: dict[str, Any], context: Any, index: int) -> Outer:

@@ -2,7 +2,7 @@
 
 The handler finds what it would find in a plain server: its files, its manifest, its configuration, its
 working directory, a `Context` of its own. Nothing of TorchServe is changed for it but one thing: what
-it streams goes through the channel (see `streams`).
+it streams goes through the channel (see `streaming`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 
 from strongroom.adapters.torchserve.routes import Route, route_of
 from strongroom.adapters.torchserve.rows import Headers, answer_bytes, row_of
+from strongroom.adapters.torchserve.streaming import replace_intermediate, response_head, streaming
 from strongroom.channel.bhttp import Request, Response
 from strongroom.errors import MessageInvalid
+from strongroom.worker.streams import BatchStream
 
 JSON = ("content-type", "application/json")
 
@@ -52,6 +54,7 @@ class InnerService:
             [str(room), *(each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep)[1:] if each)]
         )
         os.chdir(room)
+        replace_intermediate()
         service = ModelLoaderFactory.get_model_loader().load(
             outer.model_name,
             str(room),
@@ -64,7 +67,9 @@ class InnerService:
         )
         return cls(service, report)
 
-    def serve(self, requests: Sequence[Request], outer: Any, indices: Sequence[int]) -> list[Response]:
+    def serve(
+        self, requests: Sequence[Request], outer: Any, indices: Sequence[int], stream: BatchStream
+    ) -> list[Response]:
         """Answer opened requests; `indices` are their places in the outer batch.
 
         What no handler should see (another model's path, an unreadable form) is answered here.
@@ -78,7 +83,7 @@ class InnerService:
             else:
                 rows.append((position, *read))
         if rows:
-            served = self._run(rows, outer, indices)
+            served = self._run(rows, outer, indices, stream)
             for (position, _, _), answer in zip(rows, served, strict=True):
                 answers[position] = answer
         return [each for each in answers if each is not None]
@@ -98,7 +103,11 @@ class InnerService:
         return route.model == context.model_name and route.version in (None, version)
 
     def _run(
-        self, rows: Sequence[tuple[int, dict[str, Any], Headers]], outer: Any, indices: Sequence[int]
+        self,
+        rows: Sequence[tuple[int, dict[str, Any], Headers]],
+        outer: Any,
+        indices: Sequence[int],
+        stream: BatchStream,
     ) -> list[Response]:
         from ts.context import RequestProcessor
 
@@ -107,14 +116,19 @@ class InnerService:
         context.request_processor = [RequestProcessor(headers) for _, _, headers in rows]
         context.metrics.request_ids = context.request_ids
         context.cl_socket = getattr(outer, "cl_socket", None)
+        places = [indices[position] for position, _, _ in rows]
         try:
-            answers = self._service._entry_point([row for _, row, _ in rows], context)
+            with streaming(context, stream, places):
+                answers = self._service._entry_point([row for _, row, _ in rows], context)
         except MemoryError as error:
+            stream.fail()
             return self._failed(len(rows), error, 507, "InsufficientStorageException", "Out of resources")
         except Exception as error:  # the user's code may raise anything; each item gets an encrypted 500
+            stream.fail()
             status = getattr(error, "error_code", 500)
             return self._failed(len(rows), error, status, "InternalServerException", "Prediction failed")
         if not isinstance(answers, list) or len(answers) != len(rows):
+            stream.fail()
             wrong = TypeError(f"a handler returns a list of {len(rows)}")
             return self._failed(len(rows), wrong, 500, "InternalServerException", "Invalid model predict output")
         return [self._response(context, n, answer) for n, answer in enumerate(answers)]
@@ -124,10 +138,8 @@ class InnerService:
             content = answer_bytes(answer)
         except (TypeError, ValueError) as error:
             return self._failed(1, error, 500, "InternalServerException", "Unsupported model output data type.")[0]
-        status = context.get_response_status(n)[0]
-        status = 200 if status is None else int(status)
-        headers = tuple((str(name).lower(), str(value)) for name, value in context.get_response_headers(n).items())
-        return Response(status if 200 <= status <= 599 else 500, headers, content)
+        status, headers = response_head(context, n)
+        return Response(status, headers, content)
 
     def _failed(self, count: int, error: BaseException, status: Any, kind: str, message: str) -> list[Response]:
         self._report(error)
