@@ -42,6 +42,9 @@ BUILT_IN = ("strongroom.attest.offers",)
 _VERIFIERS = {
     "simulated": "strongroom.evidence.simulated:SimulatedVerifier",
     "snp": "strongroom.evidence.snp:SnpVerifier",
+    "az-snp-vtpm": "strongroom.evidence.azure:AzureSnpVerifier",
+    "az-tdx-vtpm": "strongroom.evidence.azure:AzureTdxVerifier",
+    "tpm": "strongroom.evidence.tpm:TpmVerifier",
     "tdx": "strongroom.evidence.tdx:TdxVerifier",
     "sgx": "strongroom.evidence.sgx:SgxVerifier",
     "cca": "strongroom.evidence.cca:CcaVerifier",

@@ -25,10 +25,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from strongroom.encoding import Fields, b64
+from strongroom.encoding import Fields, b64, parse_json
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.judge import Presented, count_devices, examine
 from strongroom.evidence.policy import Policy
+from strongroom.evidence.tpm_structures import TpmPublic
 from strongroom.evidence.types import Checklist, Claims, Endorsements, Evidence, Word
 from strongroom.plugins import Plugins
 
@@ -51,6 +52,8 @@ class Kind:
     body: Callable[[Files], dict[str, Any]]
     endorsing: frozenset[str] = frozenset()
     table: Callable[[Files], dict[str, Any]] = lambda files: {}
+    complete: Callable[[Files, dict[str, Any]], None] = lambda files, table: None
+    """Called with the finished table, for what depends on a file and a parameter together."""
     needs: str = ""
     """The role without which there is nothing to judge."""
 
@@ -71,7 +74,51 @@ def _text(octets: bytes) -> str:
         raise EvidenceMalformed("not text") from error
 
 
+def _json(octets: bytes) -> Any:
+    return parse_json(octets, where="PCR values")
+
+
+def _azure(files: Files) -> dict[str, Any]:
+    body = _members(files, **{role: role for role in _AZURE_BODY})
+    return body | ({"pcrs": _json(files["pcrs"])} if "pcrs" in files else {})
+
+
+def _tpm(files: Files) -> dict[str, Any]:
+    body = _members(files, **{role: role for role in ("ak_pub", "ak_spki", "ak_cert", "ek_cert", "event_log")})
+    quotes: dict[str, Any] = {}
+    for bank in _BANKS:
+        quote = _members(files, message=f"quote_{bank}", signature=f"signature_{bank}")
+        quote |= {"pcrs": _json(files[f"pcrs_{bank}"])} if f"pcrs_{bank}" in files else {}
+        quotes |= {bank: quote} if quote else {}
+    name = {"ak_name": files["ak_name"].hex()} if "ak_name" in files else {}
+    return body | name | {"quotes": quotes}
+
+
+def _pin(files: Files, table: dict[str, Any]) -> None:
+    """Under ``pinned`` the key given is itself trusted: the policy gets its Name, or its digest."""
+    if table.get("ak_trust") == "pinned":
+        pin = TpmPublic.parse(files["ak_pub"]).name if "ak_pub" in files else b""
+        pin = pin or hashlib.sha256(files.get("ak_spki", b"")).digest()
+        table["pinned_aks"] = [pin.hex()]
+
+
+_AZURE_BODY = ("hcl_report", "report", "tdreport", "runtime_data", "tpm_quote", "tpm_signature", "quote")
+_AZURE_ROLES = frozenset({"hcl_report", "runtime_data", "tpm_quote", "tpm_signature", "pcrs"})
+_BANKS = ("sha1", "sha256", "sha384")
+
 KINDS = {
+    "az-snp-vtpm": Kind("az-snp-vtpm", _AZURE_ROLES | {"report", "vcek"}, _azure, frozenset({"vcek"})),
+    "az-tdx-vtpm": Kind(
+        "az-tdx-vtpm", _AZURE_ROLES | {"quote", "tdreport", "collateral"}, _azure, frozenset({"collateral"})
+    ),
+    "tpm": Kind(
+        "tpm",
+        frozenset({"ak_pub", "ak_spki", "ak_cert", "ak_name", "ek_cert", "ek_ca_chain", "event_log"})
+        | {f"{role}_{bank}" for role in ("quote", "signature", "pcrs") for bank in _BANKS},
+        _tpm,
+        table=lambda files: {"ek_roots": _text(files["ek_ca_chain"])} if "ek_ca_chain" in files else {},
+        complete=_pin,
+    ),
     "sev-snp": Kind(
         "snp",
         frozenset({"report", "vcek", "vlek", "security_policy", "uvm_endorsement"}),
@@ -183,7 +230,7 @@ PARAMETERS = {
     "allow_trailing_bytes": Parameter(_truth, {"nvidia"}, "allow_trailing_bytes"),
     "ak_trust": Parameter(_one_of("certificate", "pinned"), {"tpm"}, "ak_trust"),
     "pcr_bank": Parameter(_one_of("sha1", "sha256", "sha384"), {"tpm"}, "pcr_bank"),
-    "allow_empty_nonce": Parameter(_truth, {"tpm"}),
+    "allow_empty_nonce": Parameter(_truth, {"tpm"}, "allow_empty_nonce"),
     "expected_report_data": Parameter(_octets(64), {"sev-snp", "tdx", "sgx"}),
     "expected_nonce": Parameter(_octets(), _AZURE | {"nvidia", "cca", "aws-nitro", "tpm"}),
     "expected_user_data": Parameter(_octets(), _AZURE | {"aws-nitro"}),
@@ -315,6 +362,7 @@ def policy_table(verdict: Verdict) -> dict[str, Any]:
             table[parameter.key] = [value] if parameter.wrap else value
     if "host_data" in verdict.expected:
         table["host_data"] = [verdict.expected["host_data"].hex()]
+    KINDS[verdict.tee].complete(verdict.files, table)
     return table
 
 
@@ -361,6 +409,8 @@ def _compare(claims: Claims, verdict: Verdict, checks: Checklist) -> None:
     for name, expected in verdict.expected.items():
         if name == "host_data":
             continue  # the policy table has it
+        if name == "nonce" and claims.binding_word is Word.EVIDENCE_MISSING:
+            continue  # there is no quote that could carry one, and that has its own check
         if name == "nonce" and not expected and not verdict.parameters.get("allow_empty_nonce"):
             checks.that(False, "nonce", Word.NONCE, expected="a nonce", found="an expected nonce of zero length")
             continue
