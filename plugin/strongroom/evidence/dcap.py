@@ -191,7 +191,8 @@ def _signed_texts(
         crl_chain, roots=(root,), now=now, checks=checks, name=f"{name}.crl-issuer", source=COLLATERAL_SOURCE
     )
     sound = _crl_signed(root_crl, root, checks, f"{name}.root-crl")
-    sound &= crl_path is None or _crl_signed(pck_crl, crl_path[0], checks, f"{name}.pck-crl")
+    if crl_path is not None:
+        sound &= _crl_signed(pck_crl, crl_path[0], checks, f"{name}.pck-crl")
     if crl_path is not None and pck_path is not None:
         same = len(pck_path) > 1 and public_key_info(crl_path[0]) == public_key_info(pck_path[1])
         sound &= checks.that(
@@ -219,9 +220,12 @@ def _signed_texts(
 
 
 def _crl_signed(crl: CertificateRevocationList, issuer: Certificate, checks: Checklist, name: str) -> bool:
-    """A list that names `issuer` but was altered is a broken signature, not a missing list."""
-    if crl.issuer != issuer.subject:
-        return True  # check_revocation finds that the issuer's own list is missing
+    """Whether the list is `issuer`'s; one that names it but was altered is a broken signature."""
+    if not checks.that(
+        crl.issuer == issuer.subject, f"{name}.issuer", Word.REVOCATION, expected=f"the CRL of {name_of(issuer)}",
+        found=crl.issuer.rfc4514_string(), source="RFC 5280 section 6.3", hint="this list is of another CA: " + REFRESH,
+    ):  # fmt: skip
+        return False
     key = issuer.public_key()
     valid = isinstance(key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(key)
     return checks.that(
