@@ -88,6 +88,11 @@ class Storage:
         """The octets of both slot generations."""
         raise NotImplementedError
 
+    @property
+    def slots_place(self) -> tuple[Path, int]:
+        """The file that holds the slot area, and where in it; for `rewrap`."""
+        raise NotImplementedError
+
     def check_lengths(self, header: Header) -> None:
         """Raise `ArchiveTruncated` or `ArchiveTampered` where files are shorter or longer than the header says."""
         raise NotImplementedError
@@ -132,6 +137,11 @@ class FileStorage(Storage):
     def slots(self, core: SignedCore) -> bytes:
         """From the gap."""
         return self.payload.read(2 * core.generation, self._slots_at)
+
+    @property
+    def slots_place(self) -> tuple[Path, int]:
+        """The gap."""
+        return self.path, self._slots_at
 
     def check_outer(self, header: Header) -> None:
         """The front, the zeros, the payload's local header and the central directory."""
@@ -195,6 +205,11 @@ class FolderStorage(Storage):
     def slots(self, core: SignedCore) -> bytes:
         """From the file of that name."""
         return self._area
+
+    @property
+    def slots_place(self) -> tuple[Path, int]:
+        """The file of its own."""
+        return self.path / SLOTS, 0
 
     def check_outer(self, header: Header) -> None:
         """There are no other octets than the parts; the listing was checked when it was opened."""

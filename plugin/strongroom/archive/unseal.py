@@ -24,6 +24,7 @@ from strongroom.archive.header import Header, SignedCore
 from strongroom.archive.index import Index, Member
 from strongroom.archive.manifest import CONFIG, MANIFEST, ClearMembers
 from strongroom.archive.member import MemberFile
+from strongroom.archive.recipients import Identity, find_key, slot_tampered
 from strongroom.archive.signature import AuthorPublic, SignatureKind, author_among, demand_kind
 from strongroom.archive.slots import Generation, SlotArea
 from strongroom.archive.storage import Storage, open_storage
@@ -33,6 +34,7 @@ from strongroom.errors import (
     ArchiveMalformed,
     ArchiveTampered,
     AuthorUnknown,
+    WrongKey,
 )
 from strongroom.keys import ArchiveDigest, ModelKey
 
@@ -46,7 +48,7 @@ class SealedArchive:
             self.header = Header.parse(storage.header)
             self.clear = ClearMembers.parse(storage.clear[MANIFEST], storage.clear[CONFIG])
             storage.check_lengths(self.header)
-            self.slots = SlotArea.parse(storage.slots(self.header.core)).current
+            self.area = SlotArea.parse(storage.slots(self.header.core))
         except BaseException:
             storage.close()
             raise
@@ -83,6 +85,11 @@ class SealedArchive:
     def path(self) -> Path:
         """Where it was opened."""
         return self._storage.path
+
+    @property
+    def slots_place(self) -> tuple[Path, int]:
+        """The file that holds the slot area, and where in it; for `rewrap`."""
+        return self._storage.slots_place
 
     def verified(
         self,
@@ -126,7 +133,7 @@ class VerifiedArchive:
         self.core = archive.core
         self.author = archive.header.author
         self.clear = archive.clear
-        self.slots: Generation = archive.slots
+        self.slots: Generation = archive.area.current
         self._header = archive.header
 
     @property
@@ -206,6 +213,19 @@ class VerifiedArchive:
             raise ArchiveMalformed(f"{self.path}: the index and the payload disagree about their length")
         return OpenedArchive(self, self._storage, schedule, index, self.block_digests())
 
+    def unlock_with(self, identities: Iterable[Identity]) -> OpenedArchive:
+        """Find the model key in a slot, check that a holder of the key wrote the slots, and unlock.
+
+        Raises `NoRecipient`, `ArchiveTampered`, and what `unlock` raises.
+        """
+        try:
+            opened = self.unlock(find_key(identities, self.slots.slots, self.digest))
+        except WrongKey as error:
+            # Anybody can wrap a wrong key to a public one; that is the slot's fault, not the identity's.
+            raise slot_tampered() from error
+        self.slots.check(opened.slot_key, self.digest)
+        return opened
+
 
 class OpenedArchive:
     """An archive that can be read."""
@@ -225,6 +245,11 @@ class OpenedArchive:
         self._storage, self._schedule, self._digests = storage, schedule, digests
         self._digest = hasher(self.core.suite)
         self._by_name = {member.name: member for member in index.members}
+
+    @property
+    def slot_key(self) -> bytes:
+        """What authenticates the slot area; for `rewrap`."""
+        return self._schedule.slot_key
 
     def __getitem__(self, name: str) -> Member:
         """The member of that name; raises `ArchiveError`."""

@@ -74,7 +74,7 @@ def describe(archive: Any) -> dict[str, Any]:
         "owner": core.owner,
         "lease_required": core.lease_required,
         "broker_key": None if core.broker_key is None else core.broker_key.hex(),
-        "recipients": [kind_name(slot) for slot in archive.slots.slots],
+        "recipients": [kind_name(slot) for slot in archive.area.current.slots],
         "suite": core.suite.name.lower(),
         "chunk_size": core.grid.chunk,
         "payload_size": core.payload_length,

@@ -10,8 +10,9 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Attach the verbs."""
-    keygen = typer.Typer(no_args_is_help=True, help="Make keys: `strongroom keygen author`.")
+    keygen = typer.Typer(no_args_is_help=True, help="Make keys: `author` to sign, `identity` to open without a broker.")
     keygen.command()(author)
+    keygen.command()(identity)
     app.add_typer(keygen, name="keygen")
 
 
@@ -40,3 +41,30 @@ def author(
         print(json.dumps({"id": str(key.public.id), "kind": key.kind.label, "key": str(private), "pub": str(public)}))
     else:
         print(f"{private}: author {key.public.id}; keep it to yourself, and give {public} to those who verify")
+
+
+def identity(
+    output: Annotated[
+        Path, typer.Argument(metavar="NAME", help="writes NAME.identity (private) and NAME.recipient (public)")
+    ] = Path("backup"),
+    classical: Annotated[
+        bool, typer.Option("--classical", help="X25519 alone instead of X-Wing, for recipients that others wrote")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the kind and the paths as JSON")] = False,
+) -> None:
+    """Make a key pair that can open archives sealed to it, without a broker.
+
+    Example: `strongroom keygen identity escrow`, then `strongroom seal … --recipient escrow.recipient`.
+    """
+    import json
+
+    from strongroom.archive.recipients import KeyIdentity
+
+    private, public = output.with_name(output.name + ".identity"), output.with_name(output.name + ".recipient")
+    made = KeyIdentity.generate("x25519" if classical else "xwing")
+    made.save(private)
+    made.recipient.save(public)
+    if as_json:
+        print(json.dumps({"kind": made.kind.label, "identity": str(private), "recipient": str(public)}))
+    else:
+        print(f"{private}: {made.kind.label} identity; keep it to yourself, and give {public} to those who seal")

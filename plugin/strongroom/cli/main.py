@@ -15,7 +15,7 @@ import typer
 import strongroom
 from strongroom.errors import StrongroomError
 
-VERBS: tuple[str, ...] = ("keygen", "seal", "inspect", "verify", "broker", "launch", "keeper")
+VERBS: tuple[str, ...] = ("keygen", "seal", "rewrap", "inspect", "verify", "broker", "launch", "keeper")
 """The modules of this folder that hold a verb, in the order in which `--help` shows them."""
 
 app = typer.Typer(

@@ -31,6 +31,10 @@ def seal(
     key_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the key to a file instead of a broker")
     ] = None,
+    recipient: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="who opens it without a broker; may be repeated")
+    ] = None,
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="ask for a passphrase that opens it too")] = False,
     tenant: Annotated[str, typer.Option(help="who owns it, in the key's path at the broker")] = "default",
     lineage: Annotated[
         str | None, typer.Option(help="archives that replace each other share it; default: the model's name")
@@ -57,12 +61,15 @@ def seal(
     Example: `strongroom seal resnet.mar --author author.key --broker https://keys.example
     --admin-key admin.key`
     """
+    from strongroom.archive.recipients import Recipient
     from strongroom.archive.seal import seal_archive
     from strongroom.archive.signature import AuthorKey
-    from strongroom.cli.sealing import holder, moment, progress_bar, report, spki
+    from strongroom.cli.sealing import ask_passphrase, holder, moment, progress_bar, report, spki
 
     output = output or source.with_name(source.name.removesuffix(".mar") + ("" if directory else ".sealed.mar"))
-    keep = holder(broker, admin_key, key_out, lease_s=lease, ca=broker_ca)
+    keep = holder(broker, admin_key, key_out, lease_s=lease, ca=broker_ca, others=bool(recipient) or passphrase)
+    wraps = [Recipient.load(each) for each in recipient or ()]
+    phrase = [ask_passphrase(confirm=True)] if passphrase else []
     signer = AuthorKey.load(author)
     with progress_bar("sealing", quiet=as_json) as progress:
         sealed: Sealed = seal_archive(
@@ -77,6 +84,7 @@ def seal(
             owner=owner,
             broker_key=spki(broker_key),
             form="directory" if directory else "file",
+            recipients=[*wraps, *phrase],
             padding=padding,
             allow_requirements=allow_requirements,
             overwrite=force,

@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from strongroom.archive.seal import Sealed
 from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
+
+if TYPE_CHECKING:
+    from strongroom.archive.passphrase import Passphrase
 
 
 def holder(
@@ -53,6 +57,20 @@ def holder(
             )
 
     return keep
+
+
+def ask_passphrase(*, confirm: bool) -> Passphrase:
+    """A passphrase from the terminal; from the first line of standard input where there is none."""
+    import getpass
+
+    from strongroom.archive.passphrase import Passphrase
+
+    if not sys.stdin.isatty():
+        return Passphrase(sys.stdin.readline().rstrip("\n"))
+    first = getpass.getpass("passphrase: ")
+    if confirm and getpass.getpass("again: ") != first:
+        raise ConfigurationInvalid("the two passphrases differ", hint="try again")
+    return Passphrase(first)
 
 
 def moment(text: str | None) -> datetime | None:

@@ -18,6 +18,9 @@ def verify(
     author: Annotated[list[Path], typer.Option("--author", metavar="PUB", help="an author you trust; may be repeated")],
     demand: Annotated[str | None, typer.Option(metavar="KIND", help="refuse less than ed25519 or hybrid")] = None,
     key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="also open it with this model key")] = None,
+    identity: Annotated[
+        Path | None, typer.Option("--identity", metavar="FILE", help="also open it with this identity")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Check an archive's author and every byte of it.
@@ -28,6 +31,7 @@ def verify(
     from datetime import UTC, datetime
 
     from strongroom.archive.modelkey import load_model_key
+    from strongroom.archive.recipients import KeyIdentity
     from strongroom.archive.signature import AuthorPublic
     from strongroom.archive.unseal import SealedArchive
     from strongroom.cli.sealing import progress_bar
@@ -39,6 +43,9 @@ def verify(
         opened = None
         if key is not None:
             opened = verified.unlock(load_model_key(key, of=verified.digest))
+        elif identity is not None:
+            opened = verified.unlock_with([KeyIdentity.load(identity)])
+        if opened is not None:
             opened.check_members(progress)
         size, digest, by = verified.core.payload_length, verified.digest, verified.author
     if as_json:
@@ -47,7 +54,7 @@ def verify(
             "digest": str(digest),
             "author": str(by.id),
             "kind": by.kind.label,
-            "opened": bool(key),
+            "opened": opened is not None,
         }
         print(json.dumps(fields))
     else:

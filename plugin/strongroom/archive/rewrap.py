@@ -1,0 +1,89 @@
+"""Change who can open an archive without touching payload or signature (docs/format.md section 10).
+
+The slot area has two generations. The one that is not current is written, brought to the disk and read
+back; killed at any instant, the file still opens with the old or the new recipients.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from strongroom.archive.recipients import Identity, find_key
+from strongroom.archive.seal import Wrap
+from strongroom.archive.slots import Generation, Slot, SlotArea
+from strongroom.archive.unseal import SealedArchive
+from strongroom.errors import ArchiveError, SealRefused
+from strongroom.keys import ArchiveDigest, ModelKey
+
+Drop = Callable[[Slot, ArchiveDigest], bool]
+"""Says whether a present slot goes."""
+
+
+def rewrap_archive(
+    path: Path,
+    *,
+    key: ModelKey | None = None,
+    identities: Iterable[Identity] = (),
+    add: Iterable[Wrap] = (),
+    drop: Drop | None = None,
+) -> tuple[Slot, ...]:
+    """Add recipients to, and drop them from, the archive at `path`; the new slots come back.
+
+    Needs the model key, or an identity that finds it in a present slot. Removing a recipient is not
+    revocation: whoever had the key may have kept it. Raises `NoRecipient`, `WrongKey`, `ArchiveTampered`,
+    and `SealRefused` where the new slots do not fit or nothing would change.
+    """
+    with SealedArchive.open(path) as archive:
+        descriptor, at = _open(archive)
+        try:
+            # A second rewrap waits here, and both then see what the other wrote.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            core = archive.core
+            generation = core.generation
+            area = SlotArea.parse(_read(descriptor, 2 * generation, at))
+            # Whoever rewraps holds the key, so it needs no opinion about the author, or about the date.
+            verified = archive.verified([archive.header.author], now=datetime.fromtimestamp(0, UTC))
+            if key is None:
+                key = find_key(identities, area.current.slots, core.digest)
+            opened = verified.unlock(key)
+            area.current.check(opened.slot_key, core.digest)
+            kept = [slot for slot in area.current.slots if drop is None or not drop(slot, core.digest)]
+            new = [wrap(key, core.digest) for wrap in add]
+            renewed = {slot.recipient for slot in new}
+            kept = [slot for slot in kept if slot.recipient not in renewed]
+            if not new and len(kept) == len(area.current.slots):
+                raise SealRefused("no recipient to add, and none that is there to remove")
+            slots = (*kept, *new)
+            following = Generation.make(area.current.sequence + 1, slots, slot_key=opened.slot_key, digest=core.digest)
+            octets = following.serialise(generation)
+            target = at if area.current_is_b else at + generation
+            _write(descriptor, octets, target)
+            if SlotArea.parse(_read(descriptor, 2 * generation, at)).current != following:
+                raise ArchiveError(f"{path}: the new recipients did not arrive on the disk; the old ones still hold")
+        finally:
+            os.close(descriptor)
+    return slots
+
+
+def _open(archive: SealedArchive) -> tuple[int, int]:
+    path, at = archive.slots_place
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC), at
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _read(descriptor: int, size: int, at: int) -> bytes:
+    return os.pread(descriptor, size, at)
+
+
+def _write(descriptor: int, octets: bytes, at: int) -> None:
+    view = memoryview(octets)
+    while view:
+        written = os.pwrite(descriptor, view, at)
+        view, at = view[written:], at + written
+    os.fsync(descriptor)
