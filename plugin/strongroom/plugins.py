@@ -40,16 +40,17 @@ BUILT_IN = ("strongroom.attest.offers",)
 """Built-in plugins of higher floors, by module name; the verifiers' is `BuiltInVerifiers` below."""
 
 _VERIFIERS = {
-    "simulated": "strongroom.evidence.simulated:SimulatedVerifier",
     "snp": "strongroom.evidence.snp:SnpVerifier",
-    "az-snp-vtpm": "strongroom.evidence.azure:AzureSnpVerifier",
-    "az-tdx-vtpm": "strongroom.evidence.azure:AzureTdxVerifier",
-    "tpm": "strongroom.evidence.tpm:TpmVerifier",
     "tdx": "strongroom.evidence.tdx:TdxVerifier",
     "sgx": "strongroom.evidence.sgx:SgxVerifier",
+    "az-snp-vtpm": "strongroom.evidence.azure:AzureSnpVerifier",
+    "az-tdx-vtpm": "strongroom.evidence.azure:AzureTdxVerifier",
+    "nvidia": "strongroom.evidence.nvidia:NvidiaVerifier",
     "cca": "strongroom.evidence.cca:CcaVerifier",
+    "tpm": "strongroom.evidence.tpm:TpmVerifier",
     "aws-nitro": "strongroom.evidence.nitro:NitroVerifier",
     "ear": "strongroom.evidence.ear:EarVerifier",
+    "simulated": "strongroom.evidence.simulated:SimulatedVerifier",
 }
 
 

@@ -51,8 +51,7 @@ class Kind:
     roles: frozenset[str]
     body: Callable[[Files], dict[str, Any]]
     endorsing: frozenset[str] = frozenset()
-    table: Callable[[Files], dict[str, Any]] = lambda files: {}
-    complete: Callable[[Files, dict[str, Any]], None] = lambda files, table: None
+    table: Callable[[Files, Mapping[str, Any]], dict[str, Any]] = lambda files, parameters: {}
     """Called with the finished table, for what depends on a file and a parameter together."""
     needs: str = ""
     """The role without which there is nothing to judge."""
@@ -78,47 +77,48 @@ def _json(octets: bytes) -> Any:
     return parse_json(octets, where="PCR values")
 
 
-def _azure(files: Files) -> dict[str, Any]:
-    body = _members(files, **{role: role for role in _AZURE_BODY})
-    return body | ({"pcrs": _json(files["pcrs"])} if "pcrs" in files else {})
+def _nvidia(files: Files) -> dict[str, Any]:
+    device = {"arch": "", "uuid": ""} | _members(files, evidence="evidence", certificate="cert_chain")
+    return {"device_evidence_list": [device]}
 
 
 def _tpm(files: Files) -> dict[str, Any]:
-    body = _members(files, **{role: role for role in ("ak_pub", "ak_spki", "ak_cert", "ek_cert", "event_log")})
-    quotes: dict[str, Any] = {}
-    for bank in _BANKS:
+    body: dict[str, Any] = _members(files, ak_pub="ak_pub", ak_spki="ak_spki", ek_cert="ek_cert", event_log="event_log")
+    if "ak_name" in files:
+        body["ak_name"] = files["ak_name"].hex()
+    quotes = {}
+    for bank in ("sha1", "sha256", "sha384"):
         quote = _members(files, message=f"quote_{bank}", signature=f"signature_{bank}")
-        quote |= {"pcrs": _json(files[f"pcrs_{bank}"])} if f"pcrs_{bank}" in files else {}
-        quotes |= {bank: quote} if quote else {}
-    name = {"ak_name": files["ak_name"].hex()} if "ak_name" in files else {}
-    return body | name | {"quotes": quotes}
+        if f"pcrs_{bank}" in files:
+            quote["pcrs"] = _json(files[f"pcrs_{bank}"])
+        if quote:
+            quotes[bank] = quote
+    return body | {"quotes": quotes}
 
 
-def _pin(files: Files, table: dict[str, Any]) -> None:
-    """Under ``pinned`` the key given is itself trusted: the policy gets its Name, or its digest."""
-    if table.get("ak_trust") == "pinned":
+def _tpm_table(files: Files, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The trust anchors: a pinned AK is the one that is given, an EK chains to the given authorities."""
+    table: dict[str, Any] = {}
+    if parameters.get("ak_trust") == "pinned":
         pin = TpmPublic.parse(files["ak_pub"]).name if "ak_pub" in files else b""
-        pin = pin or hashlib.sha256(files.get("ak_spki", b"")).digest()
-        table["pinned_aks"] = [pin.hex()]
+        table["pinned_aks"] = [(pin or hashlib.sha256(files.get("ak_spki", b"")).digest()).hex()]
+    if "ek_ca_chain" in files:
+        table["ek_roots"] = _text(files["ek_ca_chain"])
+    return table
 
 
 _AZURE_BODY = ("hcl_report", "report", "tdreport", "runtime_data", "tpm_quote", "tpm_signature", "quote")
-_AZURE_ROLES = frozenset({"hcl_report", "runtime_data", "tpm_quote", "tpm_signature", "pcrs"})
-_BANKS = ("sha1", "sha256", "sha384")
+
+
+def _azure(files: Files) -> dict[str, Any]:
+    body: dict[str, Any] = _members(files, **{role: role for role in _AZURE_BODY})
+    return body | ({"pcrs": _json(files["pcrs"])} if "pcrs" in files else {})
+
+
+_AZURE_ROLES = {"hcl_report", "runtime_data", "tpm_quote", "tpm_signature", "pcrs"}
+_BANKED = {f"{kind}_{bank}" for kind in ("quote", "signature", "pcrs") for bank in ("sha1", "sha256", "sha384")}
 
 KINDS = {
-    "az-snp-vtpm": Kind("az-snp-vtpm", _AZURE_ROLES | {"report", "vcek"}, _azure, frozenset({"vcek"})),
-    "az-tdx-vtpm": Kind(
-        "az-tdx-vtpm", _AZURE_ROLES | {"quote", "tdreport", "collateral"}, _azure, frozenset({"collateral"})
-    ),
-    "tpm": Kind(
-        "tpm",
-        frozenset({"ak_pub", "ak_spki", "ak_cert", "ak_name", "ek_cert", "ek_ca_chain", "event_log"})
-        | {f"{role}_{bank}" for role in ("quote", "signature", "pcrs") for bank in _BANKS},
-        _tpm,
-        table=lambda files: {"ek_roots": _text(files["ek_ca_chain"])} if "ek_ca_chain" in files else {},
-        complete=_pin,
-    ),
     "sev-snp": Kind(
         "snp",
         frozenset({"report", "vcek", "vlek", "security_policy", "uvm_endorsement"}),
@@ -141,6 +141,27 @@ KINDS = {
         frozenset({"cpak"}),
         needs="token",
     ),
+    "az-snp-vtpm": Kind("az-snp-vtpm", frozenset(_AZURE_ROLES | {"report", "vcek"}), _azure, frozenset({"vcek"})),
+    "az-tdx-vtpm": Kind(
+        "az-tdx-vtpm",
+        frozenset(_AZURE_ROLES | {"quote", "tdreport", "collateral"}),
+        _azure,
+        frozenset({"collateral"}),
+    ),
+    "nvidia": Kind(
+        "nvidia",
+        frozenset({"evidence", "cert_chain", "vbios_rim", "driver_rim"}),
+        _nvidia,
+        frozenset({"vbios_rim", "driver_rim"}),
+        needs="evidence",
+    ),
+    "tpm": Kind(
+        "tpm",
+        frozenset({"ak_pub", "ak_spki", "ak_cert", "ak_name", "ek_cert", "ek_ca_chain", "event_log"} | _BANKED),
+        _tpm,
+        frozenset({"ak_cert"}),
+        table=_tpm_table,
+    ),
     "aws-nitro": Kind(
         "aws-nitro",
         frozenset({"attestation_doc"}),
@@ -151,7 +172,7 @@ KINDS = {
         "ear",
         frozenset({"ear", "ca"}),
         lambda files: {"token": _text(files["ear"])} if "ear" in files else {},
-        table=lambda files: {"trusted_certificates": _text(files["ca"])} if "ca" in files else {},
+        table=lambda files, parameters: {"trusted_certificates": _text(files["ca"])} if "ca" in files else {},
         needs="ear",
     ),
 }
@@ -353,7 +374,7 @@ def _expectations(inputs: Mapping[str, Any], parameters: Mapping[str, Any], tee:
 
 def policy_table(verdict: Verdict) -> dict[str, Any]:
     """The policy table that the verdict's parameters and inputs ask for."""
-    table = KINDS[verdict.tee].table(verdict.files)
+    table = KINDS[verdict.tee].table(verdict.files, verdict.parameters)
     for name, value in verdict.parameters.items():
         parameter = PARAMETERS[name]
         if parameter.key and parameter.wrap and isinstance(value, dict):
@@ -362,7 +383,6 @@ def policy_table(verdict: Verdict) -> dict[str, Any]:
             table[parameter.key] = [value] if parameter.wrap else value
     if "host_data" in verdict.expected:
         table["host_data"] = [verdict.expected["host_data"].hex()]
-    KINDS[verdict.tee].complete(verdict.files, table)
     return table
 
 

@@ -175,14 +175,17 @@ def _path(
     keys = {public_key_info(each): each for each in pinned}
     anchor = keys.get(public_key_info(chain[-1]))
     if anchor is not None and anchor.subject == chain[-1].subject:
-        path = (*chain[:-1], anchor) if len(chain) > 1 else (anchor,)
+        path = chain  # the key is pinned; what else its certificate says still has to be signed by that key
     else:
         anchor = next((each for each in pinned if each.subject == chain[-1].issuer), None)
         if anchor is None:
             return None, f"{name_of(chain[-1])} was issued by {chain[-1].issuer.rfc4514_string() or '(no name)'}"
         path = (*chain, anchor)
     for depth, certificate in enumerate(path):
-        trouble = _trouble(certificate, path[depth + 1] if depth + 1 < len(path) else None, depth, understood)
+        issuer = path[depth + 1] if depth + 1 < len(path) else None
+        if issuer is None and certificate != anchor:
+            issuer = anchor
+        trouble = _trouble(certificate, issuer, depth, understood)
         if trouble:
             return None, f"{name_of(certificate)}: {trouble}"
     return path, ""

@@ -6,7 +6,7 @@ Writing: `ear_claims` turns a `Verdict` into the claims that a key broker signs,
 Trustee gives them, with AR4SI numbers (draft-ietf-rats-ar4si) per submodule.
 
 docs/attestation/ear.md is the page for people. Evidence body (tee ``ear``): ``{"token": "…"}``.
-Endorsements: ``crl…`` (DER or PEM), where the policy asks for revocation.
+Endorsements: ``crl`` and ``ocsp``, where revocation is to be judged.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from cryptography.x509 import Certificate
 import strongroom
 from strongroom.encoding import Fields, unb64, unhex
 from strongroom.errors import EvidenceMalformed, MalformedInput
-from strongroom.evidence.certificates import check_revocation, parse_chain, parse_crl, verify_chain
+from strongroom.evidence.certificates import parse_chain, verify_chain
 from strongroom.evidence.door import at_the_door
 from strongroom.evidence.judge import Submodule, Verdict, serialise_claims
 from strongroom.evidence.jws import LONGEST_TOKEN, CompactJws, PublicKey, parse_jwks
+from strongroom.evidence.revocation import Lists, check_status
 from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Provenance, Word
 
 TEE = "ear"
@@ -233,11 +234,11 @@ def _trusted_key(
             same, "ear.key", Word.BINDING, expected="one key in jwk and x5c",
             found="one key" if same else "two keys", source="RFC 7517 section 4.7",
         )  # fmt: skip
-        crls = [parse_crl(octets, what=role) for role, octets in endorsements.items.items() if role.startswith("crl")]
-        if path is not None and (crls or policy.require_revocation_status):
-            check_revocation(
-                path, crls=crls, now=now, checks=checks, name="ear", required=policy.require_revocation_status
-            )
+        if path is not None:
+            check_status(
+                path, Lists.parse(endorsements.items), now=now, checks=checks, name="ear",
+                required=policy.require_revocation_status,
+            )  # fmt: skip
         return leaf if path is not None and same else None  # type: ignore[return-value]
     name = token.header.get("kid")
     key = policy.keys.get(name) if isinstance(name, str) else None

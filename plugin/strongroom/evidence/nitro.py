@@ -1,8 +1,8 @@
 """Verify an AWS Nitro Enclaves attestation document.
 
 docs/attestation/nitro.md is the page for people. Evidence body (tee ``aws-nitro``):
-``{"document": base64 of the COSE_Sign1}``. Endorsements: ``crl`` and ``crl_…`` (DER or PEM), only
-where the policy asks for revocation. The root is AWS's G1 unless the maker hands in others
+``{"document": base64 of the COSE_Sign1}``. Endorsements: ``crl`` and ``crl:<anything>``
+(DER or PEM), where revocation is to be judged. The root is AWS's G1 unless the maker hands in others
 (tests do). The field that binds is ``user_data``: our attester puts the report data there.
 
 Source: AWS Nitro Enclaves user guide, "Verifying the root of trust" and the NSM API document.
@@ -19,9 +19,10 @@ from cryptography.x509 import Certificate
 
 from strongroom.encoding import Fields, unhex
 from strongroom.errors import EvidenceMalformed, MalformedInput
-from strongroom.evidence.certificates import check_revocation, parse_certificate, parse_crl, verify_chain
+from strongroom.evidence.certificates import parse_certificate, verify_chain
 from strongroom.evidence.cose import Sign1, decode_cbor
 from strongroom.evidence.door import at_the_door, base64_field
+from strongroom.evidence.revocation import Lists, check_status
 from strongroom.evidence.roots import root
 from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Word
 
@@ -131,7 +132,11 @@ def _index(name: str, where: str) -> int:
 
 
 def _values(table: Fields, name: str) -> frozenset[bytes]:
-    values = frozenset(unhex(each, where=f"{table.where}: {name}") for each in table.texts(name))
+    listed = table.value(name)
+    listed = listed if isinstance(listed, list) else [listed]
+    if not all(isinstance(each, str) for each in listed):
+        raise MalformedInput(f"{table.where}: {name} is not a digest in hex, or a list of such")
+    values = frozenset(unhex(each, where=f"{table.where}: {name}") for each in listed)
     if any(len(each) != _PCR_SIZE for each in values):
         raise MalformedInput(f"{table.where}: PCR{name} has 48 bytes")
     return values
@@ -179,13 +184,11 @@ class NitroVerifier:
             )  # fmt: skip
         roots = self._roots or (root("aws_nitro_root_g1.pem"),)
         path = verify_chain([leaf, *reversed(bundle)], roots=roots, now=now, checks=checks, name="nitro", source=SOURCE)
-        crls = [
-            parse_crl(octets, what=role) for role, octets in endorsements.items.items() if role.split("_")[0] == "crl"
-        ]
-        if path is not None and (crls or policy.require_revocation_status):
-            check_revocation(
-                path, crls=crls, now=now, checks=checks, name="nitro", required=policy.require_revocation_status
-            )
+        if path is not None:
+            check_status(
+                path, Lists.parse(endorsements.items), now=now, checks=checks, name="nitro",
+                required=policy.require_revocation_status,
+            )  # fmt: skip
         if policy.max_age is not None:
             age = int((now - document.timestamp).total_seconds())
             checks.that(
