@@ -237,3 +237,19 @@ class ServerRefused(ClientError):
 
 class ServerUnsealed(ClientError):
     """The endpoint does not speak strongroom's protocol; nothing was sent."""
+
+
+class ServerUnavailable(ClientError):
+    """The server gives no keys at the moment, or the model is not open; nothing but a question was sent."""
+
+
+class RequestRefused(ClientError):
+    """An answer that is not encapsulated came back: from the server, or from anybody on the path.
+
+    `status` is the HTTP status, unauthenticated. The request was sent, sealed; its content is not known
+    to whoever answered.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status

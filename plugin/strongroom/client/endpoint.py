@@ -1,0 +1,73 @@
+"""Which URLs lead to a model, and where the sealed request goes.
+
+The inner request keeps the URL that the program wrote. The outer one, and the question for the keys,
+go to the model's prediction path, so that one path is all that a gateway has to let through, and the
+host does not see which of the model's endpoints was meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from strongroom.errors import ServerUnsealed
+
+_PATHS = (
+    re.compile(r"(?P<front>.*?)/(?:predictions|explanations)/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?(?:/.*)?"),
+    re.compile(r"(?P<front>.*?)/v1/models/(?P<model>[^/:]+):(?:predict|explain)"),
+    re.compile(r"(?P<front>.*?)/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/(?:infer|explain)"),
+    re.compile(r"(?P<front>.*?)/invocations"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A model at a server: `origin` (``http://host:8080``), `front` (a path in front, often empty), names."""
+
+    origin: str
+    front: str
+    model: str
+    version: str | None = None
+
+    @classmethod
+    def parse(cls, url: str, models: Mapping[str, str] | None = None) -> Endpoint:
+        """The endpoint behind a request's URL; raises `ServerUnsealed` where it leads to no model.
+
+        `models` maps a path (``/invocations``, or any path that a gateway rewrites) to a model's name.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ServerUnsealed(f"{url!r} is not an http or https URL")
+        origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        if models and parts.path in models:
+            return cls(origin, "", models[parts.path])
+        for pattern in _PATHS:
+            if match := pattern.fullmatch(parts.path):
+                break
+        else:
+            raise ServerUnsealed(
+                f"{parts.path or '/'} is not a model's endpoint, so there is nobody to seal this request to",
+                hint="use a session without the sealed adapter for the server's other endpoints, or map the path",
+            )
+        named = match.groupdict()
+        model, version = named.get("model"), named.get("version")
+        if model is None:
+            query = parse_qs(parts.query)
+            if len(query.get("model_name", [])) != 1:
+                raise ServerUnsealed(
+                    "/invocations does not say which model is meant",
+                    hint='add ?model_name=… or give the adapter models={"/invocations": "name"}',
+                )
+            return cls(origin, named["front"], query["model_name"][0])
+        return cls(origin, named["front"], unquote(model), None if version is None else unquote(version))
+
+    @property
+    def url(self) -> str:
+        """Where sealed requests and keys requests are posted."""
+        version = "" if self.version is None else "/" + quote(self.version, safe="")
+        return f"{self.origin}{self.front}/predictions/{quote(self.model, safe='')}{version}"
+
+    def __str__(self) -> str:
+        return self.url
