@@ -1,13 +1,44 @@
-"""Journeys share one trained digits model."""
+"""Journeys share one trained digits model and one sealed server."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+
 import pytest
 from strongroom.demo.digits import Trained, train
+from strongroom.demo.stage import Stage
+
+BATCHES = json.dumps(
+    {
+        "digits": {
+            "1.0": {"marName": "digits.mar", "minWorkers": 2, "maxWorkers": 2, "batchSize": 4, "maxBatchDelay": 150}
+        }
+    }
+)
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Trained:
     """The plain digits.mar and the scans held back from its training."""
-    pytest.importorskip("torch", reason="SKIPPED LOUDLY: no torch here, no journey")
     return train(tmp_path_factory.mktemp("digits"))
+
+
+def sealed_stage(digits: Trained, **server) -> Iterator[Stage]:
+    """Author, broker, sealed archive and launched server; everything stops in the end."""
+    stage = Stage.make()
+    try:
+        stage.make_author()
+        stage.start_broker()
+        stage.seal(digits.archive)
+        stage.start_server(**server)
+        stage.wait_until_ready()
+        yield stage
+    finally:
+        stage.close()
+
+
+@pytest.fixture(scope="module")
+def sealed(digits) -> Iterator[Stage]:
+    """A sealed digits server with two workers and batches of up to four."""
+    yield from sealed_stage(digits, properties=f"models={BATCHES}\nmetrics_mode=prometheus\n")

@@ -125,7 +125,9 @@ class Stage:
 
     # -- the host -----------------------------------------------------------------
 
-    def start_server(self, *, token_auth: bool = False) -> None:
+    def start_server(
+        self, *, token_auth: bool = False, properties: str = "", models: tuple[str, ...] = ("digits=digits.mar",)
+    ) -> None:
         """`strongroom launch -- torchserve …` with two workers, and the relay in front of it."""
         shutil.copy(self.owner / "author.pub", self.host / "author.pub")
         (self.host / "strongroom.toml").write_text(
@@ -138,10 +140,10 @@ class Stage:
             f"management_address=http://127.0.0.1:{self.management}\n"
             f"metrics_address=http://127.0.0.1:{free_port()}\n"
             f"grpc_inference_port={free_port()}\ngrpc_management_port={free_port()}\n"
-            "default_workers_per_model=2\n"
+            f"default_workers_per_model=2\n{properties}"
         )
         command = [*COMMAND, "launch", "--config", "strongroom.toml", "--", "torchserve", "--start", "--ncs"]
-        command += ["--model-store", "model_store", "--models", "digits=digits.mar"]
+        command += ["--model-store", "model_store", "--models", *models]
         command += ["--ts-config", "config.properties", *([] if token_auth else ["--disable-token-auth"])]
         with (self.host / "launch.log").open("wb") as log:
             process = subprocess.Popen(command, cwd=self.host, stdout=log, stderr=log, start_new_session=True)
