@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -179,14 +180,43 @@ def _collateral(octets: bytes | None, checks: Checklist, name: str) -> Collatera
     return None if missing else document
 
 
+# A broker meets the same few documents for weeks. They are decoded once and judged every time.
+
+
+@lru_cache(maxsize=32)
+def _collateral_chain(octets: bytes, what: str) -> tuple[Certificate, ...]:
+    return parse_chain(octets, what=what)
+
+
+@lru_cache(maxsize=16)
+def _crl(octets: bytes, what: str) -> CertificateRevocationList:
+    return parse_crl(octets, what=what)
+
+
+@lru_cache(maxsize=16)
+def _tcb_info(octets: bytes) -> TcbInfo:
+    return TcbInfo.parse(octets)
+
+
+@lru_cache(maxsize=16)
+def _qe_identity(octets: bytes) -> QeIdentity:
+    return QeIdentity.parse(octets)
+
+
+def forget_decoded() -> None:
+    """Empty the memory of decoded collateral, for benchmarks of a first verdict."""
+    for each in (_collateral_chain, _crl, _tcb_info, _qe_identity):
+        each.cache_clear()
+
+
 def _signed_texts(
     document: Collateral, pck_path: tuple[Certificate, ...] | None, root: Certificate, now: datetime,
     checks: Checklist, name: str,
 ) -> tuple[TcbInfo | None, QeIdentity | None]:  # fmt: skip
     """Verify chains, CRLs and the two signed texts; a text whose signature fails is None."""
-    root_crl = parse_crl(document.root_ca_crl, what="root CA CRL")
-    pck_crl = parse_crl(document.pck_crl, what="PCK CRL")
-    crl_chain = parse_chain(document.pck_crl_issuer_chain, what="PCK CRL issuer chain")
+    root_crl = _crl(document.root_ca_crl, "root CA CRL")
+    pck_crl = _crl(document.pck_crl, "PCK CRL")
+    crl_chain = _collateral_chain(document.pck_crl_issuer_chain, "PCK CRL issuer chain")
     crl_path = verify_chain(
         crl_chain, roots=(root,), now=now, checks=checks, name=f"{name}.crl-issuer", source=COLLATERAL_SOURCE
     )
@@ -203,19 +233,19 @@ def _signed_texts(
     lists = (root_crl, pck_crl)
     if sound and pck_path is not None:
         check_revocation(pck_path, crls=lists, now=now, checks=checks, name=f"{name}.pck")
+    judged = lists if sound else ()
     information = identity = None
-    signer = f"{name}.tcb-info"
-    if _signed_text(document.tcb_info_issuer_chain, document.tcb_info, document.tcb_info_signature,
-                    root, now, lists if sound else (), checks, signer):  # fmt: skip
+    signer = _signer(document.tcb_info_issuer_chain, root, now, judged, checks, f"{name}.tcb-info")
+    if _signed_text(document.tcb_info, document.tcb_info_signature, signer, checks, f"{name}.tcb-info"):
         with at_the_door("TCB info"):
-            information = TcbInfo.parse(document.tcb_info)
-        _current(information, now, checks, signer)
-    signer = f"{name}.qe-identity"
-    if _signed_text(document.qe_identity_issuer_chain, document.qe_identity, document.qe_identity_signature,
-                    root, now, lists if sound else (), checks, signer):  # fmt: skip
+            information = _tcb_info(document.tcb_info)
+        _current(information, now, checks, f"{name}.tcb-info")
+    if document.qe_identity_issuer_chain != document.tcb_info_issuer_chain:  # else it was judged a moment ago
+        signer = _signer(document.qe_identity_issuer_chain, root, now, judged, checks, f"{name}.qe-identity")
+    if _signed_text(document.qe_identity, document.qe_identity_signature, signer, checks, f"{name}.qe-identity"):
         with at_the_door("QE identity"):
-            identity = QeIdentity.parse(document.qe_identity)
-        _current(identity, now, checks, signer)
+            identity = _qe_identity(document.qe_identity)
+        _current(identity, now, checks, f"{name}.qe-identity")
     return information, identity
 
 
@@ -234,20 +264,34 @@ def _crl_signed(crl: CertificateRevocationList, issuer: Certificate, checks: Che
     )  # fmt: skip
 
 
-def _signed_text(
-    chain_octets: bytes, text: bytes, signature: bytes, root: Certificate, now: datetime,
-    crls: tuple[CertificateRevocationList, ...], checks: Checklist, name: str,
-) -> bool:  # fmt: skip
-    chain = parse_chain(chain_octets, what=f"{name} issuer chain")
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    """Who signed a text, and whether that certificate is Intel's TCB signing one."""
+
+    certificate: Certificate
+    trusted: bool
+
+
+def _signer(
+    octets: bytes, root: Certificate, now: datetime, crls: tuple[CertificateRevocationList, ...],
+    checks: Checklist, name: str,
+) -> _Signer:  # fmt: skip
+    chain = _collateral_chain(octets, f"{name} issuer chain")
     path = verify_chain(chain, roots=(root,), now=now, checks=checks, name=name, source=COLLATERAL_SOURCE)
-    good = path is not None and _named(path, ("TCB Signing",), checks, name)
+    trusted = path is not None and _named(path, ("TCB Signing",), checks, name)
     if path is not None and crls:
         check_revocation(path, crls=crls, now=now, checks=checks, name=name)
-    return good & checks.that(
-        verifies(chain[0].public_key(), signature, text, hashes.SHA256()), f"{name}.signature", Word.SIGNATURE,
-        expected="the exact text, signed by Intel's TCB signing certificate", found=f"{len(text)} bytes",
-        source=COLLATERAL_SOURCE, hint="the text was altered or serialised again: " + REFRESH,
+    return _Signer(chain[0], trusted)
+
+
+def _signed_text(text: bytes, signature: bytes, signer: _Signer, checks: Checklist, name: str) -> bool:
+    signed = checks.that(
+        verifies(signer.certificate.public_key(), signature, text, hashes.SHA256()), f"{name}.signature",
+        Word.SIGNATURE, expected="the exact text, signed by Intel's TCB signing certificate",
+        found=f"{len(text)} bytes", source=COLLATERAL_SOURCE,
+        hint="the text was altered or serialised again: " + REFRESH,
     )  # fmt: skip
+    return signed and signer.trusted
 
 
 def _current(document: TcbInfo | QeIdentity, now: datetime, checks: Checklist, name: str) -> None:
