@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from strongroom.encoding import Fields
-from strongroom.evidence.tpm_credential import Activation
+from strongroom.evidence.tpm_credential import Activation, Challenge
 from strongroom.evidence.tpm_event_log import EventLog, replay_launch
 from strongroom.evidence.tpm_evidence import TpmEvidence
 from strongroom.evidence.tpm_key import KeyExamination
@@ -79,6 +79,19 @@ class TpmVerifier:
     def appraise(self, claims: Claims, policy: TpmPolicy, checks: Checklist) -> None:
         """PCR values, secure boot and the launch log against the policy."""
         policy.appraise(claims, checks)
+
+
+def activated_verifier(challenge: Challenge, evidence: Evidence) -> TpmVerifier:
+    """The verifier for the session in which `challenge` was sent: it knows what the evidence's answer proved.
+
+    Without an answer the verifier knows of no activation, and a policy that asks for one refuses. Raises
+    `EvidenceRefused` for a wrong answer, `EvidenceMalformed` for evidence that cannot be read.
+    """
+    body = TpmEvidence.parse(evidence.body)
+    messages = [quote.message for quote in body.quotes.values() if quote.message is not None]
+    if body.activation is None or len(messages) != 1:
+        return TpmVerifier()
+    return TpmVerifier(activation=challenge.answered(body.activation, messages[0]))
 
 
 # -- the quote and the logs --------------------------------------------------------

@@ -26,9 +26,10 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from strongroom.encoding import labelled
+from strongroom.encoding import Fields, b64, labelled
 from strongroom.errors import EvidenceMalformed, EvidenceRefused
 from strongroom.evidence.certificates import parse_certificate
+from strongroom.evidence.door import base64_field
 from strongroom.evidence.tpm_structures import TpmPublic, as_sized
 
 EndorsementKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -42,6 +43,20 @@ class Credential:
 
     blob: bytes
     encrypted_secret: bytes
+
+    @classmethod
+    def parse(cls, fields: object) -> Credential:
+        """From the ``tpm`` object of a challenge's ``extra-params``; raises `MalformedInput`."""
+        read = Fields(fields, where="credential")
+        credential = cls(
+            base64_field(read, "credential_blob", limit=512), base64_field(read, "encrypted_secret", limit=1024)
+        )
+        read.done()
+        return credential
+
+    def serialise(self) -> dict[str, str]:
+        """The exact inverse of `parse`."""
+        return {"credential_blob": b64(self.blob), "encrypted_secret": b64(self.encrypted_secret)}
 
 
 def make_credential(ek: EndorsementKey, ak_name: bytes, secret: bytes) -> Credential:
@@ -103,9 +118,14 @@ def _kdfa(algorithm: hashes.HashAlgorithm, key: bytes, label: bytes, context: by
     ).derive(key)
 
 
+def spki_of(key: EndorsementKey) -> bytes:
+    """A public key's SubjectPublicKeyInfo in DER."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
 def key_digest(key: EndorsementKey) -> bytes:
-    """SHA-256 of the SubjectPublicKeyInfo: how an endorsement key is named here."""
-    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    """SHA-256 of the SubjectPublicKeyInfo: how a key is named where it has no Name."""
+    return sha256(spki_of(key)).digest()
 
 
 _ONLY_CHALLENGE = object()
@@ -142,6 +162,14 @@ class Challenge:
         name = TpmPublic.parse(ak_pub).name
         secret = secrets.token_bytes(SECRET_SIZE)
         return cls(ek_cert, name, make_credential(ek, name, secret), secret)
+
+    @classmethod
+    def announced(cls, fields: object) -> Challenge:
+        """For what an attester's `announce` put into its request; raises `MalformedInput` or `EvidenceMalformed`."""
+        read = Fields(fields, where="TPM announcement")
+        ek_cert, ak_pub = (base64_field(read, name, limit=1 << 14) for name in ("ek_cert", "ak_pub"))
+        read.done()
+        return cls.make(ek_cert, ak_pub)
 
     def answered(self, answer: bytes, quote: bytes) -> Activation:
         """Check what `activation_answer` made on the other side over the same quote.
