@@ -23,7 +23,7 @@ TEMPLATES = ("hardware-only", "measured", "measured-cpu-and-gpu", "development")
 
 PROVED_BUILTINS = frozenset(
     """
-    abs all any array.concat array.reverse array.slice base64.decode base64url.decode ceil concat contains count
+    abs array.concat array.reverse base64.decode base64url.decode ceil concat contains count
     endswith floor format_int indexof intersection is_array is_boolean is_null is_number is_object is_set is_string
     json.unmarshal lower max min numbers.range object.get object.keys regex.match replace round sort split
     startswith strings.any_prefix_match strings.any_suffix_match substring sum to_number trim trim_left trim_prefix
@@ -76,7 +76,10 @@ class ReleasePolicy:
         policy = cls(text)
         ok, said = policy._query("data.policy.allow", {}, {})
         if not ok:
-            raise ConfigurationInvalid(f"the policy does not compile: {said}", hint="strongroom policy test shows more")
+            raise ConfigurationInvalid(
+                f"the interpreter cannot evaluate the policy: {said}",
+                hint="give an iterated value a name before `in`: `m := input.x[_].y; m in {…}`",
+            )
         return policy
 
     @classmethod
@@ -130,7 +133,7 @@ class ReleasePolicy:
                 interpreter.set_input(dict(claims))
                 output = interpreter.query(query)
                 if not output.ok():
-                    return False, _first_line(str(output))
+                    return False, "an error that the interpreter does not name"
                 if len(output) != 1:
                     return True, None
                 if binding:
