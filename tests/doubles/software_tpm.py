@@ -21,13 +21,17 @@ import pytest
 class SoftwareTpm:
     """One manufactured TPM below `folder`; powered on inside ``with``, and again by `reboot`."""
 
-    def __init__(self, folder: Path, *, banks: str = "sha256") -> None:
+    def __init__(self, folder: Path, *, banks: str = "sha256", like: SoftwareTpm | None = None) -> None:
+        """`like` copies another one's seeds, NV memory and CA while its power is off: that is much faster."""
         for tool in ("swtpm", "swtpm_setup"):
             if shutil.which(tool) is None:
                 pytest.skip(f"SKIPPED LOUDLY: {tool} is not installed (Debian: swtpm, swtpm-tools)")
         self.folder = folder
         self._state, self._ca = folder / "state", folder / "ca"
         self._process: subprocess.Popen[bytes] | None = None
+        if like is not None:
+            shutil.copytree(like.folder, folder)
+            return
         for each in (self._state, self._ca):
             each.mkdir(parents=True)
         self._manufacture(banks)

@@ -30,10 +30,15 @@ def tpm(tmp_path_factory):
         yield machine
 
 
+@pytest.fixture(scope="module")
+def factory(tmp_path_factory):
+    return SoftwareTpm(tmp_path_factory.mktemp("factory") / "machine")
+
+
 @pytest.fixture
-def fresh(tmp_path):
-    """A TPM of this test alone, for what changes its registers."""
-    with SoftwareTpm(tmp_path / "fresh") as machine:
+def fresh(factory, tmp_path):
+    """A TPM of another maker, of this test alone: for what changes its registers."""
+    with SoftwareTpm(tmp_path / "fresh", like=factory) as machine:
         yield machine
 
 
