@@ -12,7 +12,22 @@ def _simulated() -> Attester:
     return SimulatedAttester()
 
 
+def _tpm_missing() -> str:
+    from strongroom.attest.tpm import missing
+
+    return missing()
+
+
+def _tpm() -> Attester:
+    from strongroom.attest.tpm import TpmAttester
+
+    return TpmAttester()
+
+
 @hookimpl
 def strongroom_attesters() -> list[AttesterOffer]:
     """In the order in which `strongroom doctor` considers them; the simulated TEE is never chosen."""
-    return [AttesterOffer("simulated", lambda: "", _simulated)]
+    return [
+        AttesterOffer("tpm", _tpm_missing, _tpm),
+        AttesterOffer("simulated", lambda: "", _simulated),
+    ]
