@@ -238,9 +238,8 @@ def test_a_stream_that_ends_cleanly_without_its_final_chunk_is_truncated(policy)
             answer.pieces = iter(list(answer.pieces)[:-1])
         return answer
 
-    with SealedServer(model=streaming([b"one", b"two"]), host=cut) as server:
-        with pytest.raises(StreamTruncated) as raised:
-            _ = session_for(server, policy).post(server.url, stream=True).content
+    with SealedServer(model=streaming([b"one", b"two"]), host=cut) as server, pytest.raises(StreamTruncated) as raised:
+        _ = session_for(server, policy).post(server.url, stream=True).content
     assert raised.value.received == b"onetwo"
 
 
@@ -254,9 +253,9 @@ def test_a_host_that_reorders_doubles_or_drops_chunks_is_noticed(policy, order):
             answer.pieces = iter([pieces[place] for place in order])
         return answer
 
-    with SealedServer(model=streaming([b"one", b"two", b"three"]), host=shuffled) as server:
-        with pytest.raises(EncapsulationInvalid):
-            _ = session_for(server, policy).post(server.url, stream=True).content
+    model = streaming([b"one", b"two", b"three"])
+    with SealedServer(model=model, host=shuffled) as server, pytest.raises(EncapsulationInvalid):
+        _ = session_for(server, policy).post(server.url, stream=True).content
 
 
 def test_a_caller_that_stops_reading_does_not_wait_for_the_rest(policy):

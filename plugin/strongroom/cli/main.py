@@ -15,7 +15,20 @@ import typer
 import strongroom
 from strongroom.errors import StrongroomError
 
-VERBS: tuple[str, ...] = ("keygen", "seal", "rewrap", "inspect", "verify", "broker", "launch", "keeper")
+VERBS: tuple[str, ...] = (
+    "keygen",
+    "seal",
+    "rewrap",
+    "inspect",
+    "verify",
+    "broker",
+    "launch",
+    "keeper",
+    "request",
+    "verify_server",
+    "proxy",
+    "demo",
+)
 """The modules of this folder that hold a verb, in the order in which `--help` shows them."""
 
 app = typer.Typer(

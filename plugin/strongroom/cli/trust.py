@@ -1,0 +1,75 @@
+"""What the client's verbs share: the options that say whom to believe, and the adapter made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from strongroom.client.adapter import SealedAdapter
+
+PolicyFile = Annotated[Path, typer.Option("--policy", metavar="FILE", help="the appraisal policy (TOML)")]
+Kems = Annotated[
+    list[str] | None,
+    typer.Option("--kem", metavar="NAME", help="accept x-wing, x25519 or p-256, in this order [default: x-wing]"),
+]
+PluginNames = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this verifier plugin (repeatable)")
+]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", metavar="TOKEN|@FILE", help="sent as Authorization: Bearer …, which the frontend sees"),
+]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="for connecting, and between two reads")]
+CaFile = Annotated[Path | None, typer.Option("--cacert", metavar="FILE", help="CA certificates for an https server")]
+
+
+def make_adapter(
+    policy: Path, *, kems: Sequence[str] | None, plugins: Sequence[str] | None, **more: Any
+) -> SealedAdapter:
+    """The adapter that these options describe; raises `ConfigurationInvalid`."""
+    from strongroom.channel.kem import XWING, kem_named
+    from strongroom.client.adapter import SealedAdapter
+
+    ids = [kem_named(name).id for name in kems] if kems else [XWING]
+    return SealedAdapter(policy, kems=ids, plugins=tuple(plugins or ()), **more)
+
+
+def read_token(token: str | None) -> str | None:
+    """The token, or the first line of the file behind an @; raises `ConfigurationInvalid`."""
+    from strongroom.errors import ConfigurationInvalid
+
+    if token is None or not token.startswith("@"):
+        return token
+    try:
+        return Path(token[1:]).read_text().splitlines()[0].strip()
+    except (OSError, IndexError) as error:
+        raise ConfigurationInvalid(f"{token[1:]}: no token can be read from it", hint=str(error)) from error
+
+
+def outer_arguments(timeout: float, cacert: Path | None) -> dict[str, Any]:
+    """How the outer connections are made."""
+    return {"timeout": timeout, "verify": True if cacert is None else str(cacert)}
+
+
+def reached(url: str) -> Any:
+    """A context in which errors of the connection become ours, without bodies in their text."""
+    import contextlib
+
+    @contextlib.contextmanager
+    def context() -> Any:
+        import requests
+
+        from strongroom.errors import ServerUnavailable
+
+        try:
+            yield
+        except requests.RequestException as error:
+            raise ServerUnavailable(
+                f"{url} cannot be reached: {type(error).__name__}", hint="is the server running there?"
+            ) from error
+
+    return context()

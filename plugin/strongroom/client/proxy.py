@@ -1,0 +1,275 @@
+"""A local proxy: plain HTTP on loopback, sealed beyond.
+
+For curl, a browser's fetch, or an SDK in any language: it gets ``http://127.0.0.1:PORT`` as its base URL and
+knows nothing of encryption. Answers stream through as they come; one that is cut beyond is cut here as
+well, without the end that HTTP would give it.
+
+Between program and proxy there is plaintext, so it listens on loopback only. A web page of a stranger
+must not use it: requests with an `Origin` that was not allowed, or with a `Host` that is not loopback
+(DNS rebinding), are refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from strongroom.channel.bhttp import Headers, Request
+from strongroom.channel.fields import end_to_end
+from strongroom.client.adapter import SealedAdapter, SealedBody
+from strongroom.errors import (
+    ConfigurationInvalid,
+    MalformedInput,
+    RequestRefused,
+    ServerUnavailable,
+    ServerUnsealed,
+    StrongroomError,
+)
+
+_log = logging.getLogger(__name__)
+BODY_LIMIT = 1 << 30
+_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+class SealedProxy:
+    """Forwards ``http://127.0.0.1:PORT/…`` to `base`/…, sealed through `adapter`, until `close`.
+
+    `origins` are the web origins that may use it. `arguments` go to each outer request (`timeout`, `verify`).
+    """
+
+    def __init__(
+        self,
+        base: str,
+        adapter: SealedAdapter,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        origins: Sequence[str] = (),
+        **arguments: Any,
+    ) -> None:
+        """Listens at once; raises `ConfigurationInvalid` for an address that is not loopback or not free."""
+        parts = urlsplit(base)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ConfigurationInvalid(f"{base!r} is not a server's address", hint="for example http://host:8080")
+        if not _is_loopback(host):
+            raise ConfigurationInvalid(
+                f"the proxy does not listen on {host}",
+                hint="programs talk plaintext to it, so it stays on 127.0.0.1 or ::1; start one on each machine",
+            )
+        handler = type("Handler", (_Handler,), {"proxy": self})
+        self.base = base.rstrip("/")
+        self.authority = parts.netloc.rpartition("@")[2]
+        self.scheme = parts.scheme
+        self.adapter = adapter
+        self.origins = frozenset(origins)
+        self.arguments = arguments
+        try:
+            self._server = ThreadingHTTPServer((host, port), handler)
+        except OSError as error:
+            raise ConfigurationInvalid(
+                f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port, or 0 for a free one"
+            ) from error
+        self._server.daemon_threads = True
+        self._host = host
+
+    @property
+    def url(self) -> str:
+        """Where programs reach it."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._server.server_address[1]}"
+
+    def run(self) -> None:
+        """Serve until `close`."""
+        self._server.serve_forever(poll_interval=0.1)
+
+    def start(self) -> SealedProxy:
+        """Serve in a thread of its own."""
+        threading.Thread(target=self.run, daemon=True).start()
+        return self
+
+    def close(self) -> None:
+        """Stop; requests under way end with their connections."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection of a local program."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "strongroom-proxy"
+    sys_version = ""
+    proxy: SealedProxy
+
+    def _serve(self) -> None:
+        try:
+            if not self._allowed():
+                return
+            request = self._request()
+        except MalformedInput as error:
+            self._problem(400, error)
+            self.close_connection = True
+            return
+        proxy = self.proxy
+        try:
+            answered, wire = proxy.adapter.exchange(request, proxy.base + request.path, stream=True, **proxy.arguments)
+        except StrongroomError as error:
+            self._problem(_status(error), error)
+        except requests.Timeout as error:
+            self._problem(504, _plain(error, proxy.base))
+        except requests.RequestException as error:
+            self._problem(502, _plain(error, proxy.base))
+        else:
+            body = SealedBody(answered, wire, {})
+            headers = tuple(
+                line
+                for line in end_to_end(answered.head.headers)
+                if line[0] not in ("content-length", "date", "server")
+            )
+            with body:
+                self._relay(answered.head.status, headers, body.stream(), whole=answered.stream is None)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _serve  # noqa: N815 -- http.server names them
+
+    def do_OPTIONS(self) -> None:
+        """A browser's preflight, where its origin is allowed; else an ordinary request."""
+        if "access-control-request-method" not in self.headers:
+            self._serve()
+            return
+        if self._allowed():
+            self.send_response(204)
+            self.send_header("access-control-allow-methods", "GET, POST, PUT, DELETE, PATCH")
+            self.send_header("access-control-allow-headers", self.headers.get("access-control-request-headers", ""))
+            self._cors()
+            self.end_headers()
+
+    def _allowed(self) -> bool:
+        named = urlsplit(f"//{self.headers.get('host', '')}").hostname
+        origin = self.headers.get("origin")
+        if named in _NAMES and (origin is None or origin in self.proxy.origins):
+            return True
+        what = f"the web origin {origin}" if named in _NAMES else f"the host name {named}"
+        self._problem(
+            403,
+            ConfigurationInvalid(f"{what} may not use this proxy", hint="allow a web origin of your own with --origin"),
+        )
+        self.close_connection = True
+        return False
+
+    def _request(self) -> Request:
+        headers: Headers = tuple(
+            (name.lower(), value.strip())
+            for name, value in self.headers.items()
+            if name.lower() not in ("host", "expect", "content-length")
+        )
+        content = self._content()
+        if content or self.command in ("POST", "PUT", "PATCH"):
+            headers = (*headers, ("content-length", str(len(content))))
+        proxy = self.proxy
+        front = urlsplit(proxy.base).path
+        return Request(self.command, proxy.scheme, proxy.authority, front + self.path, headers, content)
+
+    def _content(self) -> bytes:
+        if "chunked" in self.headers.get("transfer-encoding", "").lower():
+            return b"".join(self._chunks())
+        length = self.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > BODY_LIMIT:
+            raise MalformedInput(f"a Content-Length that is not a number up to {BODY_LIMIT}")
+        return self.rfile.read(int(length))
+
+    def _chunks(self) -> Iterator[bytes]:
+        """The body in HTTP/1.1 chunks (RFC 9112 section 7.1), trailers read and dropped."""
+        total = 0
+        while True:
+            line = self.rfile.readline(1024).partition(b";")[0].strip()
+            try:
+                size = int(line, 16)
+            except ValueError:
+                raise MalformedInput("a chunk's size is not a hexadecimal number") from None
+            total += size
+            if size < 0 or total > BODY_LIMIT:
+                raise MalformedInput(f"a body of more than {BODY_LIMIT} bytes")
+            if size == 0:
+                while self.rfile.readline(8192).strip():
+                    pass
+                return
+            yield self.rfile.read(size)
+            self.rfile.readline(8)
+
+    def _cors(self) -> None:
+        if origin := self.headers.get("origin"):
+            self.send_header("access-control-allow-origin", origin)
+            self.send_header("vary", "origin")
+
+    def _relay(self, status: int, headers: Headers, pieces: Iterator[bytes], *, whole: bool) -> None:
+        bodiless = self.command == "HEAD" or status in (204, 304)
+        whole = whole or bodiless or self.request_version == "HTTP/1.0"
+        try:
+            content = b"".join(pieces) if whole else b""
+            self.send_response(status)
+            for name, value in headers:
+                self.send_header(name, value)
+            self._cors()
+            if whole:
+                if status not in (204, 304):
+                    self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(b"" if bodiless else content)
+                return
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            for piece in pieces:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+        except StrongroomError as error:
+            _log.warning("a stream was cut: %s", error)
+            self.close_connection = True  # no last chunk: the program sees that its answer is not whole
+        except OSError:
+            self.close_connection = True  # the program went away
+
+    def _problem(self, status: int, error: StrongroomError) -> None:
+        _log.warning("%d %s: %s", status, type(error).__name__, error)
+        document = {"type": "about:blank", "title": type(error).__name__, "status": status, "detail": str(error)}
+        body = json.dumps(document | {"hint": error.hint}).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/problem+json")
+        self.send_header("content-length", str(len(body)))
+        if self.headers.get("origin") in self.proxy.origins:
+            self._cors()
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: paths and queries are plaintext."""
+
+
+def _status(error: StrongroomError) -> int:
+    if isinstance(error, ServerUnavailable):
+        return 503
+    if isinstance(error, RequestRefused) and error.status in (401, 403, 404, 413):
+        return error.status
+    if isinstance(error, ServerUnsealed) and "not a model's endpoint" in str(error):
+        return 404
+    return 502
+
+
+def _plain(error: requests.RequestException, base: str) -> StrongroomError:
+    """An error of the outer connection, without the URL that `requests` puts into its text."""
+    return ServerUnavailable(f"{base} cannot be reached: {type(error).__name__}", hint="is the server running there?")

@@ -1,0 +1,118 @@
+"""`strongroom request`, `verify-server` and `proxy`, as a shell runs them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import requests
+from doubles.sealed_server import POLICY, SealedServer, Stream
+
+
+@pytest.fixture
+def policy(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    return path
+
+
+def strongroom(*arguments, **settings):
+    command = [sys.executable, "-m", "strongroom.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=60, **settings)
+
+
+def test_request_prints_the_answer_on_stdout_and_one_happy_line_on_stderr(policy):
+    with SealedServer() as server:
+        run = strongroom("request", server.url, "-d", "a scan", "-H", "X-Mine: 1", "--policy", policy)
+        assert (run.returncode, run.stdout) == (0, b"a scan")
+        assert b"200 OK, 6 bytes, sealed both ways" in run.stderr
+        assert server.opened[0].header("x-mine") == "1"
+
+
+def test_request_reads_a_file_or_stdin_and_writes_a_file(policy, tmp_path):
+    (tmp_path / "scan").write_bytes(b"\x00\xff")
+    with SealedServer() as server:
+        run = strongroom("request", server.url, "-d", f"@{tmp_path}/scan", "-o", tmp_path / "out", "--policy", policy)
+        assert (run.returncode, run.stdout, (tmp_path / "out").read_bytes()) == (0, b"", b"\x00\xff")
+        assert strongroom("request", server.url, "-d", "@-", "--policy", policy, input=b"piped").stdout == b"piped"
+
+
+def test_request_streams_and_says_when_a_stream_was_cut(policy):
+    def failing():
+        yield b"one"
+        raise RuntimeError
+
+    with SealedServer(model=lambda request: Stream(200, (), failing())) as server:
+        run = strongroom("request", server.url, "--stream", "--policy", policy)
+    assert (run.returncode, run.stdout) == (1, b"one")
+    assert b"strongroom: error: " in run.stderr and b"Traceback" not in run.stderr
+
+
+def test_request_as_json_and_with_a_token_from_a_file(policy, tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    with SealedServer(token="secret") as server:
+        run = strongroom(
+            "request", server.url, "-d", "x", "--json", "--token", f"@{tmp_path}/token", "--policy", policy
+        )
+        denied = strongroom("request", server.url, "-d", "x", "--policy", policy)
+    answer = json.loads(run.stdout)
+    assert (answer["status"], base64.b64decode(answer["body"])) == (200, b"x")
+    assert denied.returncode == 1 and b"hint: the server's frontend demands a token" in denied.stderr
+
+
+def test_request_sends_nothing_to_a_server_that_fails_the_policy(policy):
+    with SealedServer(measurement=bytes(32)) as server:
+        run = strongroom("request", server.url, "-d", "secret", "--policy", policy)
+        assert server.sealed == [] and len(server.seen) == 1
+    assert run.returncode == 1 and run.stdout == b""
+    assert b"nothing was sent" in run.stderr and b"hint: " in run.stderr
+
+
+def test_verify_server_prints_each_check_with_expected_and_found(policy):
+    with SealedServer() as server:
+        run = strongroom("verify-server", server.url, "--policy", policy)
+        as_json = strongroom("verify-server", server.url, "--policy", policy, "--json")
+    lines = run.stdout.decode().splitlines()
+    assert run.returncode == 0
+    assert all(line.startswith("ok    ") and "expected " in line and "found " in line for line in lines[:-1])
+    assert lines[-1].startswith("digits 1.0: ") and lines[-1].endswith("sealed with X-Wing")
+    assert json.loads(as_json.stdout)["accepted"] is True
+
+
+def test_verify_server_shows_what_failed_and_exits_with_1(policy):
+    with SealedServer(measurement=bytes(32)) as server:
+        run = strongroom("verify-server", server.url, "--policy", policy)
+        as_json = strongroom("verify-server", server.url, "--policy", policy, "--json")
+    assert run.returncode == as_json.returncode == 1
+    assert b"FAIL  simulated.measurement: expected " in run.stdout and b"ok    bundle.nonce" in run.stdout
+    assert json.loads(as_json.stdout)["accepted"] is False
+
+
+def test_a_server_that_is_not_there_is_one_clear_line(policy):
+    run = strongroom("verify-server", "http://127.0.0.1:9/predictions/m", "--policy", policy)
+    assert run.returncode == 1
+    assert run.stderr.decode().count("\n") == 2 and b"cannot be reached" in run.stderr
+
+
+def test_proxy_says_where_it_listens_and_stops_on_sigterm(policy):
+    with SealedServer() as server:
+        command = [
+            sys.executable,
+            "-m",
+            "strongroom.cli",
+            "proxy",
+            server.origin,
+            "--policy",
+            str(policy),
+            "--port",
+            "0",
+        ]
+        with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            url = json.loads(running.stdout.readline())["url"]
+            assert requests.post(url + "/predictions/digits", data=b"x").content == b"x"
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(20) == 0
