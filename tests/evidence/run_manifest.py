@@ -52,7 +52,7 @@ class Kind:
     body: Callable[[Files], dict[str, Any]]
     endorsing: frozenset[str] = frozenset()
     table: Callable[[Files, Mapping[str, Any]], dict[str, Any]] = lambda files, parameters: {}
-    """Called with the finished table, for what depends on a file and a parameter together."""
+    """What files and parameters together say in the policy table: trust anchors."""
     needs: str = ""
     """The role without which there is nothing to judge."""
 
