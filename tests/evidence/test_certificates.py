@@ -164,6 +164,17 @@ def test_bytes_after_a_certificate_are_refused():
             parse_certificate(pem + more, what="long")
 
 
+def test_a_second_spelling_of_a_signature_is_refused():
+    authority = Authority.root()
+    while authority.certificate.signature[-1] & 3:  # two zero bits at the end can be called unused
+        authority = Authority.root()
+    octets = bytearray(authority.certificate.public_bytes(Encoding.DER))
+    octets[-len(authority.certificate.signature) - 1] = 2
+    assert x509.load_der_x509_certificate(bytes(octets)).signature == authority.certificate.signature
+    with pytest.raises(EvidenceMalformed):
+        parse_certificate(bytes(octets), what="respelt")
+
+
 def test_a_pem_file_keeps_the_order_of_its_certificates():
     pem = b"".join(each.public_bytes(Encoding.PEM) for each in CHAIN)
     assert parse_chain(pem + b"\0", what="chain") == CHAIN

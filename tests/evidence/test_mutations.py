@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from evidence.run_manifest import KINDS, Verdict, judge_verdict, read_manifest
 from strongroom.evidence.certificates import parse_certificate
+from strongroom.evidence.nvidia_spdm import SpdmReport
 from strongroom.evidence.tpm_event_log import EventLog
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "evidence" / "MANIFEST.json"
@@ -60,6 +61,8 @@ def regions(verdict: Verdict, role: str, octets: bytes) -> list[tuple[int, int]]
     if role == "hcl_report":  # the header and the request's type are the hypervisor's own bookkeeping
         size = int.from_bytes(octets[1232:1236], "little")
         return [(32, 1216), (1228, 1236 + size)]
+    if role == "evidence" and lenient(verdict):  # the policy drops what follows the response
+        return [(0, len(octets) - len(SpdmReport.parse(octets).trailing))]
     if role == "quote":  # zero padding may follow a quote, and anything may precede nothing
         return [(0, len(octets.rstrip(b"\0")))]
     return [(0, len(octets))]

@@ -61,6 +61,7 @@ def parse_certificate(octets: bytes, *, what: str) -> x509.Certificate:
             warnings.simplefilter("ignore")
             certificate = x509.load_der_x509_certificate(octets)
             _touch(certificate)
+            _whole_octets(octets, certificate.signature)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise EvidenceMalformed(f"{what}: not an X.509 certificate that can be read") from error
     return certificate
@@ -73,6 +74,12 @@ def _touch(certificate: x509.Certificate) -> None:
     certificate.issuer, certificate.subject  # noqa: B018
     certificate.not_valid_before_utc, certificate.not_valid_after_utc  # noqa: B018
     certificate.serial_number  # noqa: B018
+
+
+def _whole_octets(octets: bytes, signature: bytes) -> None:
+    """Refuse a signature whose BIT STRING leaves bits unused: a second spelling of the same certificate."""
+    if not octets.endswith(b"\0" + signature):
+        raise ValueError("a signature with unused bits")
 
 
 def parse_chain(octets: bytes, *, what: str) -> tuple[x509.Certificate, ...]:
@@ -294,6 +301,7 @@ def parse_crl(octets: bytes, *, what: str) -> x509.CertificateRevocationList:
         with _warning_filters, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             crl = x509.load_der_x509_crl(octets)
+            _whole_octets(octets, crl.signature)
             crl.extensions, crl.issuer, crl.last_update_utc, crl.next_update_utc  # noqa: B018
             for entry in crl:
                 entry.extensions, entry.serial_number  # noqa: B018
