@@ -1,0 +1,255 @@
+"""Recipients change without touching payload or signature, and a kill at any instant leaves a file that opens."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from archive.conftest import TINY, contents
+from archive.makings import NOW, model_files, write_mar
+from strongroom.archive.passphrase import Cost, Passphrase
+from strongroom.archive.recipients import KeyIdentity, Recipient, provider_slot, recipient_id
+from strongroom.archive.rewrap import rewrap_archive
+from strongroom.archive.seal import seal_archive
+from strongroom.archive.slots import PASSPHRASE, Generation, SlotArea
+from strongroom.archive.unseal import SealedArchive
+from strongroom.errors import ArchiveTampered, KeyFileInvalid, NoRecipient, SealRefused, WrongKey
+from strongroom.keys import ModelKey
+
+CHEAP = Cost(memory=64, iterations=1, lanes=1)
+
+
+@pytest.fixture(params=["x25519", "xwing"])
+def alice(request) -> KeyIdentity:
+    return KeyIdentity.generate(request.param)
+
+
+@pytest.fixture(params=["file", "directory"])
+def archive(request, alice, mar, author, tmp_path) -> Path:
+    options = TINY | {"slot_pages": 20}
+    seal_archive(mar, tmp_path / "out", author=author, form=request.param, recipients=[alice.recipient], **options)
+    return tmp_path / "out"
+
+
+def opens(path: Path, author, *identities) -> bool:
+    with SealedArchive.open(path) as archive:
+        verified = archive.verified([author.public], now=NOW)
+        try:
+            opened = verified.unlock_with(identities)
+        except NoRecipient:
+            return False
+        assert contents(opened) == model_files()
+        return True
+
+
+def test_a_recipient_added_opens_it_and_the_first_one_still_does(archive, alice, author):
+    bob = KeyIdentity.generate()
+    rewrap_archive(archive, identities=[alice], add=[bob.recipient])
+
+    assert opens(archive, author, bob)
+    assert opens(archive, author, alice)
+
+
+def test_a_recipient_removed_opens_it_no_more(archive, alice, author):
+    bob = KeyIdentity.generate("x25519")
+    rewrap_archive(archive, identities=[alice], add=[bob.recipient])
+    rewrap_archive(
+        archive,
+        identities=[bob],
+        drop=lambda slot, digest: slot.recipient == recipient_id(slot.kind, digest, alice.recipient.public),
+    )
+
+    assert not opens(archive, author, alice)
+    assert opens(archive, author, bob)
+
+
+def test_neither_payload_nor_header_is_touched(alice, mar, author, tmp_path):
+    path = tmp_path / "out"
+    seal_archive(mar, path, author=author, recipients=[alice.recipient], **TINY)
+    before = path.read_bytes()
+    for _ in range(3):
+        rewrap_archive(path, identities=[alice], add=[alice.recipient])
+    after = path.read_bytes()
+    with SealedArchive.open(path) as archive:
+        _, at = archive.slots_place
+
+    assert before[:at] == after[:at]
+    assert before[at + 8192 :] == after[at + 8192 :]
+    assert before[at : at + 8192] != after[at : at + 8192]
+
+
+def test_a_passphrase_opens_it_in_either_normal_form(archive, alice, author):
+    rewrap_archive(archive, identities=[alice], add=[Passphrase("café", CHEAP)])
+
+    assert opens(archive, author, Passphrase("cafe\u0301"))
+    assert not opens(archive, author, Passphrase("cafe"))
+
+
+def test_the_model_key_itself_may_rewrap(mar, author, tmp_path):
+    sealed = seal_archive(mar, tmp_path / "out", author=author, **TINY)
+    bob = KeyIdentity.generate("x25519")
+    rewrap_archive(sealed.path, key=sealed.key, add=[bob.recipient])
+
+    assert opens(sealed.path, author, bob)
+    with pytest.raises(WrongKey):
+        rewrap_archive(sealed.path, key=ModelKey.generate(), add=[bob.recipient])
+
+
+def test_who_does_not_open_it_cannot_rewrap_it(archive, author):
+    with pytest.raises(NoRecipient):
+        rewrap_archive(archive, identities=[KeyIdentity.generate()], add=[KeyIdentity.generate().recipient])
+
+
+def test_changing_nothing_is_an_error(archive, alice):
+    with pytest.raises(SealRefused, match="no recipient to add"):
+        rewrap_archive(archive, identities=[alice], drop=lambda slot, digest: slot.kind == PASSPHRASE)
+
+
+def test_sixty_four_recipients_fit_and_sixty_five_do_not(mar, author, tmp_path):
+    sealed = seal_archive(mar, tmp_path / "out", author=author)
+    identities = [KeyIdentity.generate("xwing") for _ in range(65)]
+    rewrap_archive(sealed.path, key=sealed.key, add=[each.recipient for each in identities[:64]])
+
+    assert opens(sealed.path, author, identities[63])
+    with pytest.raises(SealRefused, match="at most 64"):
+        rewrap_archive(sealed.path, key=sealed.key, add=[identities[64].recipient])
+    assert opens(sealed.path, author, identities[63])
+
+
+def test_recipients_that_do_not_fit_are_refused_and_the_old_ones_stay(alice, mar, author, tmp_path):
+    sealed = seal_archive(mar, tmp_path / "out", author=author, recipients=[alice.recipient], **TINY)
+    crowd = [KeyIdentity.generate("xwing").recipient for _ in range(5)]
+
+    with pytest.raises(SealRefused, match="room for 4096"):
+        rewrap_archive(sealed.path, identities=[alice], add=crowd)
+    assert opens(sealed.path, author, alice)
+
+
+def test_a_provider_of_a_plugin_has_its_own_slot(archive, alice, author):
+    rewrap_archive(
+        archive, identities=[alice], add=[lambda key, digest: provider_slot("kms", bytes(digest), b"opaque")]
+    )
+
+    with SealedArchive.open(archive) as found:
+        kinds = [slot.kind for slot in found.area.current.slots]
+    assert kinds[-1] == 4
+    assert opens(archive, author, alice)
+
+
+def test_a_stranger_cannot_bring_back_an_old_set_of_recipients(mar, author, tmp_path):
+    alice, bob = KeyIdentity.generate("x25519"), KeyIdentity.generate("x25519")
+    path = tmp_path / "out"
+    seal_archive(mar, path, author=author, recipients=[alice.recipient, bob.recipient], **TINY)
+    with SealedArchive.open(path) as archive:
+        old = archive.area.current
+        _, at = archive.slots_place
+    rewrap_archive(path, identities=[alice], add=[alice.recipient], drop=lambda slot, digest: True)
+    # The stranger writes the old slots as generation 3, with the old MAC: there is no other to be had.
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(Generation(3, old.slots, old.mac).serialise(4096))
+
+    with pytest.raises(ArchiveTampered, match="recipients of this archive were changed"):
+        opens(path, author, bob)
+
+
+def test_a_write_torn_at_any_octet_leaves_one_intact_generation(mar, author, tmp_path):
+    alice = KeyIdentity.generate("x25519")
+    path = tmp_path / "out"
+    seal_archive(mar, path, author=author, recipients=[alice.recipient], **TINY)
+    rewrap_archive(path, identities=[alice], add=[KeyIdentity.generate("x25519").recipient])
+    with SealedArchive.open(path) as archive:
+        _, at = archive.slots_place
+    before = path.read_bytes()[at : at + 8192]
+    rewrap_archive(path, identities=[alice], add=[KeyIdentity.generate("x25519").recipient])
+    after = path.read_bytes()[at : at + 8192]
+    # The third generation went over the first; cut that write everywhere it wrote something.
+    written = 82 + 3 * 116
+    for cut in range(written + 1):
+        area = SlotArea.parse(after[:cut] + before[cut:])
+        assert area.current.sequence in (2, 3)
+    assert SlotArea.parse(after).current.sequence == 3
+
+
+def kill_while_rewrapping(path: Path, identity: Path, author, alice, rounds: int) -> int:
+    """Kill -9 at random instants; the number of generations that were written in all."""
+    chance = random.Random(7)
+    for _ in range(rounds):
+        program = Path(__file__).with_name("rewrapper.py")
+        with subprocess.Popen(
+            [sys.executable, str(program), str(path), str(identity)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(chance.uniform(0, 0.06))
+            process.kill()
+        assert opens(path, author, alice)
+    with SealedArchive.open(path) as archive:
+        return archive.area.current.sequence
+
+
+@pytest.fixture
+def kept(mar, author, tmp_path):
+    alice = KeyIdentity.generate("x25519")
+    alice.save(tmp_path / "alice.identity")
+    path = tmp_path / "out"
+    seal_archive(mar, path, author=author, recipients=[alice.recipient], **TINY)
+    return path, tmp_path / "alice.identity", author, alice
+
+
+def test_killed_while_it_rewraps_the_archive_still_opens(kept):
+    assert kill_while_rewrapping(*kept, rounds=6) > 3
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_killed_three_hundred_times_while_it_rewraps_the_archive_still_opens(kept):
+    assert kill_while_rewrapping(*kept, rounds=300) > 300
+
+
+def test_two_rewraps_at_once_lose_neither_recipient(mar, author, tmp_path):
+    import threading
+
+    sealed = seal_archive(mar, tmp_path / "out", author=author)
+    people = [KeyIdentity.generate("x25519") for _ in range(12)]
+    threads = [
+        threading.Thread(
+            target=rewrap_archive, args=(sealed.path,), kwargs={"key": sealed.key, "add": [each.recipient]}
+        )
+        for each in people
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert all(opens(sealed.path, author, each) for each in people)
+
+
+def test_identity_and_recipient_survive_their_files(alice, tmp_path):
+    alice.save(tmp_path / "a.identity")
+    alice.recipient.save(tmp_path / "a.recipient")
+
+    assert KeyIdentity.load(tmp_path / "a.identity").recipient == Recipient.load(tmp_path / "a.recipient")
+    with pytest.raises(KeyFileInvalid):
+        Recipient.load(tmp_path / "a.identity")
+
+
+def test_ids_of_one_recipient_in_two_archives_do_not_match(mar, author, tmp_path):
+    alice = KeyIdentity.generate("x25519")
+    ids = set()
+    for name in ("one", "two"):
+        sealed = seal_archive(
+            write_mar(tmp_path / f"{name}.mar", model_files()),
+            tmp_path / name,
+            author=author,
+            recipients=[alice.recipient],
+            **TINY,
+        )
+        with SealedArchive.open(sealed.path) as archive:
+            ids.add(archive.area.current.slots[0].recipient)
+
+    assert len(ids) == 2

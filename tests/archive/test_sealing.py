@@ -1,0 +1,287 @@
+"""Any ordinary model is sealed whole, or refused with a reason, and a failed sealing leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from archive.conftest import TINY, contents
+from archive.makings import MANIFEST, NOW, manifest, model_files, write_folder, write_mar, write_tgz
+from archive.plain_reader import Plain
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strongroom.archive.blocks import Grid, Suite, padme
+from strongroom.archive.seal import seal_archive
+from strongroom.archive.signature import AuthorKey
+from strongroom.archive.unseal import SealedArchive
+from strongroom.errors import SealRefused
+
+
+def open_again(sealed, author) -> dict[str, bytes]:
+    with SealedArchive.open(sealed.path) as archive:
+        verified = archive.verified([author.public], now=NOW)
+        verified.check_payload()
+        opened = verified.unlock(sealed.key)
+        opened.check_members()
+        return contents(opened)
+
+
+def open_plainly(sealed, author) -> dict[str, bytes]:
+    plain = Plain(sealed.path)
+    plain.verify([(int(author.public.kind), author.public.keys)], 0, 1)
+    plain.check_list()
+    plain.check_payload()
+    plain.unlock(sealed.key.reveal(), None)
+    return plain.read([])
+
+
+@pytest.mark.parametrize("write", [write_mar, write_tgz, write_folder])
+@pytest.mark.parametrize("form", ["file", "directory"])
+def test_every_shape_of_model_is_sealed_in_every_form(write, form, author, tmp_path):
+    files = model_files()
+    sealed = seal_archive(write(tmp_path / "model", files), tmp_path / "out", author=author, form=form, **TINY)
+
+    assert open_again(sealed, author) == files
+    assert open_plainly(sealed, author) == files
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+@pytest.mark.parametrize("kind", ["ed25519", "hybrid"])
+def test_the_plain_reader_opens_every_suite_and_signature(suite, kind, mar, tmp_path):
+    author = AuthorKey.generate(kind)
+    sealed = seal_archive(mar, tmp_path / "out", author=author, suite=suite, padding=True)
+
+    assert open_plainly(sealed, author) == open_again(sealed, author) == model_files()
+
+
+sizes = st.one_of(
+    st.integers(0, 40), st.integers(4050, 4120), st.integers(0, 3).map(lambda n: n * 4096), st.integers(0, 20_000)
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lengths=st.lists(sizes, min_size=1, max_size=8), seed=st.integers(0, 255), padding=st.booleans())
+def test_files_of_any_sizes_come_back_from_both_readers(lengths, seed, padding, author, tmp_path):
+    octets = bytes(range(256)) * 80
+    files = {f"f{i}": octets[seed : seed + size] for i, size in enumerate(lengths)} | {MANIFEST: manifest()}
+    source = tmp_path / "source.tgz"
+    write_tgz(source, files)
+    sealed = seal_archive(source, tmp_path / "out", author=author, padding=padding, overwrite=True, **TINY)
+
+    assert open_again(sealed, author) == files
+    assert open_plainly(sealed, author) == files
+    assert not padding or sealed.core.payload_length == padme(sealed.core.payload_length)
+
+
+@given(length=st.integers(1, 1 << 48))
+def test_padme_adds_at_most_an_eighth_and_is_idempotent(length):
+    padded = padme(length)
+
+    assert length <= padded <= length * 1.12 + 1
+    assert padme(padded) == padded
+
+
+@given(at=st.integers(0, 1 << 20), log2=st.integers(12, 14))
+def test_the_padding_member_reaches_a_padme_length(at, log2):
+    grid = Grid(log2)
+    start = grid.start(at)
+    end = grid.end(start, grid.padding(at))
+
+    assert padme(end) == end
+
+
+@given(st.data(), st.integers(12, 14), st.integers(0, 40_000), st.integers(0, 60_000))
+def test_chunks_tile_a_member_and_each_lies_in_one_block(data, log2, at, size):
+    grid = Grid(log2)
+    start = grid.start(at)
+    chunks = list(grid.chunks(start, size))
+
+    assert sum(chunk.size for chunk in chunks) == size
+    assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert all(chunk.at // grid.block == (chunk.at + chunk.sealed_size - 1) // grid.block for chunk in chunks)
+    assert chunks[-1].at + chunks[-1].sealed_size == grid.end(start, size)
+    if size:
+        offset = data.draw(st.integers(0, size - 1))
+        found = chunks[grid.find(start, size, offset)]
+        assert found.offset <= offset < found.offset + found.size
+
+
+def test_the_largest_file_lies_first_so_that_its_chunks_are_aligned(sealed):
+    assert sealed.members[0].name == "model.pt"
+    assert sealed.members[0].start == 0
+
+
+def test_what_the_author_said_stands_in_the_signed_core(mar, author, tmp_path):
+    expiry = datetime(2027, 1, 31, tzinfo=UTC)
+    sealed = seal_archive(
+        mar, tmp_path / "out", author=author, tenant="acme", lineage="cats", version=7, expiry=expiry,
+        lease_required=True, owner="policy-3", broker_key=b"\x30\x00",
+    )  # fmt: skip
+    core = sealed.core
+
+    assert sealed.resource == ("acme", "cats", f"7-{sealed.digest}")
+    assert (core.lease_required, core.owner, core.broker_key) == (True, "policy-3", b"\x30\x00")
+    assert datetime.fromtimestamp(core.expiry, UTC) - expiry < timedelta(seconds=1)
+
+
+def test_only_what_the_frontend_reads_is_readable(author, tmp_path):
+    config = b"minWorkers: 2\ndeviceIds: [0, 1]\nhandler:\n  prompt: TOPSECRET\n"
+    files = model_files() | {"model-config.yaml": config, MANIFEST: manifest(configFile="model-config.yaml")}
+    sealed = seal_archive(write_mar(tmp_path / "m.mar", files), tmp_path / "out", author=author)
+    with SealedArchive.open(sealed.path) as archive:
+        clear = archive.verified([author.public], now=NOW).clear_members()
+
+    expected = b"deviceIds: [0, 1]\nminWorkers: 2\nresponseTimeout: 120\nstartupTimeout: 120\n"
+    assert clear["model-config.yaml"] == expected
+    assert b"tiny_handler" not in clear[MANIFEST]
+    assert b"TOPSECRET" not in sealed.path.read_bytes()
+    assert open_again(sealed, author)["model-config.yaml"] == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"requirements.txt": b"evil"}, "install"),
+        ({MANIFEST: manifest(requirementsFile="r.txt")}, "install"),
+        ({"WAR-INF/MANIFEST.json": b"{}"}, "workflow"),
+        ({"SEALED-INF/header": b""}, "sealed already"),
+        ({"../escape.py": b""}, "relative path"),
+        ({"/abs.py": b""}, "relative path"),
+        ({"a\nb": b""}, "character"),
+        ({"MODEL.PT": b""}, "twice"),
+        ({"model.pt/x": b""}, "folder"),
+        ({MANIFEST: b"[]"}, "not a model's manifest"),
+        ({MANIFEST: manifest("bad name")}, "model name"),
+        ({MANIFEST: manifest().replace(b'"python"', b'"LSP"')}, "runtime"),
+        ({"c.yaml": b"useVenv: true", MANIFEST: manifest(configFile="c.yaml")}, "useVenv"),
+        ({"c.yaml": b"parallelType: tp", MANIFEST: manifest(configFile="c.yaml")}, "torchrun"),
+        ({"c.yaml": b"minWorkers: many", MANIFEST: manifest(configFile="c.yaml")}, "minWorkers"),
+        ({"c.yaml": b"a: [", MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
+        ({MANIFEST: manifest(configFile="none.yaml")}, "not there"),
+    ],
+)
+def test_a_model_that_cannot_be_sealed_is_refused_with_the_reason(changes, reason, author, tmp_path):
+    source = write_mar(tmp_path / "m.mar", model_files() | changes)
+
+    with pytest.raises(SealRefused, match=reason):
+        seal_archive(source, tmp_path / "out", author=author)
+    assert os.listdir(tmp_path) == ["m.mar"]
+
+
+def test_requirements_are_sealed_along_only_when_that_is_said(author, tmp_path):
+    files = model_files() | {"requirements.txt": b"left-pad\n"}
+    source = write_mar(tmp_path / "m.mar", files)
+    sealed = seal_archive(source, tmp_path / "out", author=author, allow_requirements=True, **TINY)
+
+    assert open_again(sealed, author) == files
+    assert b"equirements" not in sealed.path.read_bytes()
+
+
+def test_a_model_without_manifest_is_refused(author, tmp_path):
+    source = write_mar(tmp_path / "m.mar", {"model.pt": b"x"})
+
+    with pytest.raises(SealRefused, match="no model archive"):
+        seal_archive(source, tmp_path / "out", author=author)
+
+
+def test_a_name_twice_in_the_zip_is_refused(author, tmp_path):
+    source = tmp_path / "m.mar"
+    write_mar(source, model_files())
+    with zipfile.ZipFile(source, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("model.pt", b"other")
+
+    with pytest.raises(SealRefused, match="twice"):
+        seal_archive(source, tmp_path / "out", author=author)
+
+
+@pytest.mark.parametrize("shape", ["zip", "tgz", "folder"])
+def test_a_symbolic_link_is_refused(shape, author, tmp_path):
+    if shape == "folder":
+        source = write_folder(tmp_path / "m", model_files())
+        (source / "link").symlink_to("/etc/passwd")
+    elif shape == "zip":
+        source = write_mar(tmp_path / "m.mar", model_files())
+        info = zipfile.ZipInfo("link")
+        info.external_attr = 0o120777 << 16
+        with zipfile.ZipFile(source, "a") as archive:
+            archive.writestr(info, "/etc/passwd")
+    else:
+        source = tmp_path / "m.tgz"
+        with tarfile.open(source, "w:gz") as archive:
+            info = tarfile.TarInfo("tiny/link")
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(info)
+
+    with pytest.raises(SealRefused, match="no regular file"):
+        seal_archive(source, tmp_path / "out", author=author)
+
+
+def test_an_existing_output_is_not_replaced_unless_that_is_said(mar, author, tmp_path):
+    output = tmp_path / "out"
+    output.write_text("mine")
+
+    with pytest.raises(SealRefused, match="exists already"):
+        seal_archive(mar, output, author=author)
+    assert output.read_text() == "mine"
+
+    sealed = seal_archive(mar, output, author=author, overwrite=True)
+    assert open_again(sealed, author) == model_files()
+
+
+def test_a_key_that_nobody_took_leaves_no_archive(mar, author, tmp_path):
+    def broker_is_down(_: object) -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        seal_archive(mar, tmp_path / "out", author=author, before_publish=broker_is_down)
+    assert os.listdir(tmp_path) == [mar.name]
+
+
+def test_the_key_is_handed_over_before_the_archive_has_its_name(mar, author, tmp_path):
+    seen = []
+    sealed = seal_archive(
+        mar, tmp_path / "out", author=author, before_publish=lambda each: seen.append((each.digest, each.path.exists()))
+    )
+
+    assert seen == [(sealed.digest, False)]
+    assert sealed.path.exists()
+
+
+def test_a_zip_with_a_wrong_checksum_is_refused(author, tmp_path):
+    source = tmp_path / "m.mar"
+    with zipfile.ZipFile(source, "w") as archive:
+        for name, octets in model_files().items():
+            archive.writestr(name, octets)
+    octets = bytearray(source.read_bytes())
+    octets[octets.index(b"\x41\x42\x43\x44")] ^= 1
+    source.write_bytes(octets)
+
+    with pytest.raises(SealRefused, match="cannot be read"):
+        seal_archive(source, tmp_path / "out", author=author)
+    assert os.listdir(tmp_path) == ["m.mar"]
+
+
+def test_sealing_needs_memory_for_chunks_and_not_for_the_model(author, tmp_path):
+    source = write_folder(tmp_path / "m", model_files())
+    with (source / "big.bin").open("wb") as file:
+        file.truncate(400 << 20)
+    author.save(tmp_path / "author.key")
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from strongroom.archive.seal import seal_archive\n"
+        "from strongroom.archive.signature import AuthorKey\n"
+        "author = AuthorKey.load(sys.argv[3])\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "seal_archive(Path(sys.argv[1]), Path(sys.argv[2]), author=author, threads=2)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
+    )
+    run = [sys.executable, "-c", program, str(source), str(tmp_path / "out"), str(tmp_path / "author.key")]
+    grown = subprocess.run(run, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    assert int(grown) < 100
