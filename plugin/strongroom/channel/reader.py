@@ -219,10 +219,10 @@ class MessageReader:
         section = bytes(self._buffer[at:end])
         at = 0
         while at < size:
-            line = self._line(section, at)
+            line, at = _line(section, at)
             if line is None:
                 raise MessageInvalid("a field line runs over the end of its section")
-            name, value, at = line
+            name, value = line
             self._add_line(name, value, trailers=trailers)
         self._at = end
         return True
@@ -235,30 +235,15 @@ class MessageReader:
         if size == 0:  # a zero written on more than one byte ends the section as well
             self._at = at
             return True
-        line = self._line(self._buffer, self._at)
-        used = len(self._buffer) - self._at if line is None else line[2] - self._at
-        if self._section + max(used, size) > self._limits.section:
+        line, end = _line(self._buffer, self._at)
+        if self._section + end - self._at > self._limits.section:  # `end` is declared, perhaps not there yet
             raise MessageInvalid(f"a field section is larger than {self._limits.section} bytes", status=431)
         if line is None:
             raise _Short
-        self._section += used
-        self._at = line[2]
+        self._section += end - self._at
+        self._at = end
         self._add_line(line[0], line[1], trailers=trailers)
         return False
-
-    def _line(self, octets: Octets, at: int) -> tuple[bytes, bytes, int] | None:
-        """(name, value, offset behind them), or None where the bytes run out."""
-        read = read_varint(octets, at)
-        if read is None:
-            return None
-        size, at = read
-        name = bytes(octets[at : at + size])
-        read = read_varint(octets, at + size)
-        if read is None or len(name) < size:
-            return None
-        size, at = read
-        value = bytes(octets[at : at + size])
-        return None if len(value) < size else (name, value, at + size)
 
     def _add_line(self, name: bytes, value: bytes, *, trailers: bool) -> None:
         if len(self._lines) >= self._limits.lines:
@@ -283,3 +268,18 @@ class MessageReader:
         if not self._inside:
             self._state = _State.CONTENT if self._indeterminate else _State.TRAILERS
         return bytes(piece)
+
+
+def _line(octets: Octets, at: int) -> tuple[tuple[bytes, bytes] | None, int]:
+    """A field line at `at`: ((name, value), offset behind it), or (None, the least offset where it can end)."""
+    parts = []
+    for _ in range(2):
+        read = read_varint(octets, at)
+        if read is None:
+            return None, max(at + 1, len(octets))
+        size, at = read
+        if at + size > len(octets):
+            return None, at + size
+        parts.append(bytes(octets[at : at + size]))
+        at += size
+    return (parts[0], parts[1]), at
