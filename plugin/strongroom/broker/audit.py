@@ -27,6 +27,7 @@ ENTRY_LIMIT = 65535
 """Bytes of one entry: the length field of an entry bundle (C2SP tlog-tiles) has 16 bits."""
 
 _ED25519 = b"\x01"
+_TOUCHED = "somebody changed the store; keep it for an investigation and restore a backup elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +125,11 @@ class AuditLog:
         self._private = private
         self.key = NoteKey(origin, public_octets(private.public_key()))
         self._frontier = Frontier()
-        for number, leaf in store.rows("SELECT number, leaf FROM audit ORDER BY number"):
+        for number, entry, leaf in store.rows("SELECT number, entry, leaf FROM audit ORDER BY number"):
             if number != self._frontier.size:
-                raise AuditError(f"entry {self._frontier.size} is missing from the audit log")
+                raise AuditError(f"entry {self._frontier.size} is missing from the audit log", hint=_TOUCHED)
+            if leaf_hash(entry) != leaf:
+                raise AuditError(f"entry {number} of the audit log was altered", hint=_TOUCHED)
             self._frontier.append(leaf)
         self._check_latest()
 
@@ -142,7 +145,7 @@ class AuditLog:
         if early.size != checkpoint.size or early.root() != checkpoint.root:
             raise AuditError(
                 f"the audit log does not match its checkpoint of {checkpoint.size} entries",
-                hint="somebody changed the store; keep it for an investigation and restore a backup elsewhere",
+                hint=_TOUCHED,
             )
 
     @property

@@ -128,6 +128,16 @@ class BrokerAdmin:
         """What the broker says of itself."""
         return self.get("strongroom/admin/status")
 
+    def audit_entries(self, first: int, end: int) -> list[bytes]:
+        """The audit entries from `first` up to, not including, `end`. Raises `ReleaseError` where some are missing."""
+        entries: list[bytes] = []
+        while first + len(entries) < end:
+            part = self.get("strongroom/admin/audit/entries", {"first": str(first + len(entries))})
+            if not isinstance(part, list) or not part:
+                raise ReleaseError(f"the broker gave {len(entries)} audit entries of {end - first}")
+            entries += [str(each).encode() for each in part]
+        return entries[: end - first]
+
     def checkpoint(self) -> str:
         """The signed checkpoint of the audit log."""
         return self.call("GET", "strongroom/admin/audit/checkpoint").decode("utf-8")

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_der_private_key,
 )
 
@@ -85,9 +86,9 @@ class Settings:
         return (json.dumps(fields, indent=1) + "\n").encode()
 
 
-def provider(directory: Path, settings: Settings, passphrase: str | None) -> RootKeyProvider:
+def provider(directory: Path, settings: Settings, passphrase: str | None, *, file: str = "root.key") -> RootKeyProvider:
     """The root key provider that a broker's settings name; raises `ConfigurationInvalid`."""
-    path = directory / "root.key"
+    path = directory / file
     if settings.root_key == "file":
         return PlainFile(path)
     if settings.root_key == "passphrase":
@@ -127,6 +128,8 @@ def init(
             key_id = admin.register(store, administrator.private.public_key(), "admin")
             audit = AuditLog(store, identity, chosen.name)
             audit.append({"at": int(time.time()), "event": "init", "broker": broker_id, "administrator": key_id})
+        pem = identity.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (directory / "broker.pub").write_bytes(pem)
         write_private(directory / "admin.key", administrator.serialise())
         certificate = None
         if hosts:
@@ -145,6 +148,20 @@ def _der(private: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
     return private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
+def open_store(directory: Path, settings: Settings, passphrase: str | None) -> Store:
+    """The store under its root key, also after a rotation that was cut off before its last step."""
+    pending = directory / "root.key.new"
+    try:
+        return Store(directory / "store.db", provider(directory, settings, passphrase).unlock())
+    except StoreError:
+        if not pending.exists():
+            raise
+    fresh = provider(directory, settings, passphrase, file=pending.name).unlock()
+    store = Store(directory / "store.db", fresh)
+    pending.replace(directory / "root.key")
+    return store
+
+
 def open_broker(
     directory: Path,
     *,
@@ -156,7 +173,7 @@ def open_broker(
 ) -> Broker:
     """The broker of a folder, with the policies it was last given. Raises a `StrongroomError`."""
     settings = Settings.load(directory)
-    store = Store(directory / "store.db", provider(directory, settings, passphrase).unlock())
+    store = open_store(directory, settings, passphrase)
     plugins = plugins or Plugins.load()
     identity = load_der_private_key(store.secret("identity"), None)
     token_key = load_der_private_key(store.secret("token-key"), None)

@@ -6,6 +6,7 @@ with running(directory, policy=Path("appraisal.toml")) as url:
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -25,6 +26,23 @@ from strongroom.errors import ConfigurationInvalid
 from strongroom.evidence.policy import Policy
 
 CONNECTION_LIMIT = 1024
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, for which a signal is a request to end and not an end of its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end `run` in order; uvicorn would raise them again afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
 
 def _address(listen: str) -> tuple[str, int]:
@@ -78,7 +96,7 @@ def _server(broker: Broker, directory: Path, pace: Pace | None) -> tuple[uvicorn
         h11_max_incomplete_event_size=1 << 18,
         **tls,
     )
-    return uvicorn.Server(config), "https" if tls else "http"
+    return _Server(config), "https" if tls else "http"
 
 
 def _url(scheme: str, bound: socket.socket) -> str:

@@ -70,6 +70,11 @@ class Revocation:
 REVOCABLE = ("archive", "lineage", "author", "measurement", "keeper")
 
 
+def _cipher(root_key: bytes) -> AESGCM:
+    derive = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"strongroom store v1")
+    return AESGCM(derive.derive(root_key))
+
+
 class Store:
     """One broker's store. Safe to use from many threads; one of them writes at a time."""
 
@@ -94,8 +99,7 @@ class Store:
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
-        derive = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"strongroom store v1")
-        self._cipher = AESGCM(derive.derive(root_key))
+        self._cipher = _cipher(root_key)
         try:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
         except sqlite3.Error as error:
@@ -194,6 +198,27 @@ class Store:
     def keep_secret(self, name: str, octets: bytes) -> None:
         """Seal and keep one of the broker's own secrets."""
         self.write("INSERT OR REPLACE INTO secrets VALUES (?, ?)", name, self._seal(f"secret/{name}", octets))
+
+    def reseal(self, root_key: bytes, token_key: bytes) -> int:
+        """Seal every value under another root key, and replace the token key; how many values there are."""
+        with self.transaction():
+            opened = [
+                ("secrets", "name", name, f"secret/{name}", self._open(f"secret/{name}", sealed))
+                for name, sealed in self.rows("SELECT name, sealed FROM secrets")
+            ] + [
+                ("resources", "path", path, f"resource/{path}", self._open(f"resource/{path}", sealed))
+                for path, sealed in self.rows("SELECT path, sealed FROM resources")
+            ]
+            old, self._cipher = self._cipher, _cipher(root_key)
+            try:
+                for table, column, name, place, octets in opened:
+                    kept = token_key if place == "secret/token-key" else octets
+                    statement = f"UPDATE {table} SET sealed = ? WHERE {column} = ?"  # noqa: S608 - two constants
+                    self.write(statement, self._seal(place, kept), name)
+            except BaseException:
+                self._cipher = old
+                raise
+        return len(opened)
 
     # -- resources --------------------------------------------------------------
 

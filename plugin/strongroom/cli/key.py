@@ -1,0 +1,103 @@
+"""`strongroom key`: the model keys that a broker keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb and what is under it."""
+    verbs = typer.Typer(name="key", help="The model keys that a broker keeps.", no_args_is_help=True)
+    verbs.command()(add)
+    verbs.command(name="list")(list_keys)
+    verbs.command()(revoke)
+    verbs.command()(rotate)
+    app.add_typer(verbs)
+
+
+def add(
+    archive: Annotated[Path, typer.Argument(metavar="SEALED.mar", help="the sealed archive that the key opens")],
+    key_file: Annotated[Path, typer.Option("--key", metavar="FILE", help="written by `strongroom seal --key-out`")],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    lease: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="how long a keeper may hold it at a time")
+    ] = None,
+    ca: Ca = None,
+) -> None:
+    """Store the key of an archive that was sealed elsewhere.
+
+    Example: `strongroom key add digits.sealed.mar --key digits.key --broker https://keys.example --admin-key admin.key`
+    """
+    from strongroom.archive.modelkey import load_model_key
+    from strongroom.archive.unseal import SealedArchive
+    from strongroom.broker.client import register_model_key
+
+    with SealedArchive.open(archive) as sealed:
+        sealed.header.verify()
+        core, author = sealed.core, sealed.header.author.id
+    key = load_model_key(key_file, of=core.digest)
+    register_model_key(
+        broker, admin_key, core.resource, core.digest, key, version=core.version, author=author, lease_s=lease, ca=ca
+    )
+    print(f"{'/'.join(core.resource)}: its key is at {broker}")
+
+
+def list_keys(
+    broker: Url, admin_key: AdminKeyFile, role: Role = "admin", ca: Ca = None, as_json: AsJson = False
+) -> None:
+    """List names and facts of what the broker keeps, never a key.
+
+    Example: `strongroom key list --broker https://keys.example --admin-key admin.key`
+    """
+    import json
+
+    found = connect(broker, admin_key, role, ca).resources()
+    if as_json:
+        print(json.dumps(found))
+        return
+    for each in found:
+        version = "-" if each["version"] is None else each["version"]
+        print(f"{each['resource']}  version {version}")
+    print(f"{len(found)} keys")
+
+
+def revoke(
+    digest: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="the archive digest, as `strongroom inspect` shows it")
+    ],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    reason: Annotated[str, typer.Option(help="one sentence, for the audit log")] = "",
+    role: Role = "admin",
+    ca: Ca = None,
+) -> None:
+    """Release the key of an archive no more; keepers drop it when their lease is renewed.
+
+    Example: `strongroom key revoke 1c40… --reason "leaked" --broker https://keys.example --admin-key admin.key`
+    """
+    from strongroom.keys import ArchiveDigest
+
+    archive = ArchiveDigest.parse(digest)
+    connect(broker, admin_key, role, ca).revoke("archive", str(archive), reason=reason)
+    print(f"archive {archive}: revoked; keepers that hold its key lose it at their next renewal")
+
+
+def rotate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a broker that is not running")],
+    passphrase_file: Annotated[Path | None, typer.Option(metavar="FILE", help="of the present root key")] = None,
+) -> None:
+    """Seal everything that a broker keeps under a fresh root key, and sign tokens with a fresh key.
+
+    Model keys stay: a model key is changed by sealing the model again. Example: `strongroom key rotate /srv/broker`
+    """
+    from strongroom.broker.rotation import rotate_root_key
+    from strongroom.cli.broker import read_passphrase
+
+    count = rotate_root_key(directory, passphrase=read_passphrase(passphrase_file))
+    print(f"{directory}: {count} sealed values are under a fresh root key")

@@ -1,0 +1,148 @@
+"""`strongroom policy`: what a broker accepts, and trying a policy before it is in force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+
+if TYPE_CHECKING:
+    from strongroom.broker.rego import ReleasePolicy
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb and what is under it."""
+    verbs = typer.Typer(name="policy", help="What a broker accepts, and trying it first.", no_args_is_help=True)
+    verbs.command(name="set")(set_policy)
+    verbs.command()(get)
+    verbs.command()(allow)
+    verbs.command(name="test")(try_policy)
+    verbs.command()(templates)
+    app.add_typer(verbs)
+
+
+def set_policy(
+    policy: Annotated[
+        str, typer.Argument(metavar="FILE|TEMPLATE", help="a .toml (appraisal), a .rego (release), or a name")
+    ],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    ca: Ca = None,
+) -> None:
+    """Put an appraisal policy (TOML) or a release policy (Rego) in force.
+
+    Example: `strongroom policy set measured --broker https://keys.example --admin-key admin.key`
+    """
+    link = connect(broker, admin_key, "admin", ca)
+    path = Path(policy)
+    if path.suffix == ".toml":
+        link.set_appraisal_policy(path.read_text("utf-8"))
+        print(f"{policy}: in force as the appraisal policy")
+        return
+    link.set_release_policy(release_policy(policy).text)
+    print(f"{policy}: in force as the release policy")
+
+
+def get(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="appraisal or release")],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    role: Role = "admin",
+    ca: Ca = None,
+) -> None:
+    """Print the policy in force.
+
+    Example: `strongroom policy get release --broker https://keys.example --admin-key admin.key`
+    """
+    from strongroom.errors import ConfigurationInvalid
+
+    link = connect(broker, admin_key, role, ca)
+    text = link.appraisal_policy() if kind == "appraisal" else link.release_policy()
+    if text is None:
+        raise ConfigurationInvalid(f"no {kind} policy is set", hint="strongroom policy set")
+    print(text, end="" if text.endswith("\n") else "\n")
+
+
+def allow(
+    tee: Annotated[str, typer.Argument(metavar="TEE", help="the table of the policy: snp, tdx, simulated …")],
+    measurement: Annotated[str, typer.Option(metavar="HEX", help="the measurement to accept")],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    field: Annotated[str, typer.Option(help="the list in that table")] = "measurements",
+    ca: Ca = None,
+) -> None:
+    """Accept one more measurement, leaving the rest of the appraisal policy as it is written.
+
+    Example: `strongroom policy allow snp --measurement 1c40… --broker https://keys.example --admin-key admin.key`
+    """
+    from strongroom.broker.allowing import allow as extended
+    from strongroom.errors import ConfigurationInvalid
+
+    link = connect(broker, admin_key, "admin", ca)
+    text = link.appraisal_policy()
+    if text is None:
+        raise ConfigurationInvalid("no appraisal policy is set", hint="strongroom policy set FILE.toml")
+    link.set_appraisal_policy(extended(text, tee, field, measurement.lower()))
+    print(f"[{tee}] {field}: {measurement.lower()} is accepted")
+
+
+def try_policy(
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="a .rego file or a template's name")],
+    evidence: Annotated[
+        Path,
+        typer.Argument(metavar="EVIDENCE", help="a token, its claims, or {tee, evidence} together with --appraisal"),
+    ],
+    appraisal: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the appraisal policy that judges it first")
+    ] = None,
+    resource: Annotated[str, typer.Option(metavar="R/T/T", help="the name that is asked for")] = "tenant/lineage/1-00",
+    as_json: AsJson = False,
+) -> None:
+    """Show what a release policy decides about evidence, rule by rule. Freshness is not part of this test.
+
+    Example: `strongroom policy test measured token.jwt --resource acme/digits/3-1c40`
+    """
+    import json
+
+    from strongroom.broker.protocol import Resource
+    from strongroom.broker.trial import claims_of, trial
+
+    checks, claims = claims_of(evidence.read_bytes(), appraisal)
+    result = trial(release_policy(policy), claims, Resource.parse(resource)) if claims is not None else None
+    granted = result is not None and result.decision.granted
+    if as_json:
+        rules = {} if result is None else dict(result.rules)
+        print(json.dumps({"granted": granted, "rules": rules, "checks": [each.serialise() for each in checks]}))
+    else:
+        from strongroom.evidence.judge import format_checks
+
+        for line in format_checks(checks):
+            typer.echo(line, err=True)
+        for name, value in result.rules if result is not None else ():
+            typer.echo(f"rule  {name} = {'undefined' if value is None else json.dumps(value)}", err=True)
+        reason = "the appraisal policy refuses this evidence" if result is None else result.decision.reason
+        print(f"{'granted' if granted else 'refused'}: {reason}")
+    if not granted:
+        raise typer.Exit(1)
+
+
+def templates() -> None:
+    """List the release policies that come along.
+
+    Example: `strongroom policy templates`
+    """
+    from strongroom.broker.rego import TEMPLATES, ReleasePolicy
+
+    for name in TEMPLATES:
+        print(f"{name:<22}{ReleasePolicy.template(name).text.splitlines()[0].removeprefix(f'# {name}: ')}")
+
+
+def release_policy(text: str) -> ReleasePolicy:
+    """A release policy from a file or by a template's name."""
+    from strongroom.broker.rego import ReleasePolicy
+
+    path = Path(text)
+    return ReleasePolicy.parse(path.read_text("utf-8")) if path.is_file() else ReleasePolicy.template(text)

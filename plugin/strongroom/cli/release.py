@@ -1,0 +1,131 @@
+"""`strongroom release`: who holds which key, and taking it back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="archive, lineage, author, measurement or keeper")]
+Value = Annotated[
+    str, typer.Argument(metavar="VALUE", help="digest, tenant/lineage, author id, hex, or a keeper's name")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb and what is under it."""
+    verbs = typer.Typer(name="release", help="Who holds which key, and taking it back.", no_args_is_help=True)
+    verbs.command(name="list")(list_releases)
+    verbs.command()(revoke)
+    verbs.command()(restore)
+    verbs.command()(minimum)
+    verbs.command()(limit)
+    verbs.command()(end)
+    app.add_typer(verbs)
+
+
+def list_releases(
+    broker: Url,
+    admin_key: AdminKeyFile,
+    everything: Annotated[bool, typer.Option("--all", help="also leases that have ended")] = False,
+    role: Role = "admin",
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the leases on keys.
+
+    Example: `strongroom release list --broker https://keys.example --admin-key admin.key`
+    """
+    import json
+    from datetime import UTC, datetime
+
+    found = connect(broker, admin_key, role, ca).leases(all=everything)
+    if as_json:
+        print(json.dumps(found))
+        return
+    for each in found:
+        until = each["expires_at"]
+        said = "without end" if until is None else f"until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S}Z"
+        print(f"{each['lease']}  {each['resource']}  keeper {each['keeper'] or 'without a name'}  {said}")
+    print(f"{len(found)} leases")
+
+
+def revoke(
+    kind: Kind,
+    value: Value,
+    broker: Url,
+    admin_key: AdminKeyFile,
+    reason: Annotated[str, typer.Option(help="one sentence, for the audit log")] = "",
+    role: Role = "admin",
+    ca: Ca = None,
+) -> None:
+    """Release no more keys for this archive, lineage, author, measurement or keeper.
+
+    Example: `strongroom release revoke lineage acme/digits --broker https://keys.example --admin-key admin.key`
+    """
+    connect(broker, admin_key, role, ca).revoke(kind, value, reason=reason)
+    print(f"{kind} {value}: revoked; it takes effect when a lease is renewed")
+
+
+def restore(
+    kind: Kind, value: Value, broker: Url, admin_key: AdminKeyFile, role: Role = "admin", ca: Ca = None
+) -> None:
+    """Take a revocation back.
+
+    Example: `strongroom release restore lineage acme/digits --broker https://keys.example --admin-key admin.key`
+    """
+    connect(broker, admin_key, role, ca).unrevoke(kind, value)
+    print(f"{kind} {value}: no longer revoked")
+
+
+def minimum(
+    lineage: Annotated[str, typer.Argument(metavar="TENANT/LINEAGE")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=0)],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    role: Role = "admin",
+    ca: Ca = None,
+) -> None:
+    """Release no version of a lineage below this one. It never falls again.
+
+    Example: `strongroom release minimum acme/digits 7 --broker https://keys.example --admin-key admin.key`
+    """
+    in_force = connect(broker, admin_key, role, ca).raise_minimum_version(lineage, version)
+    print(f"{lineage}: version {in_force} and newer")
+
+
+def limit(
+    lineage: Annotated[str, typer.Argument(metavar="TENANT/LINEAGE")],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    keepers: Annotated[int | None, typer.Option(min=0, help="how many may hold its keys at once")] = None,
+    lease: Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="how long at a time, at most")] = None,
+    role: Role = "admin",
+    ca: Ca = None,
+) -> None:
+    """Say how many keepers may hold keys of a lineage, and for how long at a time.
+
+    Example: `strongroom release limit acme/digits --keepers 3 --lease 900 --broker https://keys.example
+    --admin-key admin.key`
+    """
+    connect(broker, admin_key, role, ca).set_limit(lineage, keepers=keepers, lease_s=lease)
+    print(
+        f"{lineage}: {keepers if keepers is not None else 'any number of'} keepers, {lease or 'any number of'} seconds"
+    )
+
+
+def end(
+    lease: Annotated[str, typer.Argument(metavar="LEASE", help="as `release list` shows it")],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    role: Role = "admin",
+    ca: Ca = None,
+) -> None:
+    """Forget the lease of a keeper that is gone, so that it no longer counts.
+
+    Example: `strongroom release end 5f0c… --broker https://keys.example --admin-key admin.key`
+    """
+    connect(broker, admin_key, role, ca).end_lease(lease)
+    print(f"lease {lease}: ended")

@@ -1,0 +1,220 @@
+"""The key owner's commands, as they are typed, against a broker that runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+from broker.broker_in_a_room import APPRAISAL, MEASUREMENT, broker_room
+from strongroom.attest.simulated import SimulatedAttester
+from strongroom.broker.allowing import allow
+from strongroom.broker.audit import NoteKey
+from strongroom.cli import audit, broker, key, policy, release
+from strongroom.errors import AttestationFailed, ConfigurationInvalid, ReleaseDenied, ReleaseError
+from typer.testing import CliRunner
+
+
+@pytest.fixture(scope="module")
+def app():
+    app = typer.Typer()
+    for verb in (broker, key, policy, release, audit):
+        verb.register(app)
+    return app
+
+
+@pytest.fixture
+def room(tmp_path):
+    with broker_room(tmp_path) as room:
+        yield room
+
+
+@pytest.fixture
+def run(app, room):
+    def run(*words, connected=True, fails=False):
+        ends = ["--broker", room.url, "--admin-key", str(room.folder / "admin.key")] if connected else []
+        result = CliRunner().invoke(app, [*map(str, words), *ends])
+        if not fails and result.exit_code != 0:
+            raise result.exception
+        return result
+
+    return run
+
+
+def test_status_says_what_is_in_force(run):
+    fields = json.loads(run("broker", "status", "--json").stdout)
+    assert (fields["appraisal_policy"], fields["tees"], fields["release_policy"]) == ("tests", ["simulated"], True)
+
+
+def test_keys_are_listed_by_name_and_never_shown(run, room):
+    name, _, model_key = room.register(1)
+    shown = run("key", "list").stdout
+    assert str(name) in shown and "1 keys" in shown
+    assert model_key.reveal().hex() not in shown
+
+
+def test_a_revoked_archive_is_released_no_more_and_restored_again(run, room):
+    name, archive, _ = room.register(1)
+    room.client().fetch(tuple(name), archive)
+    run("key", "revoke", archive, "--reason", "leaked")
+    with pytest.raises(ReleaseDenied):
+        room.client().fetch(tuple(name), archive)
+    run("release", "restore", "archive", archive)
+    room.client().fetch(tuple(name), archive)
+
+
+def test_a_minimum_version_refuses_older_ones_and_never_falls(run, room):
+    old, old_archive, _ = room.register(1, version=1)
+    new, new_archive, _ = room.register(2, version=2)
+    run("release", "minimum", "acme/digits", 2)
+    with pytest.raises(ReleaseDenied):
+        room.client().fetch(tuple(old), old_archive)
+    room.client().fetch(tuple(new), new_archive)
+    assert "version 2 and newer" in run("release", "minimum", "acme/digits", 1).stdout
+
+
+def test_a_lease_is_listed_and_ended(run, room):
+    name, archive, _ = room.register(1, lease_s=600)
+    room.client().fetch(tuple(name), archive)
+    [lease] = json.loads(run("release", "list", "--json").stdout)
+    assert lease["resource"] == str(name) and lease["measurement"] == MEASUREMENT.hex()
+    run("release", "end", lease["lease"])
+    assert "0 leases" in run("release", "list").stdout
+
+
+def test_a_policy_is_set_shown_and_extended(run, room, tmp_path):
+    name, archive, _ = room.register(1)
+    other = bytes([9]) * 32
+    with pytest.raises(AttestationFailed):
+        room.client(measurement=other).fetch(tuple(name), archive)
+    run("policy", "allow", "simulated", "--measurement", other.hex())
+    room.client(measurement=other).fetch(tuple(name), archive)
+    assert other.hex() in run("policy", "get", "appraisal").stdout
+    run("policy", "set", "hardware-only")
+    assert "hardware-only" in run("policy", "get", "release").stdout
+    with pytest.raises(ReleaseDenied):
+        room.client().fetch(tuple(name), archive)
+
+
+def test_a_policy_with_an_unproved_builtin_is_refused_by_the_broker_too(run, room, tmp_path):
+    with pytest.raises(ReleaseError, match=r"semver\.compare"):
+        room.admin().set_release_policy('package policy\n\nallow if { not semver.compare("1", "2") }\n')
+
+
+def test_a_log_is_exported_verified_and_proved(run, room, tmp_path):
+    name, archive, _ = room.register(1)
+    log, kept = tmp_path / "log", tmp_path / "kept"
+    verifier = room.broker.audit.key.serialise()
+    assert "entries" in run("audit", "export", log).stdout
+    kept.write_text((log / "checkpoint").read_text())
+    room.client().fetch(tuple(name), archive)
+    run("audit", "export", log)
+    said = run("audit", "verify", log, "--key", verifier, "--since", kept, connected=False).stdout
+    assert "is its beginning" in said
+
+    for words in (["--entry", "2"], ["--since", kept]):
+        proof = tmp_path / "proof.json"
+        proof.write_text(run("audit", "prove", log, "--key", verifier, *words, connected=False).stdout)
+        assert run("audit", "verify", proof, "--key", verifier, connected=False).stdout
+        fields = json.loads(proof.read_text())
+        fields["proof"] = fields["proof"][1:]
+        proof.write_text(json.dumps(fields))
+        assert run("audit", "verify", proof, "--key", verifier, connected=False, fails=True).exit_code == 1
+
+    stranger = NoteKey(room.broker.audit.key.name, bytes(32)).serialise()
+    assert run("audit", "verify", log, "--key", stranger, connected=False, fails=True).exit_code == 1
+    assert "event=release" in run("audit", "show", "--last", "1").stdout
+
+
+def test_policy_test_shows_rules_for_a_token_and_for_raw_evidence(run, tmp_path):
+    claims = tmp_path / "claims.json"
+    claims.write_text(json.dumps({"submods": {"cpu0": {"ear.status": "affirming"}}}))
+    refused = run("policy", "test", "measured", claims, connected=False, fails=True)
+    assert refused.exit_code == 1 and "refused" in refused.stdout and "rule  allow = false" in refused.stderr
+
+    evidence, appraisal = tmp_path / "evidence.json", tmp_path / "appraisal.toml"
+    appraisal.write_text(APPRAISAL)
+    body = SimulatedAttester(measurement=MEASUREMENT).evidence(b"x" * 48).body
+    evidence.write_text(json.dumps({"tee": "simulated", "evidence": body}))
+    words = ["policy", "test", "development", evidence, "--appraisal", appraisal]
+    granted = run(*words, connected=False)
+    assert granted.stdout.startswith("granted") and "ok    simulated.measurement" in granted.stderr
+
+    body = SimulatedAttester(measurement=bytes(32)).evidence(b"x" * 48).body
+    evidence.write_text(json.dumps({"tee": "simulated", "evidence": body}))
+    refused = run(*words, connected=False, fails=True)
+    assert "appraisal policy refuses" in refused.stdout and "FAIL  simulated.measurement" in refused.stderr
+
+
+def test_a_broker_is_made_once_and_only_in_an_empty_folder(run, tmp_path):
+    folder = tmp_path / "mine"
+    made = json.loads(run("broker", "init", folder, "--host", "keys.example", "--json", connected=False).stdout)
+    assert (folder / "tls.crt").is_file() and made["admin_key"] == str(folder / "admin.key")
+    assert (folder / "admin.key").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ConfigurationInvalid, match="not empty"):
+        run("broker", "init", folder, connected=False)
+
+
+def test_a_root_key_is_rotated_and_everything_opens_again(run, tmp_path):
+    secret = tmp_path / "passphrase"
+    secret.write_text("correct horse\n")
+    secret.chmod(0o600)
+    folder = tmp_path / "mine"
+    run("broker", "init", folder, "--passphrase-file", secret, connected=False)
+    before = (folder / "root.key").read_bytes()
+    assert "3 sealed values" in run("key", "rotate", folder, "--passphrase-file", secret, connected=False).stdout
+    assert (folder / "root.key").read_bytes() != before
+    from strongroom.broker.directory import open_broker
+
+    open_broker(folder, passphrase="correct horse").store.close()
+
+
+def test_serve_prints_its_url_as_json_when_it_is_ready(tmp_path):
+    from strongroom.broker import directory
+
+    directory.init(tmp_path / "b")
+    words = ["-m", "strongroom.cli", "broker", "serve", str(tmp_path / "b"), "--listen", "127.0.0.1:0", "--json"]
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        url = json.loads(process.stdout.readline())["url"]
+        import requests
+
+        assert requests.get(f"{url}/healthz", timeout=10).status_code == 200
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0
+
+
+# -- editing a policy's text ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'name = "a"\n[snp]\nmeasurements = []\n',
+        'name = "a"\n[snp]\nmeasurements = ["00"] # keep me\n[tdx]\nmr_td = []\n',
+        'name = "a"\n[snp] # ours\nmax_vmpl = 0\n\n[tdx]\nmeasurements = ["11"]\n',
+        'name = "a"\n[snp]\nmeasurements = [\n  "00", # one\n  "01",\n]\n',
+        'name = "a"\n[snp]',
+    ],
+)
+def test_a_value_is_added_and_everything_else_stays(text):
+    import tomllib
+
+    before, after = tomllib.loads(text), tomllib.loads(allow(text, "snp", "measurements", "aa"))
+    assert after["snp"].pop("measurements")[0] == "aa"
+    before["snp"].pop("measurements", None)
+    assert before == after
+
+
+def test_a_value_that_is_there_changes_nothing():
+    text = 'name = "a"\n[snp]\nmeasurements = ["aa"]\n'
+    assert allow(text, "snp", "measurements", "aa") == text
+
+
+@pytest.mark.parametrize("text", ['name = "a"\n', "snp = {measurements = []}\n", '[snp]\nmeasurements = "x"\n', "x ="])
+def test_a_policy_that_cannot_be_extended_safely_is_left_alone(text):
+    with pytest.raises(ConfigurationInvalid):
+        allow(text, "snp", "measurements", "aa")
