@@ -107,7 +107,8 @@ class NvidiaVerifier:
             found=name_of(chain[0]), source=_SPDM,
             hint="the report was altered, or these are another device's certificates: fetch both again",
         )  # fmt: skip
-        genuine &= _check_fwid(report, chain[0], checks)
+        if genuine:
+            genuine = _check_fwid(report, chain[0], checks)
         claims = _claims(report, chain, genuine=genuine)
         if genuine:
             for kind in policy.rims_for(claims.device_class):

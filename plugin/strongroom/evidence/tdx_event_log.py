@@ -67,14 +67,14 @@ def _json_log(octets: bytes) -> tuple[Event, ...]:
     events = []
     for place, value in enumerate(listed):
         read = Fields(value, where=f"event {place}")
+        # What else a writer notes beside a digest is never believed, so it may be there.
         event = Event(
             read.number("imr", high=REGISTERS - 1),
-            read.number("event_type", high=0xFFFF_FFFF),
+            read.number("event_type", high=0xFFFF_FFFF, default=0),
             read.hexes("digest", size=48),
             read.text("event", default=""),
             read.hexes("event_payload", limit=LONGEST_LOG) if read.has("event_payload") else b"",
         )
-        read.done()
         events.append(event)
     return tuple(events)
 
