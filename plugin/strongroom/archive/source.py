@@ -12,7 +12,8 @@ import unicodedata
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
@@ -192,24 +193,23 @@ class TarSource(Source):
             raise changed(name)
 
 
-class FolderSource(Source):
-    """An unpacked model folder (the archiver's ``no-archive``). Symbolic links are refused."""
+class FilesSource(Source):
+    """Files where they lie on the disk, each under its name in the model, and small ones made in memory."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.sizes = {}
+    def __init__(self, paths: Mapping[str, Path], made: Mapping[str, bytes] | None = None) -> None:
         self._paths: dict[str, Path] = {}
-        for root, folders, files in os.walk(path, onerror=_walk_failed):
-            folders[:] = sorted(each for each in folders if each not in {"__pycache__", "__MACOSX"})
-            for each in [*folders, *files]:
-                file = Path(root, each)
-                status = file.lstat()
-                if stat.S_ISDIR(status.st_mode):
-                    continue
-                if not stat.S_ISREG(status.st_mode):
-                    raise SealRefused(f"{file} is no regular file", hint="put the file itself there, not a link")
-                name = _put(self.sizes, file.relative_to(path).as_posix(), status.st_size)
-                self._paths[name] = file
+        self._made: dict[str, bytes] = {}
+        self.sizes = {}
+        for name, path in paths.items():
+            try:
+                status = path.lstat()
+            except OSError as error:
+                raise SealRefused(f"{path}: {error.strerror}") from error
+            if not stat.S_ISREG(status.st_mode):
+                raise SealRefused(f"{path} is no regular file", hint="put the file itself there, not a link")
+            self._paths[_put(self.sizes, name, status.st_size)] = path
+        for name, octets in (made or {}).items():
+            self._made[_put(self.sizes, name, len(octets))] = octets
         self._check()
 
     def close(self) -> None:
@@ -218,6 +218,9 @@ class FolderSource(Source):
     def read(self, names: list[str], take: Callable[[str, IO[bytes]], None]) -> None:
         """In the order asked for."""
         for name in names:
+            if name in self._made:
+                take(name, BytesIO(self._made[name]))
+                continue
             try:
                 descriptor = os.open(self._paths[name], os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 with os.fdopen(descriptor, "rb", buffering=0) as stream:
@@ -231,6 +234,22 @@ class FolderSource(Source):
                 raise changed(name)
 
 
+def files_below(folder: Path, *, hidden: bool = True) -> dict[str, Path]:
+    """Every file below a folder by its relative name, without Python's and macOS's own folders.
+
+    `hidden` says whether folders whose name begins with a dot are looked into.
+    """
+    found: dict[str, Path] = {}
+    for root, folders, files in os.walk(folder, onerror=_walk_failed):
+        folders[:] = sorted(
+            each for each in folders if each not in {"__pycache__", "__MACOSX"} and (hidden or not each.startswith("."))
+        )
+        links = [each for each in folders if Path(root, each).is_symlink()]
+        for each in [*links, *files]:
+            found[Path(root, each).relative_to(folder).as_posix()] = Path(root, each)
+    return found
+
+
 def _walk_failed(error: OSError) -> None:
     raise SealRefused(f"{error.filename}: {error.strerror}") from error
 
@@ -238,7 +257,7 @@ def _walk_failed(error: OSError) -> None:
 def open_source(path: Path) -> Source:
     """The reader for what lies at `path`; raises `SealRefused`."""
     if path.is_dir():
-        return FolderSource(path)
+        return FilesSource(files_below(path))
     try:
         with path.open("rb") as file:
             magic = file.read(4)

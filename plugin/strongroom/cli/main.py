@@ -18,6 +18,7 @@ from strongroom.errors import StrongroomError
 VERBS: tuple[str, ...] = (
     "keygen",
     "seal",
+    "archive",
     "rewrap",
     "inspect",
     "verify",

@@ -1,0 +1,168 @@
+"""`strongroom archive`: torch-model-archiver's flags, and the result is sealed at once.
+
+torch-model-archiver copies the model to a folder in the temp directory, packs it there, and leaves it behind
+when it fails. Here its manifest is made by the archiver itself, and the files are sealed from where they
+lie: no staging folder, no plaintext archive.
+"""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from strongroom.archive.source import FilesSource
+
+BUILT_IN = {
+    "base_handler", "text_classifier", "image_classifier", "object_detector", "image_segmenter",
+    "dali_image_classifier", "vllm_handler", "trt_llm_handler",
+}  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb."""
+    app.command()(archive)
+
+
+def archive(
+    model_name: Annotated[str, typer.Option("--model-name", help="the model's name, and the archive's")],
+    version: Annotated[str, typer.Option("-v", "--version", help="the model's version, as the server shows it")],
+    handler: Annotated[str, typer.Option("--handler", help="a handler's file, or the name of a built-in one")],
+    author: Annotated[Path, typer.Option("--author", metavar="KEY", help="the private key that signs it")],
+    serialized_file: Annotated[str | None, typer.Option(help="weights or a scripted model")] = None,
+    model_file: Annotated[str | None, typer.Option(help="the file with the model's class")] = None,
+    extra_files: Annotated[
+        str | None, typer.Option(help="more files, folders or wildcards, with commas between")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="python or python3")] = "python",
+    export_path: Annotated[Path, typer.Option(help="the folder to write to")] = Path(),
+    archive_format: Annotated[
+        str, typer.Option(help="default or zip-store (one file), no-archive (a folder)")
+    ] = "default",
+    requirements_file: Annotated[
+        str | None, typer.Option("-r", "--requirements-file", help="sealed along; nobody installs it")
+    ] = None,
+    config_file: Annotated[
+        str | None, typer.Option("-c", "--config-file", help="the model's YAML configuration")
+    ] = None,
+    force: Annotated[bool, typer.Option("-f", "--force", help="replace the output if it exists")] = False,
+    broker: Annotated[str | None, typer.Option(metavar="URL", help="the key broker that will hold its key")] = None,
+    admin_key: Annotated[Path | None, typer.Option(metavar="FILE", help="who may register keys at the broker")] = None,
+    broker_ca: Annotated[Path | None, typer.Option(metavar="PEM", help="the broker's certificate authority")] = None,
+    key_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the key to a file instead of a broker")
+    ] = None,
+    recipient: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="who opens it without a broker")] = None,
+    tenant: Annotated[str, typer.Option(help="who owns it, in the key's path at the broker")] = "default",
+    lineage: Annotated[str | None, typer.Option(help="default: the model's name")] = None,
+    lineage_version: Annotated[int, typer.Option(min=1, help="version within the lineage, for refusing old ones")] = 1,
+    allow_requirements: Annotated[bool, typer.Option("--allow-requirements", help="seal requirements along")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print digest, resource and sizes as JSON")] = False,
+) -> None:
+    """Package a model as torch-model-archiver does, sealed, without its plaintext staging folder.
+
+    Example: `strongroom archive --model-name cats -v 1.0 --handler image_classifier
+    --serialized-file cats.pt --author author.key --key-out cats.modelkey`
+    """
+    from strongroom.archive.recipients import Recipient
+    from strongroom.archive.seal import Terms, seal_source
+    from strongroom.archive.signature import AuthorKey
+    from strongroom.cli.sealing import holder, progress_bar, report
+    from strongroom.errors import ConfigurationInvalid
+
+    if archive_format not in {"default", "zip-store", "no-archive"}:
+        raise ConfigurationInvalid(
+            f"--archive-format {archive_format} cannot be sealed", hint="sealed archives are zips or folders"
+        )
+    directory = archive_format == "no-archive"
+    output = export_path / (model_name if directory else f"{model_name}.mar")
+    source = gather(
+        model_name, version, handler, serialized_file, model_file, extra_files, runtime, requirements_file, config_file
+    )
+    keep = holder(broker, admin_key, key_out, ca=broker_ca, others=bool(recipient))
+    with progress_bar("sealing", quiet=as_json) as progress:
+        sealed = seal_source(
+            source,
+            output,
+            author=AuthorKey.load(author),
+            terms=Terms(tenant=tenant, lineage=lineage, version=lineage_version),
+            form="directory" if directory else "file",
+            recipients=[Recipient.load(each) for each in recipient or ()],
+            allow_requirements=allow_requirements,
+            overwrite=force,
+            progress=progress,
+            before_publish=keep,
+        )
+    report(sealed, as_json=as_json)
+
+
+def gather(
+    model_name: str,
+    version: str,
+    handler: str,
+    serialized_file: str | None = None,
+    model_file: str | None = None,
+    extra_files: str | None = None,
+    runtime: str = "python",
+    requirements_file: str | None = None,
+    config_file: str | None = None,
+) -> FilesSource:
+    """The files that torch-model-archiver would pack, from where they lie; raises `SealRefused`."""
+    from strongroom.archive.source import FilesSource
+    from strongroom.errors import ConfigurationInvalid, SealRefused
+
+    try:
+        from model_archiver.model_archiver_config import ModelArchiverConfig
+        from model_archiver.model_packaging_utils import ModelExportUtils
+    except ImportError as error:
+        raise ConfigurationInvalid(
+            "torch-model-archiver is not installed, and it makes the manifest",
+            hint="pip install 'strongroom[torchserve]'",
+        ) from error
+    if runtime not in {"python", "python3"}:
+        raise SealRefused(f"runtime {runtime!r}: only Python handlers can be served sealed")
+    paths: dict[str, Path] = {}
+    # The archiver copies in this order, and a later file replaces an earlier one of its name.
+    for each in (model_file, serialized_file):
+        if each:
+            paths[Path(each).name] = Path(each)
+    if handler not in BUILT_IN:
+        file = Path(handler if ".py" in handler else handler.split(":")[0] + ".py")
+        paths[file.name] = file
+    for pattern in (extra_files or "").split(","):
+        if pattern.strip():
+            paths |= _extra(pattern.strip())
+    for each in (requirements_file, config_file):
+        if each:
+            paths[Path(each).name] = Path(each)
+    config = ModelArchiverConfig(
+        model_name=model_name,
+        handler=handler,
+        version=version,
+        serialized_file=serialized_file,
+        model_file=model_file,
+        extra_files=extra_files,
+        runtime=runtime,
+        requirements_file=requirements_file,
+        config_file=config_file,
+    )
+    manifest = ModelExportUtils.generate_manifest_json(config).encode()
+    # The archiver copies what a link points to; here that file itself is read.
+    resolved = {name: path.resolve() for name, path in paths.items()}
+    return FilesSource(resolved, {"MAR-INF/MANIFEST.json": manifest})
+
+
+def _extra(pattern: str) -> dict[str, Path]:
+    from strongroom.archive.source import files_below
+    from strongroom.errors import SealRefused
+
+    found: dict[str, Path] = {}
+    matches = glob.glob(pattern)
+    if not matches:
+        raise SealRefused(f"no file matches {pattern}", hint="look at --extra-files")
+    for each in map(Path, matches):
+        found |= files_below(each, hidden=False) if each.is_dir() else {each.name: each}
+    return found

@@ -1,0 +1,173 @@
+"""keygen, seal, archive, inspect, verify and rewrap as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from archive.makings import MANIFEST, model_files, write_mar
+from strongroom.cli.archive import gather
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a verb in a folder of its own; raises where its exit status is another than `status`."""
+
+    def strongroom(*words: str | Path, status: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "strongroom.cli", *map(str, words)],
+            cwd=tmp_path, input=stdin, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        return done
+
+    write_mar(tmp_path / "tiny.mar", model_files())
+    return strongroom
+
+
+@pytest.fixture
+def keyed(run):
+    run("keygen", "author")
+    return run
+
+
+def test_a_model_is_sealed_inspected_and_verified(keyed, tmp_path):
+    said = keyed("seal", "tiny.mar", "--author", "author.key", "--key-out", "tiny.modelkey").stdout
+    assert said == "tiny.sealed.mar: 5 files sealed, 2 left readable for TorchServe\n"
+
+    shown = json.loads(keyed("inspect", "--json", "tiny.sealed.mar").stdout)
+    assert shown["resource"].startswith("default/tiny/1-")
+    assert "tiny_handler" not in json.dumps(shown)
+    said = keyed("verify", "tiny.sealed.mar", "--author", "author.pub", "--key", "tiny.modelkey").stdout
+    assert "its 5 files open" in said
+    assert (tmp_path / "tiny.modelkey").stat().st_mode & 0o777 == 0o600
+
+
+def test_sealing_for_nobody_is_refused(keyed, tmp_path):
+    failed = keyed("seal", "tiny.mar", "--author", "author.key", status=1)
+
+    assert "nobody would keep the key" in failed.stderr
+    assert "hint: " in failed.stderr
+    assert not (tmp_path / "tiny.sealed.mar").exists()
+
+
+def test_a_public_key_does_not_sign(keyed):
+    failed = keyed("seal", "tiny.mar", "--author", "author.pub", "--key-out", "k", status=1)
+
+    assert "sealing signs, so it needs the private key" in failed.stderr
+
+
+def test_a_key_file_that_exists_keeps_the_archive_from_being_written(keyed, tmp_path):
+    (tmp_path / "k").write_text("an older key")
+    failed = keyed("seal", "tiny.mar", "--author", "author.key", "--key-out", "k", status=1)
+
+    assert "exists already" in failed.stderr
+    assert not (tmp_path / "tiny.sealed.mar").exists()
+
+
+def test_an_unknown_author_is_refused_with_the_next_step(keyed):
+    keyed("keygen", "author", "other")
+    keyed("seal", "tiny.mar", "--author", "author.key", "--key-out", "k", "-o", "s.mar")
+    failed = keyed("verify", "s.mar", "--author", "other.pub", status=1)
+
+    assert "whom nobody here trusts" in failed.stderr
+    assert "hint: if you trust this author" in failed.stderr
+
+
+def test_a_tampered_archive_is_refused(keyed, tmp_path):
+    keyed("seal", "tiny.mar", "--author", "author.key", "--key-out", "k", "-o", "s.mar")
+    octets = bytearray((tmp_path / "s.mar").read_bytes())
+    octets[-3000] ^= 1
+    (tmp_path / "s.mar").write_bytes(octets)
+
+    assert "is not the one that was signed" in keyed("verify", "s.mar", "--author", "author.pub", status=1).stderr
+
+
+def test_hybrid_authors_satisfy_a_demand_for_hybrid(keyed):
+    keyed("keygen", "author", "pq", "--hybrid")
+    keyed("seal", "tiny.mar", "--author", "pq.key", "--key-out", "k", "-o", "s.mar")
+
+    assert "(hybrid)" in keyed("verify", "s.mar", "--author", "pq.pub", "--demand", "hybrid").stdout
+
+
+def test_recipients_come_and_go(keyed):
+    keyed("keygen", "identity", "alice")
+    keyed("keygen", "identity", "bob", "--classical")
+    keyed("seal", "tiny.mar", "--author", "author.key", "--recipient", "alice.recipient", "-o", "s.mar")
+    said = keyed("rewrap", "s.mar", "--identity", "alice.identity", "--add", "bob.recipient").stdout
+    assert said == "s.mar: 2 recipients now (xwing, x25519)\n"
+
+    keyed("rewrap", "s.mar", "--identity", "bob.identity", "--remove", "alice.recipient")
+    keyed("verify", "s.mar", "--author", "author.pub", "--identity", "bob.identity")
+    keyed("verify", "s.mar", "--author", "author.pub", "--identity", "alice.identity", status=1)
+
+
+def test_a_passphrase_is_read_from_standard_input_where_there_is_no_terminal(keyed):
+    keyed("seal", "tiny.mar", "--author", "author.key", "--passphrase", "-o", "s.mar", stdin="correct horse\n")
+    keyed("keygen", "identity", "alice")
+
+    keyed("rewrap", "s.mar", "--passphrase", "--add", "alice.recipient", status=1, stdin="wrong\n")
+    keyed("rewrap", "s.mar", "--passphrase", "--add", "alice.recipient", stdin="correct horse\n")
+
+
+def test_an_ordinary_archive_is_not_inspected_as_a_sealed_one(keyed):
+    assert "is it a sealed archive at all?" in keyed("inspect", "tiny.mar", status=1).stderr
+
+
+@pytest.fixture
+def sources(tmp_path) -> Path:
+    """A model's files as an author has them before packaging."""
+    folder = tmp_path / "sources"
+    (folder / "assets/deep").mkdir(parents=True)
+    (folder / "assets/__pycache__").mkdir()
+    (folder / "assets/.git").mkdir()
+    for name, octets in {
+        "weights.pt": b"w" * 9000, "net.py": b"class Net: ...\n", "serve.py": b"def handle(d, c): ...\n",
+        "labels.txt": b"a\n", "more.txt": b"b\n", "assets/vocab.json": b"{}", "assets/deep/x.bin": b"x",
+        "assets/__pycache__/y.pyc": b"y", "assets/.git/z": b"z", "settings.yaml": b"minWorkers: 1\n",
+    }.items():  # fmt: skip
+        (folder / name).write_bytes(octets)
+    return folder
+
+
+def test_archive_packs_what_torch_model_archiver_packs(sources, tmp_path):
+    pytest.importorskip("model_archiver", reason="SKIPPED LOUDLY: no torch-model-archiver here")
+    flags = {
+        "serialized_file": "weights.pt", "model_file": "net.py", "handler": "serve.py", "config_file": "settings.yaml",
+    }  # fmt: skip
+    flags = {name: str(sources / value) for name, value in flags.items()}
+    extra = f"{sources}/labels.txt,{sources}/m*.txt,{sources}/assets"
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
+    archiver = [sys.executable, "-m", "model_archiver.model_packaging"]
+    common = ["--model-name", "cats", "-v", "2.0", "--extra-files", extra]
+    temp = tmp_path / "temp"
+    temp.mkdir()
+    subprocess.run(
+        [*archiver, *common, *words, "--export-path", tmp_path],
+        check=True, env={"TMPDIR": str(temp), "PATH": ""}, capture_output=True, timeout=60,
+    )  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "cats.mar") as packed:
+        theirs = {name: packed.read(name) for name in packed.namelist()}
+
+    source = gather("cats", "2.0", extra_files=extra, **flags)
+    ours = {}
+    source.read(list(source.sizes), lambda name, stream: ours.__setitem__(name, stream.read()))
+    for files in (ours, theirs):
+        files[MANIFEST] = json.loads(files[MANIFEST]) | {"createdOn": ""}
+    assert ours == theirs
+
+
+def test_archive_seals_without_a_plaintext_copy(keyed, sources, tmp_path):
+    pytest.importorskip("model_archiver", reason="SKIPPED LOUDLY: no torch-model-archiver here")
+    said = keyed(
+        "archive", "--model-name", "cats", "-v", "2.0", "--handler", sources / "serve.py", "--serialized-file",
+        sources / "weights.pt", "-c", sources / "settings.yaml", "--author", "author.key", "--key-out", "cats.modelkey",
+    ).stdout  # fmt: skip
+
+    assert said == "cats.mar: 4 files sealed, 2 left readable for TorchServe\n"
+    assert b"w" * 64 not in (tmp_path / "cats.mar").read_bytes()
+    keyed("verify", "cats.mar", "--author", "author.pub", "--key", "cats.modelkey")
