@@ -227,7 +227,8 @@ def test_the_binary_ccel_log_replays_as_the_json_one_does(intel, padding):
     "log",
     [
         b"", b"{}", b"[1]", b"[{}]", b'[{"imr":4,"event_type":1,"digest":"' + b"00" * 48 + b'"}]',
-        b'[{"imr":0,"event_type":1,"digest":"00"}]', b'[{"imr":0,"event_type":1}]', ccel(EVENTS)[:-1], ccel(EVENTS, algorithm=0x000B),
+        b'[{"imr":0,"event_type":1,"digest":"00"}]', b'[{"imr":0,"event_type":1}]', ccel(EVENTS)[:-1],
+        ccel(EVENTS, algorithm=0x000B),
         ccel([{**EVENTS[0], "imr": 7}]), ccel(EVENTS) + b"\1\0",
     ],
 )  # fmt: skip
