@@ -1,9 +1,37 @@
-"""The attesters of this package, offered through the same hook as anybody's."""
+"""The attesters of this package, offered through the same hook as anybody's.
+
+Each module is imported when its TEE is looked for: none of them needs another's packages.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+
 from strongroom.evidence.types import Attester
 from strongroom.hookspecs import AttesterOffer, hookimpl
+
+_ATTESTERS = {  # TEE → module and class, in the order in which `strongroom doctor` considers them
+    "snp": ("strongroom.attest.snp", "SnpAttester"),
+    "tdx": ("strongroom.attest.tdx", "TdxAttester"),
+    "cca": ("strongroom.attest.cca", "CcaAttester"),
+    "sgx": ("strongroom.attest.sgx", "SgxAttester"),
+    "aws-nitro": ("strongroom.attest.nitro", "NitroAttester"),
+    "nvidia": ("strongroom.attest.nvidia", "NvidiaAttester"),
+    "tpm": ("strongroom.attest.tpm", "TpmAttester"),
+}
+
+
+def _offer(tee: str, module: str, name: str) -> AttesterOffer:
+    def missing() -> str:
+        lacks: Callable[[], str] = importlib.import_module(module).missing
+        return lacks()
+
+    def make() -> Attester:
+        attester: Attester = getattr(importlib.import_module(module), name)()
+        return attester
+
+    return AttesterOffer(tee, missing, make)
 
 
 def _simulated() -> Attester:
@@ -12,22 +40,8 @@ def _simulated() -> Attester:
     return SimulatedAttester()
 
 
-def _tpm_missing() -> str:
-    from strongroom.attest.tpm import missing
-
-    return missing()
-
-
-def _tpm() -> Attester:
-    from strongroom.attest.tpm import TpmAttester
-
-    return TpmAttester()
-
-
 @hookimpl
 def strongroom_attesters() -> list[AttesterOffer]:
-    """In the order in which `strongroom doctor` considers them; the simulated TEE is never chosen."""
-    return [
-        AttesterOffer("tpm", _tpm_missing, _tpm),
-        AttesterOffer("simulated", lambda: "", _simulated),
-    ]
+    """Hardware first; the simulated TEE is never chosen, only named."""
+    offers = [_offer(tee, module, name) for tee, (module, name) in _ATTESTERS.items()]
+    return [*offers, AttesterOffer("simulated", lambda: "", _simulated)]
