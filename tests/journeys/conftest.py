@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from doubles.stages import sealed_stage
 from strongroom.demo.digits import Trained, train
 from strongroom.demo.stage import Stage
 
@@ -22,20 +23,6 @@ BATCHES = json.dumps(
 def digits(tmp_path_factory) -> Trained:
     """The plain digits.mar and the scans held back from its training."""
     return train(tmp_path_factory.mktemp("digits"))
-
-
-def sealed_stage(digits: Trained, **server) -> Iterator[Stage]:
-    """Author, broker, sealed archive and launched server; everything stops in the end."""
-    stage = Stage.make()
-    try:
-        stage.make_author()
-        stage.start_broker()
-        stage.seal(digits.archive)
-        stage.start_server(**server)
-        stage.wait_until_ready()
-        yield stage
-    finally:
-        stage.close()
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ class Scan:
     label: int
 
     def picture(self) -> list[str]:
-        """Four lines of half blocks, eight characters wide."""
+        """Eight lines of blocks in five shades, sixteen characters wide."""
         shades = " ░▒▓█"
         rows = [self.pixels[8 * row : 8 * row + 8] for row in range(8)]
         return ["".join(shades[min(4, (pixel + 3) // 4)] * 2 for pixel in row) for row in rows]

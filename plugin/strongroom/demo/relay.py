@@ -26,9 +26,13 @@ class Relay:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                client.close()  # the server is away, and the client may see so
+                continue
             for source, sink, kept in ((client, server, self.requests), (server, client, self.responses)):
                 threading.Thread(target=self._forward, args=(source, sink, kept), daemon=True).start()
 

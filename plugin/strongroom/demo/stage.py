@@ -59,6 +59,8 @@ class Stage:
     management: int = 0
     relay: Relay | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    token_auth: bool = False
+    launcher: subprocess.Popen[bytes] = field(init=False)
 
     @classmethod
     def make(cls) -> Stage:
@@ -88,7 +90,10 @@ class Stage:
         self.author_id = run("keygen", "author", "author", folder=self.owner)["id"]
 
     def start_broker(self) -> None:
-        """A broker whose policy names the simulated TEE and this installation's measurement."""
+        """A broker whose policy names the simulated TEE and this installation's measurement.
+
+        Called again after its process died, it opens the same folder on the same port.
+        """
         from strongroom.attest.simulated import installed_measurement
 
         self.measurement = installed_measurement().hex()
@@ -102,13 +107,15 @@ class Stage:
             ]
         )
         (self.owner / "appraisal.toml").write_text(policy + "\n")
-        run("broker", "init", "broker", folder=self.owner)
-        serve = ("broker", "serve", "broker", "--listen", "127.0.0.1:0", "--json")
-        serve += ("--policy", "appraisal.toml", "--rego", "development")
-        log = (self.owner / "broker.log").open("wb")
-        process = subprocess.Popen(
-            [*COMMAND, *serve], cwd=self.owner, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-        )
+        if not self.broker_url:
+            run("broker", "init", "broker", folder=self.owner)
+        listen = self.broker_url.rpartition("/")[2] or "127.0.0.1:0"
+        serve = ["broker", "serve", "broker", "--listen", listen, "--json"]
+        serve += ["--policy", "appraisal.toml", "--rego", "development"]
+        with (self.owner / "broker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*COMMAND, *serve], cwd=self.owner, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            )
         self.processes.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -148,24 +155,39 @@ class Stage:
         with (self.host / "launch.log").open("wb") as log:
             process = subprocess.Popen(command, cwd=self.host, stdout=log, stderr=log, start_new_session=True)
         self.processes.append(process)
+        self.launcher, self.token_auth = process, token_auth
         self.relay = Relay(self.inference)
 
     def wait_until_ready(self, workers: int = 2) -> None:
         """Until both workers say READY; raises `StrongroomError` with the end of the log."""
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            if self.processes[-1].poll() is not None:
-                break
-            with contextlib.suppress(requests.RequestException, ValueError, KeyError, IndexError):
-                described = requests.get(f"http://127.0.0.1:{self.management}/models/digits", timeout=2).json()
-                if sum(worker["status"] == "READY" for worker in described[0]["workers"]) >= workers:
+        while time.monotonic() < deadline and self.launcher.poll() is None:
+            with contextlib.suppress(requests.RequestException, ValueError, KeyError, IndexError, OSError):
+                if sum(worker["status"] == "READY" for worker in self.workers()) >= workers:
                     return
             time.sleep(0.1)
         raise StrongroomError(f"the server did not get ready: {self.log_tail()}", hint=f"see {self.host}/launch.log")
 
+    def workers(self) -> list[dict[str, Any]]:
+        """What the management API says of the workers."""
+        headers = {"Authorization": f"Bearer {self.token('management')}"} if self.token_auth else {}
+        url = f"http://127.0.0.1:{self.management}/models/digits"
+        described = requests.get(url, headers=headers, timeout=2).json()
+        workers: list[dict[str, Any]] = described[0]["workers"]
+        return workers
+
+    def token(self, api: str = "inference") -> str:
+        """TorchServe's own token for one of its APIs, from the key file it writes."""
+        token: str = json.loads((self.host / "key_file.json").read_text())[api]["key"]
+        return token
+
+    def log(self) -> str:
+        """The host's log: what the launcher, the keeper and TorchServe said."""
+        return (self.host / "launch.log").read_text(errors="replace")
+
     def log_tail(self) -> str:
         """The end of the host's log."""
-        return (self.host / "launch.log").read_text(errors="replace")[-1500:]
+        return self.log()[-1500:]
 
     @property
     def url(self) -> str:
@@ -176,6 +198,8 @@ class Stage:
     def client_policy(self) -> Path:
         """What the client believes: this measurement, this author."""
         path = self.owner / "client.toml"
+        if path.exists():
+            return path
         path.write_text(
             'name = "demo client"\n\n[simulated]\nprotects_nothing = true\n'
             f'measurements = ["{self.measurement}"]\n\n[admitted]\nauthors = ["{self.author_id}"]\n'
