@@ -51,31 +51,37 @@ def first(headers: Headers, name: str) -> str | None:
     return next((value for each, value in headers if each == name), None)
 
 
-def decode_line(name: bytes, value: bytes, before: list[tuple[str, str]], *, trailers: bool) -> tuple[str, str]:
-    """One field line, checked against RFC 9292 section 3.6 and what stands `before` it."""
+def check_line(name: bytes, value: bytes, *, pseudo_allowed: bool) -> None:
+    """Refuse what RFC 9292 section 3.6 forbids; pseudo-fields may stand before all others only."""
     if not _NAME.match(name):
         raise MessageInvalid("a field name holds a byte that HTTP does not permit")
     if not _VALUE.match(value):
         raise MessageInvalid("a field value holds NUL, CR or LF, or has white space at an end")
-    name = name.lower()
-    if name[0] == 0x3A:  # a pseudo-field
+    if name[0] == 0x3A:
         if name in _RESERVED:
             raise MessageInvalid("a pseudo-field of the control data stands among the fields")
-        if trailers or (before and not before[-1][0].startswith(":")):
+        if not pseudo_allowed:
             raise MessageInvalid("a pseudo-field stands behind other fields or in the trailers")
+
+
+def decode_line(name: bytes, value: bytes, before: list[tuple[str, str]], *, trailers: bool) -> tuple[str, str]:
+    """One field line, checked against RFC 9292 section 3.6 and what stands `before` it."""
+    name = name.lower()
+    check_line(name, value, pseudo_allowed=not trailers and (not before or before[-1][0][0] == ":"))
     return name.decode("ascii"), value.decode("latin-1")
 
 
 def encode_lines(headers: Headers, *, trailers: bool = False) -> bytes:
     """Field lines, names in lower case; raises `MessageInvalid` for what `decode_line` would refuse."""
     lines = bytearray()
-    done: list[tuple[str, str]] = []
+    pseudo_allowed = not trailers
     for name, value in headers:
         try:
             raw_name, raw_value = name.lower().encode("ascii"), value.encode("latin-1")
         except UnicodeEncodeError:
             raise MessageInvalid("a field holds characters outside Latin-1") from None
-        done.append(decode_line(raw_name, raw_value, done, trailers=trailers))
+        check_line(raw_name, raw_value, pseudo_allowed=pseudo_allowed)
+        pseudo_allowed = pseudo_allowed and raw_name[0] == 0x3A
         lines += varint(len(raw_name)) + raw_name + varint(len(raw_value)) + raw_value
     return bytes(lines)
 

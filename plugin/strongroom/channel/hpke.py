@@ -12,14 +12,14 @@ first message, so that no nonce is ever used by two owners.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, field
 from typing import NoReturn, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from strongroom.channel.kem import KEMS, KemPrivateKey, KemPublicKey, labelled_expand, labelled_extract
-from strongroom.encoding import Reader
 from strongroom.errors import EncapsulationInvalid, KeyUnknown, MalformedInput
 
 HKDF_SHA256, HKDF_SHA384, HKDF_SHA512 = 0x0001, 0x0002, 0x0003
@@ -41,6 +41,7 @@ AEADS: dict[int, tuple[type[AESGCM] | type[ChaCha20Poly1305], int]] = {
 
 NONCE_SIZE = 12
 TAG_SIZE = 16
+_IDS = struct.Struct(">HHH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,36 +51,31 @@ class Suite:
     kem_id: int
     kdf_id: int
     aead_id: int
+    octets: bytes = field(init=False, repr=False, compare=False)
+    suite_id: bytes = field(init=False, repr=False, compare=False)
+    hash_name: str = field(init=False, repr=False, compare=False)
+    hash_size: int = field(init=False, repr=False, compare=False)
+    key_size: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what this package cannot compute; raises `KeyUnknown`."""
+        """Look up what the ids stand for; raises `KeyUnknown` for what this package cannot compute.
+
+        `octets` are the three ids (6 bytes); `suite_id` is the key schedule's (10 bytes, the one inside a
+        KEM is another); `hash_name` is the KDF's hash as `hmac` calls it, `hash_size` Nh, `key_size` Nk.
+        """
         if self.kem_id not in KEMS or self.kdf_id not in HASHES or self.aead_id not in AEADS:
             raise KeyUnknown(f"HPKE suite {self.kem_id:#06x}, {self.kdf_id:#06x}, {self.aead_id:#06x} is not known")
-
-    @property
-    def octets(self) -> bytes:
-        """The three ids, 6 bytes."""
-        return b"".join(each.to_bytes(2, "big") for each in (self.kem_id, self.kdf_id, self.aead_id))
-
-    @property
-    def suite_id(self) -> bytes:
-        """``suite_id`` of the key schedule, 10 bytes; the one inside a KEM is another."""
-        return b"HPKE" + self.octets
-
-    @property
-    def hash_name(self) -> str:
-        """The KDF's hash, as `hmac.digest` calls it."""
-        return HASHES[self.kdf_id][0]
-
-    @property
-    def hash_size(self) -> int:
-        """Nh."""
-        return HASHES[self.kdf_id][1]
-
-    @property
-    def key_size(self) -> int:
-        """Nk."""
-        return AEADS[self.aead_id][1]
+        octets = b"".join(each.to_bytes(2, "big") for each in (self.kem_id, self.kdf_id, self.aead_id))
+        name, size = HASHES[self.kdf_id]
+        found = {
+            "octets": octets,
+            "suite_id": b"HPKE" + octets,
+            "hash_name": name,
+            "hash_size": size,
+            "key_size": AEADS[self.aead_id][1],
+        }
+        for attribute, value in found.items():
+            object.__setattr__(self, attribute, value)
 
     def aead(self, key: bytes) -> AESGCM | ChaCha20Poly1305:
         """The AEAD under `key` (Nk bytes)."""
@@ -98,7 +94,13 @@ class Suite:
         )
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
+def suite_of(kem_id: int, kdf_id: int, aead_id: int) -> Suite:
+    """The suite of these ids, made once; raises `KeyUnknown`."""
+    return Suite(kem_id, kdf_id, aead_id)
+
+
+@functools.lru_cache(maxsize=64)
 def _psk_id_hash(name: str, suite_id: bytes) -> bytes:
     return labelled_extract(name, suite_id, b"", b"psk_id_hash", b"")
 
@@ -115,14 +117,21 @@ class _Secrets:
 class _Context:
     """What a sender's and a recipient's context have in common: a nonce sequence and an exporter."""
 
-    __slots__ = ("_aead", "_base_nonce", "_secrets", "_seq", "suite")
+    __slots__ = ("_base_nonce", "_cipher", "_secrets", "_seq", "suite")
 
     def __init__(self, suite: Suite, secrets: _Secrets) -> None:
         self.suite = suite
         self._secrets = secrets
         self._base_nonce = int.from_bytes(secrets.base_nonce, "big")
-        self._aead = suite.aead(secrets.key)
+        self._cipher: AESGCM | ChaCha20Poly1305 | None = None
         self._seq = 0
+
+    @property
+    def _aead(self) -> AESGCM | ChaCha20Poly1305:
+        """Made at the first message: whoever only hands a context over does without."""
+        if self._cipher is None:
+            self._cipher = self.suite.aead(self._secrets.key)
+        return self._cipher
 
     def _nonce(self) -> bytes:
         return (self._base_nonce ^ self._seq).to_bytes(NONCE_SIZE, "big")
@@ -196,15 +205,12 @@ class RecipientContext(_Context):
     @classmethod
     def parse(cls, octets: bytes) -> Self:
         """The exact inverse of `serialise`; raises `MalformedInput`."""
-        reader = Reader(octets, where="recipient context")
         try:
-            suite = Suite(reader.uint(2), reader.uint(2), reader.uint(2))
-        except KeyUnknown as error:
-            raise MalformedInput(f"recipient context: {error}") from error
-        secrets = _Secrets(
-            key=reader.take(suite.key_size),
-            base_nonce=reader.take(NONCE_SIZE),
-            exporter_secret=reader.take(suite.hash_size),
-        )
-        reader.done()
-        return cls(suite, secrets)
+            suite = suite_of(*_IDS.unpack_from(octets))
+        except (struct.error, KeyUnknown) as error:
+            raise MalformedInput("recipient context: it does not begin with a known suite") from error
+        key = 6 + suite.key_size
+        nonce = key + NONCE_SIZE
+        if len(octets) != nonce + suite.hash_size:
+            raise MalformedInput(f"recipient context: {len(octets)} bytes, {nonce + suite.hash_size} expected")
+        return cls(suite, _Secrets(octets[6:key], octets[key:nonce], octets[nonce:]))

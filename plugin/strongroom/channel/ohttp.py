@@ -12,17 +12,19 @@ offer, `KeyUnknown`.
 from __future__ import annotations
 
 import secrets
+import struct
 from dataclasses import dataclass
 from enum import Enum
 
 from cryptography.exceptions import InvalidTag
 
-from strongroom.channel.hpke import NONCE_SIZE, TAG_SIZE, RecipientContext, SenderContext, Suite
+from strongroom.channel.hpke import NONCE_SIZE, TAG_SIZE, RecipientContext, SenderContext, Suite, suite_of
 from strongroom.channel.kem import KEMS, expand, extract
 from strongroom.channel.keyset import KeyConfig
 from strongroom.errors import EncapsulationInvalid, KeyUnknown
 
 HEAD_SIZE = 7
+_HEAD = struct.Struct(">BHHH")
 
 
 class Form(Enum):
@@ -87,8 +89,7 @@ class RequestHead:
         if len(body) < HEAD_SIZE:
             raise EncapsulationInvalid(f"an encapsulated request of {len(body)} bytes")
         view = memoryview(body)
-        ids = (int.from_bytes(view[at : at + 2], "big") for at in (1, 3, 5))
-        head = cls(view[0], *ids)
+        head = cls(*_HEAD.unpack_from(view))
         kem = KEMS.get(head.kem_id)
         if kem is None:
             raise KeyUnknown(f"KEM {head.kem_id:#06x} is not known")
@@ -99,13 +100,12 @@ class RequestHead:
 
     def serialise(self) -> bytes:
         """The 7 bytes."""
-        ids = (self.kem_id, self.kdf_id, self.aead_id)
-        return bytes([self.key_id]) + b"".join(each.to_bytes(2, "big") for each in ids)
+        return _HEAD.pack(self.key_id, self.kem_id, self.kdf_id, self.aead_id)
 
     @property
     def suite(self) -> Suite:
         """The HPKE suite; raises `KeyUnknown`."""
-        return Suite(self.kem_id, self.kdf_id, self.aead_id)
+        return suite_of(self.kem_id, self.kdf_id, self.aead_id)
 
     def info(self, form: Form) -> bytes:
         """HPKE's info (RFC 9458 section 4.3)."""

@@ -6,7 +6,6 @@ raises `MessageInvalid`, whose `status` is the encapsulated answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -107,7 +106,8 @@ class MessageReader:
         events: list[Event] = []
         try:
             while self._at < len(self._buffer):
-                events.extend(self._step())
+                if (event := self._step()) is not None:
+                    events.append(event)
         except _Short:
             pass
         if self._at < len(self._buffer):
@@ -138,33 +138,34 @@ class MessageReader:
 
     # -- one element each; all or nothing, except content ---------------------------
 
-    def _step(self) -> Iterator[Event]:
+    def _step(self) -> Event | None:
         state = self._state
-        if state is _State.INDICATOR:
-            self._read_indicator()
-        elif state is _State.CONTROL:
-            self._read_control()
+        if state is _State.INSIDE:
+            return self._read_content()
+        if state is _State.CONTENT:
+            self._read_content_length()
         elif state is _State.HEADERS:
             if self._read_section(trailers=False):
                 head = self._head(tuple(self._lines))
                 self._lines, self._section = [], 0
                 informational = isinstance(head, ResponseHead) and head.status < 200
                 self._state = _State.CONTROL if informational else _State.CONTENT
-                yield head
-        elif state is _State.CONTENT:
-            self._read_content_length()
-        elif state is _State.INSIDE:
-            yield self._read_content()
+                return head
         elif state is _State.TRAILERS:
             if self._read_section(trailers=True):
                 self._state = _State.PADDING
                 trailers = Trailers(tuple(self._lines))
                 self._lines, self._section = [], 0
-                yield trailers
+                return trailers
+        elif state is _State.CONTROL:
+            self._read_control()
+        elif state is _State.INDICATOR:
+            self._read_indicator()
         else:
             if any(self._buffer[self._at :]):
                 raise MessageInvalid("the padding is not zero")
             self._at = len(self._buffer)
+        return None
 
     def _varint(self, at: int) -> tuple[int, int]:
         read = read_varint(self._buffer, at)
@@ -222,8 +223,7 @@ class MessageReader:
             line, at = _line(section, at)
             if line is None:
                 raise MessageInvalid("a field line runs over the end of its section")
-            name, value = line
-            self._add_line(name, value, trailers=trailers)
+            self._add_line(line[0], line[1], trailers=trailers)
         self._at = end
         return True
 
@@ -272,14 +272,19 @@ class MessageReader:
 
 def _line(octets: Octets, at: int) -> tuple[tuple[bytes, bytes] | None, int]:
     """A field line at `at`: ((name, value), offset behind it), or (None, the least offset where it can end)."""
-    parts = []
-    for _ in range(2):
-        read = read_varint(octets, at)
-        if read is None:
-            return None, max(at + 1, len(octets))
-        size, at = read
-        if at + size > len(octets):
-            return None, at + size
-        parts.append(bytes(octets[at : at + size]))
-        at += size
-    return (parts[0], parts[1]), at
+    there = len(octets)
+    read = read_varint(octets, at)
+    if read is None:
+        return None, there + 1
+    size, start = read
+    middle = start + size
+    if middle > there:
+        return None, middle
+    read = read_varint(octets, middle)
+    if read is None:
+        return None, there + 1
+    size, begin = read
+    end = begin + size
+    if end > there:
+        return None, end
+    return (bytes(octets[start:middle]), bytes(octets[begin:end])), end

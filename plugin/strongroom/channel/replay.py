@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import defaultdict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from strongroom.errors import DateRefused, ReplayRefused
 
@@ -24,8 +24,7 @@ WINDOW = 300.0
 _BUCKET = 30.0  # seconds of remembered requests that are forgotten together
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """One request that was handed out to be opened; goes back to `settle` or `abandon`."""
 
     digest: bytes
@@ -63,6 +62,7 @@ class ReplayMemory:
         self._pending: set[Reservation] = set()
         self._undated: dict[int, set[bytes]] = defaultdict(set)
         self._dated: dict[int, set[bytes]] = {}  # by the number of the bucket in which they are forgotten
+        self._dated_count = 0
 
     @property
     def window(self) -> float:
@@ -89,7 +89,7 @@ class ReplayMemory:
                     "this encapsulated request was seen before",
                     hint="every attempt needs an encapsulation of its own; send the request anew",
                 )
-            if len(self._pending) + sum(map(len, self._dated.values())) >= self._dated_limit:
+            if len(self._pending) + self._dated_count >= self._dated_limit:
                 raise ReplayRefused(
                     "the replay memory is full",
                     hint=f"try again {2 * self._window:.0f} seconds later",
@@ -117,6 +117,7 @@ class ReplayMemory:
             self._check_date(date)
             forget = int((date + self._window) // _BUCKET) + 1  # its whole bucket lies behind its last valid moment
             self._dated.setdefault(forget, set()).add(reservation.digest)
+            self._dated_count += 1
 
     def abandon(self, reservation: Reservation) -> None:
         """The one who held this reservation is gone: nobody knows whether it was processed, so it counts as opened."""
@@ -133,9 +134,10 @@ class ReplayMemory:
 
     def _seen(self, reservation: Reservation) -> bool:
         digest = reservation.digest
-        return digest in self._undated.get(reservation.generation, ()) or any(
-            digest in bucket for bucket in self._dated.values()
-        )
+        for bucket in self._dated.values():
+            if digest in bucket:
+                return True
+        return digest in self._undated.get(reservation.generation, ())
 
     def _move(self, now: float) -> None:
         """Let time pass, forwards only, and forget what no Date window holds any more."""
@@ -144,7 +146,7 @@ class ReplayMemory:
         self._latest = now
         over = [bucket for bucket in self._dated if bucket * _BUCKET < now]
         for bucket in over:
-            del self._dated[bucket]
+            self._dated_count -= len(self._dated.pop(bucket))
 
     def _admit_undated(self, reservation: Reservation) -> None:
         if self._require_date:

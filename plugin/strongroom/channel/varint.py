@@ -6,14 +6,15 @@ Writers use the smallest size. Readers accept any size for any value, as Binary 
 from __future__ import annotations
 
 MAX_VARINT = (1 << 62) - 1
+_SHORT = tuple(bytes([value]) for value in range(1 << 6))
 
 
 def varint(value: int) -> bytes:
     """`value` in its smallest form; raises `ValueError` outside 0 to 2^62 - 1."""
+    if 0 <= value < 1 << 6:
+        return _SHORT[value]
     if value < 0 or value > MAX_VARINT:
         raise ValueError(f"{value} does not fit a variable-length integer")
-    if value < 1 << 6:
-        return value.to_bytes(1, "big")
     if value < 1 << 14:
         return (value | 1 << 14).to_bytes(2, "big")
     if value < 1 << 30:
