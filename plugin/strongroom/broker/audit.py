@@ -151,7 +151,7 @@ class AuditLog:
     @property
     def size(self) -> int:
         """How many entries there are."""
-        return self._frontier.size
+        return int(self._store.rows("SELECT coalesce(max(number) + 1, 0) FROM audit")[0][0])
 
     def append(self, entry: Mapping[str, Any]) -> int:
         """Write one entry durably, with a checkpoint over it; its number. Raises `AuditError`, `StoreError`."""
@@ -160,7 +160,7 @@ class AuditLog:
             raise AuditError(f"an audit entry of {len(octets)} bytes, the limit is {ENTRY_LIMIT}")
         with self._store.transaction():
             # The rows are the truth: a transaction that was rolled back must not leave its leaf here.
-            number = int(self._store.rows("SELECT count(*) FROM audit")[0][0])
+            number = self.size
             if number != self._frontier.size:
                 self._reread(number)
             leaf = leaf_hash(octets)

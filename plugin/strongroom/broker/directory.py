@@ -188,7 +188,7 @@ def open_broker(
         store,
         AuditLog(store, identity, settings.name),
         TokenSigner(token_key),
-        broker_id=admin.key_id_of(identity.public_key()),
+        identity=identity,
         plugins=plugins,
         policies=policies,
         endorsements=endorsements,

@@ -68,6 +68,7 @@ def application(broker: Broker, *, pace: Pace | None = None) -> Starlette:
             Route(f"{base}/strongroom/admin/{path}", face.guarded(face.administrate(name)), methods=[method])
             for (method, path, name) in desk.ROUTES
         ],
+        Route(f"{base}/strongroom/epoch{segments}", face.guarded(face.epoch), methods=["GET"]),
         Route(f"{base}/{{plugin}}/{{rest:path}}", face.guarded(face.unknown_plugin), methods=["GET", "POST", "DELETE"]),
         Route("/healthz", face.health, methods=["GET"]),
         Route("/metrics", face.metrics, methods=["GET"]),
@@ -171,6 +172,12 @@ class _Face:
         name = Resource(*(request.path_params[each] for each in ("repository", "type", "tag")))
         cookie = request.cookies.get(SESSION_COOKIE)
         jwe = await run_in_threadpool(self._broker.resource, cookie, bearer_of(request), name)
+        return _json(jwe.serialise())
+
+    async def epoch(self, request: Request) -> Response:
+        name = Resource(*(request.path_params[each] for each in ("repository", "type", "tag")))
+        cookie, query = request.cookies.get(SESSION_COOKIE), dict(request.query_params)
+        jwe = await run_in_threadpool(self._broker.epoch, cookie, bearer_of(request), name, query)
         return _json(jwe.serialise())
 
     async def unknown_plugin(self, request: Request) -> Response:

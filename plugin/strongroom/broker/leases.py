@@ -7,7 +7,9 @@ inside the store transaction of the release.
 
 from __future__ import annotations
 
+import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +38,34 @@ def lineage_of(name: Resource) -> str:
 
 
 def measurements_of(verdict: Verdict) -> frozenset[str]:
-    """What a revocation of a measurement is compared with, in hex, over all submodules."""
-    found = set()
+    """What software was measured, in hex, over all submodules: what a lease records."""
+    found: set[str] = set()
     for submodule in verdict.submodules.values():
-        for claim in ("measurement", "mr_td", "mr_enclave", "mr_signer", "rim"):
-            value: Any = submodule.claims.get(claim)
-            if isinstance(value, bytes):
-                found.add(value.hex())
-            elif isinstance(value, str):
-                found.add(value.lower())
+        for claim in ("measurement", "mr_td", "mr_enclave", "rim"):
+            found |= _hexes(submodule.claims.get(claim))
     return frozenset(found)
+
+
+def revocable_of(verdict: Verdict) -> frozenset[str]:
+    """Every value of the evidence that a revocation of a ``measurement`` may name, in hex: PCRs and signers too."""
+    found: set[str] = set()
+    for submodule in verdict.submodules.values():
+        for claim in submodule.claims.values.values():
+            found |= _hexes(claim.value)
+    return frozenset(found)
+
+
+def _hexes(value: Any) -> set[str]:
+    """The digests (32 to 64 bytes) in a claim's value, in hex."""
+    if isinstance(value, bytes):
+        return {value.hex()} if 32 <= len(value) <= 64 else set()
+    if isinstance(value, str):
+        return {value.lower()} if re.fullmatch(r"(?:[0-9a-fA-F]{2}){32,64}", value) else set()
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return {each for inner in value for each in _hexes(inner)}
+    return set()
 
 
 def keepers_of(session: Session, verdict: Verdict) -> frozenset[str]:
@@ -65,7 +85,7 @@ def check_standing(
         "archive": frozenset({archive} if archive else ()),
         "lineage": frozenset({lineage_of(name)}),
         "author": frozenset({author} if author else ()),
-        "measurement": measurements_of(session.verdict),
+        "measurement": revocable_of(session.verdict),
         "keeper": keepers_of(session, session.verdict),
     }
     for kind, values in asked.items():

@@ -20,9 +20,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from strongroom.broker import leases
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from strongroom.broker import epochs, leases
+from strongroom.broker.admin import key_id_of
 from strongroom.broker.audit import AuditLog
 from strongroom.broker.document import ModelKeyDocument, is_model_key
+from strongroom.broker.epochs import EpochSeed
+from strongroom.broker.initdata import check_init_data
 from strongroom.broker.jwe import Jwe, check_tee_key, seal_to
 from strongroom.broker.protocol import (
     ADDITION,
@@ -48,6 +53,7 @@ from strongroom.evidence.ear import ear_claims
 from strongroom.evidence.judge import Presented, Verdict, judge_composite
 from strongroom.evidence.policy import Policy
 from strongroom.evidence.types import Check, Endorsements, Evidence
+from strongroom.keys import ArchiveDigest
 from strongroom.plugins import Plugins
 
 log = logging.getLogger("strongroom.broker")
@@ -89,14 +95,15 @@ class Broker:
         audit: AuditLog,
         signer: TokenSigner,
         *,
-        broker_id: str,
+        identity: Ed25519PrivateKey,
         plugins: Plugins,
         policies: Policies | None = None,
         endorsements: Callable[[Evidence], Endorsements] = no_endorsements,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.id = broker_id
+        self.id = key_id_of(identity.public_key())
+        self._identity = identity
         self.store = store
         self.audit = audit
         self.signer = signer
@@ -155,6 +162,9 @@ class Broker:
             check_tee_key(attestation.tee_key)
             statement, devices = self._devices(attestation)
             verdict = self._verdict(session, attestation, devices)
+            init_data_claims = None
+            if attestation.init_data is not None:
+                init_data_claims = check_init_data(attestation.init_data, verdict.claims)
         except EvidenceRefused as error:
             failed = tuple(check for check in error.checks if isinstance(check, Check) and not check.ok)
             self._refuse(entry, str(error), failed)
@@ -163,7 +173,13 @@ class Broker:
             self._refuse(entry, str(error), ())
             raise Refused.attest(str(error)) from error
         runtime = {"nonce": attestation.nonce, "tee-pubkey": attestation.tee_key.serialise()}
-        claims = ear_claims(verdict, runtime_data_claims=runtime, device_runtime_data_claims=runtime)
+        claims = ear_claims(
+            verdict,
+            runtime_data_claims=runtime,
+            device_runtime_data_claims=runtime,
+            init_data=attestation.init_data,
+            init_data_claims=init_data_claims,
+        )
         if statement is not None:
             session.keeper = statement.keeper.hex()
             claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"][ADDITION] = statement.serialise()
@@ -227,7 +243,7 @@ class Broker:
         """
         session, claims = self.authorised(session_id, bearer)
         entry: dict[str, Any] = {
-            "event": "release" if plugin == "resource" else plugin,
+            "event": "release" if plugin == "resource" else "epoch",
             "resource": str(name),
             "keeper": session.keeper,
             "evidence": session.evidence_digest,
@@ -280,6 +296,26 @@ class Broker:
         lease = leases.grant(self.store, session, name, lease_s=document.lease_s, now=int(self.clock()))
         entry |= {"archive": str(document.archive), "lease": lease.id, "lease_s": lease.seconds}
         return document.released(lease=lease.id, lease_s=lease.seconds, broker_time=lease.at).serialise()
+
+    # -- GET strongroom/epoch ---------------------------------------------------------
+
+    def epoch(self, session_id: str | None, bearer: str | None, name: Resource, query: Mapping[str, str]) -> Jwe:
+        """Release an epoch seed of an archive to an attested TEE, or raise `Refused`."""
+        asked = query.get("epoch", "")
+        if asked and not (asked.isascii() and asked.isdigit() and len(asked) < 10):
+            raise Refused.plugin("epoch is a number")
+
+        def produce(session: Session, name: Resource, entry: dict[str, Any]) -> bytes:
+            archive = (self.store.resource_facts(name) or (None,))[0]
+            if archive is None:
+                raise Refused.plugin(f"{name} is no model key")
+            now = self.clock()
+            epoch = int(asked) if asked else epochs.current(now)
+            seed = epochs.seed_of(self.store, name, epoch, now)
+            entry |= {"archive": archive, "epoch": epoch}
+            return EpochSeed.make(self._identity, ArchiveDigest.parse(archive), epoch, seed, int(now)).serialise()
+
+        return self.release(session_id, bearer, "strongroom", name, produce, query)
 
     # -- policies -----------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ with running(directory, policy=Path("appraisal.toml")) as url:
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
@@ -17,15 +18,19 @@ from typing import Any
 
 import uvicorn
 
+from strongroom.broker import tiles
 from strongroom.broker.directory import open_broker
 from strongroom.broker.http import application
 from strongroom.broker.pace import Pace
 from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.release import Broker
-from strongroom.errors import ConfigurationInvalid
+from strongroom.errors import ConfigurationInvalid, StrongroomError
 from strongroom.evidence.policy import Policy
 
+log = logging.getLogger("strongroom.broker")
+
 CONNECTION_LIMIT = 1024
+PUBLISH_SECONDS = 60.0
 
 
 class _Server(uvicorn.Server):
@@ -99,6 +104,43 @@ def _server(broker: Broker, directory: Path, pace: Pace | None) -> tuple[uvicorn
     return _Server(config), "https" if tls else "http"
 
 
+class _Publisher:
+    """Keeps ``audit/`` below the broker's folder up to date: the log as tiles, for whoever copies it away."""
+
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self._broker = broker
+        self._folder = folder
+        self._published = -1
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="audit-publisher", daemon=True)
+
+    def publish(self) -> None:
+        """Write what is new; a failure is logged, for the log itself stands in the store."""
+        size = self._broker.audit.size
+        if size == self._published:
+            return
+        try:
+            note = self._broker.audit.checkpoint()
+            count = int(note.split("\n")[1])
+            tiles.write(self._folder, self._broker.audit.entries(0, count), note)
+            self._published = size
+        except (OSError, StrongroomError) as error:
+            log.error("the audit log could not be published to %s: %s", self._folder, error)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(PUBLISH_SECONDS):
+            self.publish()
+
+    def __enter__(self) -> _Publisher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join(30)
+        self.publish()
+
+
 def _url(scheme: str, bound: socket.socket) -> str:
     host, port = bound.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
@@ -121,8 +163,9 @@ def serve(
         bound = _bound(listen)
         server, scheme = _server(broker, directory, None)
         bound.listen(CONNECTION_LIMIT)
-        ready(_url(scheme, bound))
-        server.run(sockets=[bound])
+        with _Publisher(broker, directory / "audit"):
+            ready(_url(scheme, bound))
+            server.run(sockets=[bound])
     finally:
         broker.store.close()
 

@@ -21,6 +21,8 @@ def register(app: typer.Typer) -> None:
     verbs.command()(init)
     verbs.command()(serve)
     verbs.command()(status)
+    verbs.command()(backup)
+    verbs.command()(restore)
     app.add_typer(verbs)
 
 
@@ -117,6 +119,41 @@ def status(
         return
     for field, value in found.items():
         print(f"{field.replace('_', ' '):<18}  {', '.join(value) if isinstance(value, list) else value}")
+
+
+def backup(
+    directory: Folder,
+    into: Annotated[Path, typer.Argument(metavar="BACKUP", help="a new folder")],
+) -> None:
+    """Copy a broker, running or not. The copy is as secret as the root key's provider makes it.
+
+    Example: `strongroom broker backup /srv/broker /backups/2026-11-22`
+    """
+    from strongroom.broker.backup import backup as copy
+
+    size = copy(directory, into)
+    print(f"{into}: {size} bytes of store, the root key as its provider keeps it, and the settings")
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="BACKUP", help="made by `strongroom broker backup`")],
+    directory: Folder,
+    log: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="the newest `strongroom audit export`, where the store is lost")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Bring a backup back. Revocations, minimum versions and deletions that came after it are done again.
+
+    Example: `strongroom broker restore /backups/2026-11-22 /srv/broker --log /witness/log`
+    """
+    from strongroom.broker.backup import restore as bring_back
+
+    restored = bring_back(source, directory, passphrase=read_passphrase(passphrase_file), log=log)
+    for name in restored.lost:
+        typer.echo(f"strongroom: warning: the key of {name} came after the backup and is not in it", err=True)
+    newer = f"{restored.replayed} of them newer than the backup"
+    print(f"{directory}: restored with {restored.entries} audit entries, {newer}")
 
 
 def read_passphrase(path: Path | None) -> str | None:

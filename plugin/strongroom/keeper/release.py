@@ -21,6 +21,7 @@ from typing import Any
 import requests
 
 from strongroom.broker.document import ModelKeyDocument, check_name
+from strongroom.broker.epochs import EpochSeed
 from strongroom.broker.jwe import RESOURCE_LIMIT, Jwe, TeeKeyPair
 from strongroom.broker.protocol import (
     ADDITION,
@@ -156,6 +157,25 @@ class ReleaseClient:
             broker_time=document.broker_time,
             claims=claims,
         )
+
+    def fetch_epoch(
+        self, resource: tuple[str, str, str], archive: ArchiveDigest, broker_key: bytes, *, epoch: int | None = None
+    ) -> EpochSeed:
+        """The seed of an epoch, of the present one by default, for channel mode ``fleet``.
+
+        `broker_key` is the DER SubjectPublicKeyInfo that the archive's signed header names; the seed's
+        signature is held against it. Raises as `fetch` does; a stock Trustee has none: `ResourceMissing`.
+        """
+        query = "" if epoch is None else f"?epoch={epoch}"
+        octets, _, _ = self.fetch_octets(f"strongroom/epoch/{Resource(*resource)}{query}")
+        try:
+            seed = EpochSeed.parse(octets)
+        except MalformedInput as error:
+            raise ReleaseError(f"the broker's epoch seed is malformed: {error}", hint=_NOT_KBS) from error
+        seed.verify(broker_key, archive)
+        if epoch is not None and seed.epoch != epoch:
+            raise ReleaseError(f"the broker gave epoch {seed.epoch}, asked was {epoch}")
+        return seed
 
     def fetch_octets(self, path: str) -> tuple[bytes, float, Mapping[str, Any]]:
         """(plaintext, CLOCK_BOOTTIME before it was asked for, token claims) of ``<plugin>/<path>``.

@@ -1,0 +1,255 @@
+"""What a Trustee has not: leases, limits, revocation of everything revocable, epochs, init-data, vetoes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from broker.broker_in_a_room import MEASUREMENT, Peer, broker_room, error_of
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from strongroom.broker.epochs import EPOCH_S, EpochSeed
+from strongroom.broker.initdata import check_init_data
+from strongroom.broker.statement import KeeperStatement
+from strongroom.errors import AttestationFailed, MalformedInput, ReleaseDenied, ReleaseError, ResourceMissing
+from strongroom.evidence.types import Claim, Claims
+from strongroom.hookspecs import Denial, hookimpl
+from strongroom.keys import AuthorId
+from strongroom.plugins import Plugins
+
+
+@pytest.fixture
+def room(tmp_path):
+    with broker_room(tmp_path) as room:
+        yield room
+
+
+def named(number):
+    return KeeperStatement(bytes([number]) * 16)
+
+
+def test_a_keeper_with_a_name_renews_its_lease_and_counts_once(room):
+    name, archive, _ = room.register(1, lease_s=600)
+    room.admin().set_limit("acme/digits", keepers=1)
+    first = room.client(statement=named(1)).fetch(tuple(name), archive)
+    again = room.client(statement=named(1)).fetch(tuple(name), archive)
+    assert first.lease == again.lease
+    with pytest.raises(ReleaseDenied):
+        room.client(statement=named(2)).fetch(tuple(name), archive)
+
+
+def test_an_ended_lease_makes_room_for_another_keeper(room):
+    name, archive, _ = room.register(1, lease_s=600)
+    room.admin().set_limit("acme/digits", keepers=1)
+    lease = room.client(statement=named(1)).fetch(tuple(name), archive).lease
+    room.admin().end_lease(lease)
+    room.client(statement=named(2)).fetch(tuple(name), archive)
+
+
+def test_a_limit_counts_over_the_whole_lineage_and_no_further(room):
+    one, one_archive, _ = room.register(1, version=1)
+    two, two_archive, _ = room.register(2, version=2)
+    other, other_archive, _ = room.register(3, lineage="digits2")
+    room.admin().set_limit("acme/digits", keepers=1)
+    room.client(statement=named(1)).fetch(tuple(one), one_archive)
+    with pytest.raises(ReleaseDenied):
+        room.client(statement=named(2)).fetch(tuple(two), two_archive)
+    room.client(statement=named(2)).fetch(tuple(other), other_archive)
+
+
+def test_the_shorter_of_document_and_limit_is_the_lease(room):
+    name, archive, _ = room.register(1, lease_s=600)
+    room.admin().set_limit("acme/digits", lease_s=60)
+    assert room.client().fetch(tuple(name), archive).lease_s == 60
+
+
+def test_a_limited_lineage_without_a_lease_gets_one_of_an_hour(room):
+    name, archive, _ = room.register(1)
+    assert room.client().fetch(tuple(name), archive).lease_s is None
+    room.admin().set_limit("acme/digits", keepers=5)
+    assert room.client(statement=named(1)).fetch(tuple(name), archive).lease_s == 3600
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("archive", "01" * 32),
+        ("lineage", "acme/digits"),
+        ("author", "aa" * 32),
+        ("measurement", MEASUREMENT.hex()),
+        ("keeper", "07" * 16),
+    ],
+)
+def test_everything_revocable_is_refused_at_the_next_renewal(room, kind, value):
+    name, archive, _ = room.register(1, author=AuthorId(b"\xaa" * 32), lease_s=600)
+    client = room.client(statement=named(7))
+    client.fetch(tuple(name), archive)
+    room.admin().revoke(kind, value, reason="test")
+    with pytest.raises(ReleaseDenied):
+        client.fetch(tuple(name), archive)
+    room.admin().unrevoke(kind, value)
+    client.fetch(tuple(name), archive)
+
+
+def test_what_cannot_be_revoked_is_an_error(room):
+    with pytest.raises(ReleaseError):
+        room.admin().revoke("planet", "earth")
+
+
+# -- epochs -------------------------------------------------------------------------
+
+
+def broker_key(room):
+    public = load_pem_public_key((room.folder / "broker.pub").read_bytes())
+    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def test_all_keepers_of_an_archive_get_the_same_signed_seed(room):
+    name, archive, _ = room.register(1)
+    seeds = [
+        room.client(statement=named(number)).fetch_epoch(tuple(name), archive, broker_key(room)) for number in (1, 2)
+    ]
+    assert seeds[0].seed == seeds[1].seed and seeds[0].epoch == int(room.broker.clock()) // EPOCH_S
+    assert EpochSeed.parse(seeds[0].serialise()) == seeds[0]
+
+
+def test_epochs_and_archives_have_seeds_of_their_own(room):
+    one, one_archive, _ = room.register(1)
+    two, two_archive, _ = room.register(2, version=2)
+    present = int(room.broker.clock()) // EPOCH_S
+    client, key = room.client(), broker_key(room)
+    seeds = {client.fetch_epoch(tuple(one), one_archive, key, epoch=present + n).seed for n in (-1, 0, 1)}
+    seeds.add(client.fetch_epoch(tuple(two), two_archive, key).seed)
+    assert len(seeds) == 4
+
+
+@pytest.mark.parametrize("distance", [-2, 2, 5000])
+def test_other_epochs_are_not_given(room, distance):
+    name, archive, _ = room.register(1)
+    with pytest.raises(ResourceMissing):
+        room.client().fetch_epoch(
+            tuple(name), archive, broker_key(room), epoch=int(room.broker.clock()) // EPOCH_S + distance
+        )
+
+
+def test_a_seed_of_another_broker_is_refused(room):
+    name, archive, _ = room.register(1)
+    stranger = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(ReleaseError, match="not signed by the broker"):
+        room.client().fetch_epoch(tuple(name), archive, stranger)
+
+
+def test_an_old_seed_is_deleted(tmp_path):
+    now = [1_800_000_000.0]
+    with broker_room(tmp_path, clock=lambda: now[0]) as room:
+        from strongroom.broker import epochs
+        from strongroom.broker.protocol import Resource
+
+        name, present = Resource("a", "b", "c"), int(now[0]) // EPOCH_S
+        epochs.seed_of(room.broker.store, name, present, now[0])
+        now[0] += 2 * EPOCH_S
+        epochs.seed_of(room.broker.store, name, present + 2, now[0])
+        assert [row[0] for row in room.broker.store.rows("SELECT name FROM secrets WHERE name LIKE 'epoch/%'")] == [
+            f"epoch/a/b/c/{present + 2}"
+        ]
+
+
+def test_an_epoch_seed_needs_the_policys_yes_too(tmp_path):
+    with broker_room(tmp_path, rego=None) as room:
+        name, archive, _ = room.register(1)
+        with pytest.raises(ReleaseDenied):
+            room.client().fetch_epoch(tuple(name), archive, broker_key(room))
+
+
+# -- init-data ------------------------------------------------------------------------
+
+TEXT = 'version = "0.1.0"\nalgorithm = "sha256"\n[data]\n"policy.rego" = "package x"\n'
+
+
+def snp_claims(host_data):
+    return Claims("snp", {"host_data": Claim(host_data.hex())}, bytes(64))
+
+
+def test_init_data_that_the_hardware_vouches_for_becomes_claims():
+    host_data = hashlib.sha256(TEXT.encode()).digest()
+    assert check_init_data(TEXT, snp_claims(host_data)) == {"policy.rego": "package x"}
+
+
+def test_a_longer_digest_is_cut_to_the_field():
+    text = TEXT.replace("sha256", "sha384")
+    assert check_init_data(text, snp_claims(hashlib.sha384(text.encode()).digest()[:32]))
+
+
+@pytest.mark.parametrize(
+    ("text", "claims"),
+    [
+        (TEXT, snp_claims(bytes(32))),
+        (TEXT + "\n", snp_claims(hashlib.sha256(TEXT.encode()).digest())),
+        (TEXT.replace("sha256", "md5"), snp_claims(bytes(32))),
+        ("version =", snp_claims(bytes(32))),
+        (TEXT, Claims("simulated", {}, bytes(64))),
+    ],
+)
+def test_init_data_that_nobody_vouches_for_is_refused(text, claims):
+    with pytest.raises(MalformedInput, match="init-data"):
+        check_init_data(text, claims)
+
+
+def test_init_data_beside_evidence_without_a_field_for_it_is_refused(room):
+    peer = Peer(room)
+    peer.auth()
+    body = peer.attestation()
+    body["init-data"] = {"format": "toml", "body": TEXT}
+    assert error_of(peer.attest(body))[1] == "AttestationError"
+
+
+# -- vetoes and audit hooks --------------------------------------------------------------
+
+
+class Guard:
+    """A plugin that says no to one lineage, and keeps a copy of every entry."""
+
+    def __init__(self):
+        self.events = []
+
+    @hookimpl
+    def strongroom_veto_release(self, verdict, archive, context):
+        return Denial("not on a Sunday") if archive.startswith("acme/secret/") else None
+
+    @hookimpl
+    def strongroom_audit(self, event):
+        if event.get("event") == "epoch":
+            raise RuntimeError("the second log is full")
+        self.events.append(event)
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    plugins, guard = Plugins.load(), Guard()
+    plugins._manager.register(guard, "guard")
+    with broker_room(tmp_path, plugins=plugins) as room:
+        room.guard = guard
+        yield room
+
+
+def test_one_veto_keeps_the_key_and_its_reason_stays_here(guarded):
+    name, archive, _ = guarded.register(1, lineage="secret")
+    with pytest.raises(ReleaseDenied) as refused:
+        guarded.client().fetch(tuple(name), archive)
+    assert "Sunday" not in str(refused.value)
+    assert "guard: not on a Sunday" in guarded.guard.events[-1]["reason"]
+
+
+def test_a_second_log_that_fails_keeps_the_key(guarded):
+    name, archive, _ = guarded.register(1)
+    guarded.client().fetch(tuple(name), archive)
+    before = guarded.broker.audit.size
+    with pytest.raises(ResourceMissing):
+        guarded.client().fetch_epoch(tuple(name), archive, broker_key(guarded))
+    assert guarded.broker.audit.size == before + 1  # the attestation; the refused release was rolled back
+
+
+def test_without_a_plugin_of_that_name_nothing_is_attested(room):
+    name, archive, _ = room.register(1)
+    with pytest.raises(AttestationFailed):
+        room.client(measurement=b"\xee" * 32).fetch(tuple(name), archive)
