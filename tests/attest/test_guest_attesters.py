@@ -205,7 +205,7 @@ def td_quote(intel: PretendIntel, report_data: bytes) -> bytes:
 def test_a_tdx_quote_from_configfs_is_judged(intel, tmp_path):
     reports = PretendConfigfs("tdx_guest", lambda data: (td_quote(intel, data), b""))
     evidence = TdxAttester(reports=reports, event_log=tmp_path / "none", sleep=no_sleep).evidence(BINDING)
-    verifier = TdxVerifier(intel.root.certificate)
+    verifier = TdxVerifier(intel_root=intel.root.certificate)
     assert judged(evidence, verifier, NOW, {"collateral": intel.collateral(tdx=True)})
     assert evidence.body["cc_eventlog"] is None
 
@@ -216,7 +216,7 @@ def test_without_configfs_the_tdreport_goes_to_the_hosts_quoting_service(intel, 
         reports=old_kernel(), device=device(tmp_path), ioctl=tdx_guest, connect=service.connect,
         event_log=tmp_path / "none",
     )  # fmt: skip
-    verifier = TdxVerifier(intel.root.certificate)
+    verifier = TdxVerifier(intel_root=intel.root.certificate)
     assert judged(attester.evidence(BINDING), verifier, NOW, {"collateral": intel.collateral(tdx=True)})
 
 
@@ -306,7 +306,7 @@ def gramine(tmp_path, intel, *, kind="dcap", body=enclave):
 def test_an_sgx_quote_under_gramine_is_judged(tmp_path, intel):
     files = gramine(tmp_path, intel)
     evidence = SgxAttester(files=files).evidence(BINDING)
-    assert judged(evidence, SgxVerifier(intel.root.certificate), NOW, {"collateral": intel.collateral()})
+    assert judged(evidence, SgxVerifier(intel_root=intel.root.certificate), NOW, {"collateral": intel.collateral()})
     assert sgx.missing(files) == ""
 
 
