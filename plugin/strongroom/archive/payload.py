@@ -49,9 +49,8 @@ class PayloadWriter:
     ) -> None:
         self._descriptor, self._at, self._grid, self._index = descriptor, at, grid, index
         self._schedule, self._digest, self._progress = schedule, hasher(suite), progress
-        workers = threads or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="seal")
-        self._depth = workers + 1
+        self._workers = threads or len(os.sched_getaffinity(0))
+        self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[tuple[bytes, int, int]]] = deque()
         self._block = _Block(0, min(grid.block, index.length))
         self._digests: list[bytes] = []
@@ -63,7 +62,8 @@ class PayloadWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def member(self, member: Member, stream: IO[bytes]) -> bytes:
         """Seal one file from its stream, which must hold exactly `member.size` octets; its digest comes back.
@@ -111,8 +111,10 @@ class PayloadWriter:
         # The room that no member uses is random, so that it does not show where a member ends.
         rest = len(block.sealed) - block.used
         block.sealed[block.used :] = os.urandom(rest)
-        while len(self._pending) >= self._depth:
+        while len(self._pending) > self._workers:
             self._collect()
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="seal")
         self._pending.append(self._pool.submit(self._seal, block))
 
     def _seal(self, block: _Block) -> tuple[bytes, int, int]:
@@ -126,8 +128,11 @@ class PayloadWriter:
         return self._digest(block.sealed).digest(), zlib.crc32(block.sealed), len(block.sealed)
 
     def _collect(self) -> None:
+        self._note(self._pending.popleft().result)
+
+    def _note(self, result: Callable[[], tuple[bytes, int, int]]) -> None:
         try:
-            digest, crc, size = self._pending.popleft().result()
+            digest, crc, size = result()
         except OSError as error:
             raise SealRefused(f"the output cannot be written: {error.strerror}") from error
         self._digests.append(digest)
@@ -138,7 +143,11 @@ class PayloadWriter:
 
     def finish(self) -> tuple[list[bytes], int]:
         """The digests of all blocks, and the CRC-32 of the payload part (payload and digests)."""
-        self._flush()
+        if self._pool is None:
+            # Starting threads for a single block would cost more than the block.
+            self._note(lambda: self._seal(self._block))
+        else:
+            self._flush()
         while self._pending:
             self._collect()
         listed = b"".join(self._digests)

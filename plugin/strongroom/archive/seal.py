@@ -256,17 +256,19 @@ class Draft:
             raise SealRefused("the header changed its size while the payload was written")
         try:
             _write_at(self.payload, digests, self.payload_at + header.core.payload_length)
-            area = slots + bytes(len(slots))
+            # Zeros are left out: the file is new, so they are holes, and small models stay small on the disk.
+            used, area = slots.rstrip(b"\0"), 2 * len(slots)
             if self._directory:
-                for name, octets in {**self._clear, HEADER: header.serialise(), SLOTS: area}.items():
-                    _write_new(self._path / name, octets)
+                for name, octets in {**self._clear, HEADER: header.serialise(), SLOTS: used}.items():
+                    _write_new(self._path / name, octets, size=area if name == SLOTS else None)
                 self.size = sum(each.stat().st_size for each in self._path.rglob("*") if each.is_file())
                 os.fsync(self.payload)
                 for folder in (self._path, self._path / "MAR-INF", self._path / "SEALED-INF"):
                     _sync_folder(folder)
             else:
                 _write_at(self.payload, outer.tail, outer.tail_at)
-                _write_at(self.payload, outer.before_slots + area + outer.before_payload, 0)
+                _write_at(self.payload, outer.before_slots + used, 0)
+                _write_at(self.payload, outer.before_payload, outer.slots_at + area)
                 self.size = outer.size
                 os.fsync(self.payload)
         except OSError as error:
@@ -297,9 +299,10 @@ def _write_at(descriptor: int, octets: bytes, at: int) -> None:
         view, at = view[written:], at + written
 
 
-def _write_new(path: Path, octets: bytes) -> None:
+def _write_new(path: Path, octets: bytes, *, size: int | None = None) -> None:
     with path.open("xb") as file:
         file.write(octets)
+        file.truncate(size)
         file.flush()
         os.fsync(file.fileno())
 
