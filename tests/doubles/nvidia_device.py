@@ -129,6 +129,7 @@ class PretendNvidia:
     product: str = "GH100"
     driver: str = "575.51.02"
     vbios: str = "96.00.9F.00.01"
+    nvdec0: bytes = b"\xaa"
     root: Certified = field(default_factory=lambda: certify("NVIDIA Device Identity CA"))
     rim_root: Certified = field(default_factory=lambda: certify("NVIDIA CoRIM signing Root CA"))
 
@@ -157,7 +158,7 @@ class PretendNvidia:
         )
         numbers = [int(part, 16) for part in self.vbios.split(".")]
         spelled = bytes((numbers[3], numbers[2], numbers[1], numbers[0], numbers[4])) + bytes(3)
-        fields = {6: spelled, 20: firmware_id, 11: b"\xaa"}
+        fields = {6: spelled, 20: firmware_id, 11: self.nvdec0}
         if self.product.startswith("LS"):
             fields[6] = self.vbios.encode()
         else:

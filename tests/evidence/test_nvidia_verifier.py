@@ -100,6 +100,21 @@ def test_a_genuine_rim_in_the_wrong_role_is_refused(nvidia, rims):
     assert failed == {"nvidia.vbios-rim.version": "rim"}
 
 
+def test_a_rim_of_another_chip_with_the_same_version_is_refused(nvidia, rims):
+    other = PretendNvidia(product="GB100", root=nvidia.root, rim_root=nvidia.rim_root)
+    assert judged(nvidia, rims | {"driver_rim": other.rim("driver")})[1] == {"nvidia.driver-rim.version": "rim"}
+
+
+def test_the_measurement_of_a_disabled_decoder_is_left_out_only_where_the_policy_says_so():
+    device = PretendNvidia(nvdec0=b"\x55")
+    driver = {33: [device.values[34]], 34: [b"\2" * 48]}
+    items = {"driver_rim": device.rim("driver", references=driver), "vbios_rim": device.rim("vbios")}
+    assert judged(device, items)[1] == {"nvidia.driver-rim.values": "rim"}
+    assert judged(device, items, {"skip_disabled_nvdec": True})[1] == {}
+    device.nvdec0 = b"\xaa"
+    assert judged(device, items, {"skip_disabled_nvdec": True})[1] == {"nvidia.driver-rim.values": "rim"}
+
+
 def test_of_several_rims_the_one_for_the_devices_version_is_taken(nvidia, rims):
     older = nvidia.rim("driver", version="550.54.14", references={1: [b"\2" * 48]})
     items = {"vbios_rim": rims["vbios_rim"], "driver_rim:550.54.14": older, "driver_rim:new": rims["driver_rim"]}

@@ -30,6 +30,7 @@ from strongroom.evidence.nvidia_policy import NvidiaPolicy, appraise_device
 from strongroom.evidence.nvidia_rim import ALGORITHMS, Rim, SignedRim
 from strongroom.evidence.nvidia_spdm import (
     BOARD_ID,
+    CHIP_INFO,
     CHIP_SKU,
     DIGEST_SIZE,
     FWID,
@@ -51,6 +52,8 @@ _HOPPER_FWID, _TCB_INFO = "2.23.133.5.4.1", "2.23.133.5.4.1.1"
 _UNDERSTOOD = frozenset({_HOPPER_FWID, _TCB_INFO})
 LONGEST_PEM = 1 << 16
 MOST_DEVICES = 64
+NVDEC0_INDEX = 34
+"""The one measurement that NVIDIA's own verifier leaves out while the report says that NVDEC0 is disabled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class NvidiaVerifier:
         claims = _claims(report, chain, genuine=genuine)
         if genuine:
             for kind in policy.rims_for(claims.device_class):
-                self._check_required(kind, report, endorsements, lists, now, policy, checks)
+                self._check_required(kind, report, claims, endorsements, lists, now, policy, checks)
         return claims
 
     def verify_endorsements(
@@ -142,11 +145,10 @@ class NvidiaVerifier:
     # -- reference manifests ---------------------------------------------------
 
     def _check_required(
-        self, kind: str, report: SpdmReport, endorsements: Endorsements, lists: Lists, now: datetime,
-        policy: NvidiaPolicy, checks: Checklist,
+        self, kind: str, report: SpdmReport, claims: NvidiaClaims, endorsements: Endorsements, lists: Lists,
+        now: datetime, policy: NvidiaPolicy, checks: Checklist,
     ) -> None:  # fmt: skip
-        name = f"nvidia.{kind}-rim"
-        version = report.driver_version if kind == "driver" else report.vbios_version
+        name, version = f"nvidia.{kind}-rim", claims[f"{kind}_version"]
         octets = _pick(kind, version, endorsements)
         if not checks.that(
             octets is not None, f"{name}.present", Word.COLLATERAL_MISSING,
@@ -156,7 +158,7 @@ class NvidiaVerifier:
             return
         rim = self._verified_rim(octets or b"", name, lists, now, policy, checks)
         if rim is not None:
-            _check_values(rim, version, report, name, checks)
+            _check_values(rim, claims, report, policy, name, checks)
 
     def _verified_rim(
         self, octets: bytes, name: str, lists: Lists, now: datetime, policy: NvidiaPolicy, checks: Checklist
@@ -205,17 +207,22 @@ def _pick(kind: str, version: str, endorsements: Endorsements) -> bytes | None:
     return None
 
 
-def _check_values(rim: Rim, version: str, report: SpdmReport, name: str, checks: Checklist) -> None:
-    # A genuine manifest of another kind or release must not stand in for the one that is asked for.
+def _check_values(
+    rim: Rim, claims: NvidiaClaims, report: SpdmReport, policy: NvidiaPolicy, name: str, checks: Checklist
+) -> None:
+    # A genuine manifest of another kind, chip or release must not stand in for the one that is asked for.
+    version = claims["driver_version"] if name == "nvidia.driver-rim" else claims["vbios_version"]
+    chips = {_chip(claims["product"]), _chip(claims["chip_info"])}
     same = checks.that(
-        rim.version.upper() == version.upper(), f"{name}.version", Word.RIM,
-        expected=f"a RIM for {version or 'nothing'}", found=f"{rim.product} {rim.version}", source=_RIM,
-        hint="fetch the RIM of the version that the device runs",
+        rim.version.upper() == version.upper() and _chip(rim.product) in chips, f"{name}.version", Word.RIM,
+        expected=f"a RIM for {claims['product']} {version}", found=f"{rim.product} {rim.version}", source=_RIM,
+        hint="fetch the RIM of the chip and version that the device runs",
     )  # fmt: skip
+    left_out = policy.skip_disabled_nvdec and claims["nvdec0"] == "disabled"
     wrong = [
         f"{reference.name or 'measurement'} (index {index})"
         for index, reference in sorted(rim.references.items())
-        if report.measurements.get(index + 1) not in reference.alternatives
+        if report.measurements.get(index + 1) not in reference.alternatives and not (left_out and index == NVDEC0_INDEX)
     ]
     if same or wrong:
         checks.that(
@@ -225,6 +232,11 @@ def _check_values(rim: Rim, version: str, report: SpdmReport, name: str, checks:
             source=_RIM, hint="the device runs firmware or a driver other than this RIM describes: update the device, "
             "or fetch the newest edition of the RIM",
         )  # fmt: skip
+
+
+def _chip(product: str) -> str:
+    """``LS_10`` and ``LS10`` are one chip."""
+    return product.replace("_", "").upper()
 
 
 # -- the report ----------------------------------------------------------------
@@ -314,6 +326,7 @@ def _claims(report: SpdmReport, chain: tuple[Certificate, ...], *, genuine: bool
         "product": product,
         "driver_version": report.driver_version,
         "vbios_version": report.vbios_version,
+        "chip_info": report.text(CHIP_INFO),
         "board_id": report.opaque.get(BOARD_ID, b"").hex(),
         "chip_sku": report.text(CHIP_SKU),
         "project": report.text(PROJECT),

@@ -25,6 +25,7 @@ class NvidiaPolicy:
     required_rims: frozenset[str] | None = None
     """None: driver and vbios for a GPU, vbios for a switch."""
     allow_trailing_bytes: bool = False
+    skip_disabled_nvdec: bool = False
     require_revocation_status: bool = False
     products: frozenset[str] | None = None
     driver_versions: frozenset[str] | None = None
@@ -46,6 +47,7 @@ class NvidiaPolicy:
         return cls(
             required_rims=rims,
             allow_trailing_bytes=table.truth("allow_trailing_bytes", default=False),
+            skip_disabled_nvdec=table.truth("skip_disabled_nvdec", default=False),
             require_revocation_status=table.truth("require_revocation_status", default=False),
             products=text_set(table, "products"),
             driver_versions=text_set(table, "driver_versions"),
