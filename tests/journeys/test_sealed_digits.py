@@ -117,7 +117,7 @@ def test_an_inner_path_to_another_target_is_refused_inside(sealed, path):
     message, opener = encapsulated(sealed, Request("POST", "http", "h", path, (), b"x"))
     answer = post(sealed, message)
     assert answer.status_code == 200
-    assert Response.parse(opener.open(answer.content)).status == 404
+    assert Response.parse(opener.open(answer.content)).status == 421
 
 
 def test_a_client_whose_policy_the_server_fails_sends_nothing(sealed, digits, tmp_path):

@@ -18,6 +18,7 @@ from strongroom.adapters.torchserve.routes import Route, route_of
 from strongroom.adapters.torchserve.rows import Headers, answer_bytes, row_of
 from strongroom.adapters.torchserve.streaming import replace_intermediate, response_head, streaming
 from strongroom.channel.bhttp import Request, Response
+from strongroom.channel.problems import WRONG_TARGET
 from strongroom.errors import MessageInvalid
 from strongroom.worker.streams import BatchStream
 
@@ -91,7 +92,7 @@ class InnerService:
     def _read(self, request: Request) -> tuple[dict[str, Any], Headers] | Response:
         route = route_of(request.path)
         if route is None or not self._is_mine(route):
-            return refusal(404, "ModelNotFoundException", "The path inside the sealed request names another model")
+            return WRONG_TARGET.response()
         try:
             return row_of(request.content, request.headers, route)
         except MessageInvalid:
