@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from doubles.sealed_server import SealedServer, Stream
-
 from strongroom.channel.bhttp import Response
 
 HERE = Path(__file__).parent
