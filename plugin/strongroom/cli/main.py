@@ -27,11 +27,15 @@ VERBS: tuple[str, ...] = (
     "policy",
     "release",
     "audit",
+    "collateral",
     "launch",
     "keeper",
     "request",
     "verify_server",
     "proxy",
+    "explain",
+    "doctor",
+    "measure",
     "demo",
 )
 """The modules of this folder that hold a verb, in the order in which `--help` shows them."""

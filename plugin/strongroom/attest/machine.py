@@ -1,0 +1,131 @@
+"""What this machine is: which TEE it could attest as, and how well its kernel keeps memory to itself.
+
+Everything here only looks. `strongroom doctor` prints it; the keeper decides nothing by it.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strongroom.hookspecs import AttesterOffer
+from strongroom.plugins import Plugins
+
+DEVICE_TEES = frozenset({"nvidia"})
+"""TEEs that stand beside a CPU's and never for it."""
+NEVER_CHOSEN = frozenset({"simulated"})
+
+
+@dataclass(frozen=True, slots=True)
+class TeeFinding:
+    """One kind of TEE: what is missing to attest as it (empty when nothing), and whether we can verify it."""
+
+    tee: str
+    missing: str
+    verifier: str
+    """Empty where its verifier loads, else why not."""
+
+    def serialise(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {"tee": self.tee, "missing": self.missing, "verifier": self.verifier or "ok"}
+
+
+@dataclass(frozen=True, slots=True)
+class Hardening:
+    """One property of the process or the kernel that keeps memory private."""
+
+    what: str
+    ok: bool
+    found: str
+    hint: str
+
+    def serialise(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {"what": self.what, "ok": self.ok, "found": self.found, "hint": "" if self.ok else self.hint}
+
+
+def tees(plugins: Plugins) -> list[TeeFinding]:
+    """Every TEE that an attester or a verifier is known for, attesters' order first."""
+    offers, verifiers = plugins.attesters(), plugins.verifiers()
+    names = [*offers, *(tee for tee in verifiers if tee not in offers)]
+    return [
+        TeeFinding(name, _missing(offers.get(name)), _verifier_trouble(plugins, name))
+        for name in dict.fromkeys(names)
+        if name not in NEVER_CHOSEN
+    ]
+
+
+def _missing(offer: AttesterOffer | None) -> str:
+    if offer is None:
+        return "strongroom has no attester for it, only the verifier"
+    try:
+        return offer.missing()
+    except Exception as error:  # a plugin's look at hardware may fail in any way; doctor goes on
+        return f"looking for it failed with {type(error).__name__}: {error}"
+
+
+def _verifier_trouble(plugins: Plugins, tee: str) -> str:
+    try:
+        return "" if plugins.verifiers()[tee].tee == tee else "is another TEE's"
+    except KeyError:
+        return "none is known"
+    except Exception as error:
+        return str(error)
+
+
+def chosen(findings: Iterable[TeeFinding]) -> str | None:
+    """The CPU TEE that a keeper would use here: the first that lacks nothing. None where there is none."""
+    return next((each.tee for each in findings if not each.missing and each.tee not in DEVICE_TEES), None)
+
+
+def hardening(root: Path = Path("/")) -> list[Hardening]:
+    """What protects the memory of processes here; `root` is where proc and sys are looked for."""
+    swaps = _lines(root / "proc/swaps")[1:]
+    scope = _word(root / "proc/sys/kernel/yama/ptrace_scope")
+    pattern = _word(root / "proc/sys/kernel/core_pattern")
+    soft, _ = resource.getrlimit(resource.RLIMIT_CORE)
+    locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    lockdown = _word(root / "sys/kernel/security/lockdown")
+    return [
+        Hardening(
+            "swap", not swaps, "off" if not swaps else f"{len(swaps)} in use",
+            "opened models could be written to it: swapoff -a, or encrypt it with a key of this boot",
+        ),
+        Hardening(
+            "ptrace", scope in ("1", "2", "3"), f"yama scope {scope or 'absent'}",
+            "processes of one user can read each other: sysctl kernel.yama.ptrace_scope=2",
+        ),
+        Hardening(
+            "core dumps", soft == 0 or pattern in ("", "|/bin/false"),
+            "off" if soft == 0 else f"allowed here, to {pattern or 'nowhere'}",
+            "a crash could write memory to disk (the keeper forbids its own): ulimit -c 0",
+        ),
+        Hardening(
+            "locked memory", locked == resource.RLIM_INFINITY or locked >= 1 << 26,
+            "unlimited" if locked == resource.RLIM_INFINITY else f"{locked >> 20} MiB",
+            "keys may be swapped: raise LimitMEMLOCK of the service to 64M or more",
+        ),
+        Hardening(
+            "kernel lockdown", "[none]" not in lockdown and bool(lockdown), lockdown or "absent",
+            "root can read kernel memory: boot with lockdown=confidentiality",
+        ),
+        Hardening(
+            "java", shutil.which("java") is not None, shutil.which("java") or "not on PATH",
+            "TorchServe needs Java 11 or newer: pip install 'strongroom[torchserve]' brings one",
+        ),
+    ]  # fmt: skip
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _word(path: Path) -> str:
+    return " ".join(_lines(path)).strip()

@@ -1,0 +1,61 @@
+"""`strongroom doctor`: which TEE this machine is, what is missing, how well memory is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Attach the verb."""
+    app.command()(doctor)
+
+
+def doctor(
+    plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this plugin too")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+) -> None:
+    """Look at this machine: TEE devices, the attester that would be used, what is missing.
+
+    Example: `strongroom doctor`. Exit status 0 where a hardware TEE can be used, else 1.
+    """
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from strongroom.attest.machine import chosen, hardening, tees
+    from strongroom.plugins import Plugins
+
+    findings, shields = tees(Plugins.load(plugin or [])), hardening()
+    tee = chosen(findings)
+    if as_json:
+        told = {
+            "attester": tee,
+            "tees": [each.serialise() for each in findings],
+            "hardening": [each.serialise() for each in shields],
+        }
+        print(json.dumps(told))
+    else:
+        console = Console()
+        table = Table(title="TEEs", title_justify="left")
+        for heading in ("", "TEE", "attester", "verifier"):
+            table.add_column(heading, overflow="fold")
+        for each in findings:
+            mark = "[green]here[/green]" if not each.missing else "[dim]no[/dim]"
+            table.add_row(mark, each.tee, each.missing or "ready", each.verifier or "ready")
+        console.print(table)
+        table = Table(title="memory", title_justify="left")
+        for heading in ("", "what", "found", "next step"):
+            table.add_column(heading, overflow="fold")
+        for shield in shields:
+            mark = "[green]ok[/green]" if shield.ok else "[yellow]look[/yellow]"
+            table.add_row(mark, shield.what, shield.found, "" if shield.ok else shield.hint)
+        console.print(table)
+        if tee is None:
+            print("no TEE can be used here: only the simulated TEE works, which protects nothing and has to be named")
+        else:
+            print(f"this machine attests as {tee}")
+    if tee is None:
+        raise typer.Exit(1)

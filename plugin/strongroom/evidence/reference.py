@@ -1,0 +1,95 @@
+"""Reference values: what a policy has to list so that one known guest is accepted.
+
+The values are read out of evidence of a guest that its owner knows to be right. Nothing is verified
+here: whoever measures vouches for the guest, and the evidence may lack its endorsements.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from strongroom.encoding import Fields
+from strongroom.errors import EvidenceMalformed, MalformedInput
+from strongroom.evidence.types import Checklist, Claims, Endorsements, Evidence, Verifier
+
+_LISTS: dict[str, dict[str, str]] = {  # TEE → policy key → claim
+    "snp": {"measurements": "measurement", "host_data": "host_data", "id_key_digests": "id_key_digest"},
+    "tdx": {
+        "measurements": "mr_td", "mr_config_ids": "mr_config_id", "rtmr0": "rtmr0", "rtmr1": "rtmr1", "rtmr2": "rtmr2",
+    },
+    "sgx": {"measurements": "mr_enclave", "mr_signers": "mr_signer"},
+    "cca": {"measurements": "initial_measurement", "implementation_ids": "implementation_id"},
+    "az-snp-vtpm": {"measurements": "measurement"},
+    "az-tdx-vtpm": {"measurements": "mr_td"},
+    "nvidia": {"driver_versions": "driver_version", "vbios_versions": "vbios_version"},
+    "simulated": {"measurements": "measurement"},
+}  # fmt: skip
+_REGISTERS = {  # TEE → the PCRs that belong to firmware, boot loader and image rather than to one boot
+    "tpm": ("0", "2", "4", "7"),
+    "az-snp-vtpm": ("4", "7", "9", "11"),
+    "az-tdx-vtpm": ("4", "7", "9", "11"),
+    "aws-nitro": ("0", "1", "2"),
+}
+_ALWAYS: dict[str, dict[str, Any]] = {"simulated": {"protects_nothing": True}}
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePolicy:
+    """A policy text to look at and keep. `values` is the TEE's table: lists of hex, and ``pcrs``."""
+
+    name: str
+    tee: str
+    values: Mapping[str, Any]
+
+    def serialise(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {"name": self.name, "tee": self.tee, "values": dict(self.values)}
+
+    def toml(self) -> str:
+        """The policy file; `Policy.parse` reads it."""
+        lines = [f"name = {json.dumps(self.name)}", "", f"[{self.tee}]"]
+        tables = {key: value for key, value in self.values.items() if isinstance(value, Mapping)}
+        lines += [f"{key} = {json.dumps(value)}" for key, value in self.values.items() if key not in tables]
+        for key, table in tables.items():
+            lines += ["", f"[{self.tee}.{key}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
+        return "\n".join(lines) + "\n"
+
+
+def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, name: str) -> ReferencePolicy:
+    """The values of `evidence` as a policy; raises `EvidenceMalformed` where there is nothing to list."""
+    tee = evidence.tee
+    verifier = verifiers.get(tee)
+    if verifier is None or (tee not in _LISTS and tee not in _REGISTERS):
+        raise EvidenceMalformed(f"no reference values are known for {tee!r}", hint="docs/attestation/ has a page a TEE")
+    claims = _claims(evidence, verifier)
+    values: dict[str, Any] = dict(_ALWAYS.get(tee, {}))
+    for key, claim in _LISTS.get(tee, {}).items():
+        value = _text(claims.get(claim))
+        if value.strip("0"):
+            values[key] = [value]
+    registers = claims.get("pcrs") or {}
+    found = {index: [_text(registers[index])] for index in _REGISTERS.get(tee, ()) if _text(registers.get(index))}
+    if found:
+        values["pcrs"] = found
+    if len(values) == len(_ALWAYS.get(tee, {})):
+        raise EvidenceMalformed(f"this {tee} evidence holds nothing to compare with")
+    return ReferencePolicy(name, tee, values)
+
+
+def _claims(evidence: Evidence, verifier: Verifier) -> Claims:
+    settings = {"protects_nothing": True, "any_measurement": True} if evidence.tee == "simulated" else {}
+    try:
+        policy = verifier.policy(Fields(settings, where=evidence.tee))
+        return verifier.verify(evidence, Endorsements(), datetime.now(UTC), policy, Checklist())
+    except MalformedInput as error:
+        raise EvidenceMalformed(str(error)) from error
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, str) else ""

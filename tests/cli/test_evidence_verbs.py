@@ -1,0 +1,173 @@
+"""`explain`, `doctor` and `measure`: results on stdout, the rest on stderr, 0 or 1, one line at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+
+@dataclass
+class Done:
+    """What a finished command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def strongroom(*arguments: object) -> Done:
+    """The console script in this process: a fresh app each time, with its own streams and arguments."""
+    fresh = importlib.reload(importlib.import_module("strongroom.cli.main"))
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", ["strongroom", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            fresh.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def debug_guest(shared_evidence) -> Path:
+    return shared_evidence / "sev-snp" / "milan-v2-debug"
+
+
+def explain_report(folder: Path, *more: object) -> Done:
+    return strongroom(
+        "explain", folder / "report.bin", "--endorsement", f"vcek={folder / 'vcek.der'}",
+        "--at", "2025-09-01T00:00:00Z", *more,
+    )  # fmt: skip
+
+
+def test_a_refused_report_is_explained_with_the_next_step(debug_guest):
+    done = explain_report(debug_guest)
+    assert done.returncode == 1
+    assert "refused, 1 of" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("  snp.debug: this guest may be debugged")
+
+
+def test_the_same_report_under_a_policy_that_allows_debugging_is_accepted(debug_guest, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text('name = "lab"\n[snp]\nallow_debug = true\n')
+    done = explain_report(debug_guest, "--policy", policy)
+    assert done.returncode == 0
+    assert "checks hold under policy 'lab'; it was not compared with any report data" in done.stdout
+
+
+def test_report_data_is_compared_where_it_is_given(debug_guest, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text('name = "lab"\n[snp]\nallow_debug = true\n')
+    right = "0102030405" + "00" * 59
+    assert explain_report(debug_guest, "--policy", policy, "--report-data", right).returncode == 0
+    wrong = explain_report(debug_guest, "--policy", policy, "--report-data", "11" * 64)
+    assert wrong.returncode == 1
+    assert "snp.binding" in wrong.stdout
+
+
+def test_json_holds_every_check_and_claim(debug_guest):
+    told = json.loads(explain_report(debug_guest, "--json").stdout)
+    assert told["accepted"] is False
+    assert [check["name"] for check in told["checks"] if not check["ok"]] == ["snp.debug"]
+    assert told["claims"]["debug_allowed"] == {"value": True, "provenance": "hardware"}
+
+
+@pytest.mark.parametrize(
+    ("case", "file", "tee"),
+    [
+        ("tdx/v4-b0c06f-uptodate", "quote.bin", "tdx"),
+        ("sgx/v3-00606a-debug", "quote.bin", "sgx"),
+        ("cca/legacy-raw-rak", "token.cbor", "cca"),
+        ("aws-nitro/us-east-1-2025", "attestation_doc.cose", "aws-nitro"),
+        ("sev-snp/genoa-v5", "report.bin", "snp"),
+    ],
+)
+def test_raw_evidence_is_recognised_and_measured(shared_evidence, case, file, tee):
+    done = strongroom("measure", shared_evidence / case / file, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["tee"] == tee
+    assert told["values"]
+
+
+def test_measured_values_are_a_policy_that_accepts_the_same_guest(tmp_path):
+    evidence, policy = tmp_path / "evidence.json", tmp_path / "policy.toml"
+    done = strongroom("measure", "--tee", "simulated", "--save", evidence)
+    assert "can be forged by anyone" in done.stderr
+    policy.write_text(done.stdout)
+    assert strongroom("explain", evidence, "--policy", policy).returncode == 0
+    policy.write_text(done.stdout.replace('measurements = ["', 'measurements = ["00').replace('00"]', '"]'))
+    assert strongroom("explain", evidence, "--policy", policy).returncode == 1
+
+
+def test_a_verdict_that_a_program_kept_is_explained(tmp_path, debug_guest):
+    kept = tmp_path / "refusal.json"
+    kept.write_text(explain_report(debug_guest, "--json").stdout)
+    done = strongroom("explain", kept)
+    assert done.returncode == 1
+    assert "refused, 1 of" in done.stdout
+
+
+def test_an_error_is_explained_by_name():
+    done = strongroom("explain", "ReleaseDenied")
+    assert done.returncode == 0
+    assert "keeps the key" in done.stdout
+    assert json.loads(strongroom("explain", "ReleaseDenied", "--json").stdout)["parents"][0] == "ReleaseError"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", "NoSuchError"),
+        ("explain", "/no/such.file"),
+        ("explain", __file__),
+        ("measure", "--tee", "abacus"),
+        ("measure", __file__),
+    ],
+)
+def test_what_cannot_be_explained_ends_in_one_sentence_and_a_hint(arguments):
+    done = strongroom(*arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("strongroom: error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_ends_in_one_line_and_says_what_is_missing():
+    done = strongroom("doctor")
+    told = json.loads(strongroom("doctor", "--json").stdout)
+    last = done.stdout.strip().splitlines()[-1]
+    if told["attester"] is None:
+        assert done.returncode == 1
+        assert last.startswith("no TEE can be used here")
+        assert all(each["missing"] for each in told["tees"] if each["tee"] != "nvidia")
+    else:
+        assert done.returncode == 0
+        assert last == f"this machine attests as {told['attester']}"
+    assert {each["what"] for each in told["hardening"]} >= {"swap", "ptrace", "core dumps"}
+
+
+def test_hardening_is_read_from_the_kernels_own_files(tmp_path):
+    from strongroom.attest.machine import hardening
+
+    files = {
+        "proc/swaps": "Filename\n/dev/sda2 partition\n",
+        "proc/sys/kernel/yama/ptrace_scope": "2\n",
+        "sys/kernel/security/lockdown": "none integrity [confidentiality]\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = {each.what: each.ok for each in hardening(tmp_path)}
+    assert (found["swap"], found["ptrace"], found["kernel lockdown"]) == (False, True, True)
