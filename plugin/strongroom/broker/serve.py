@@ -20,6 +20,7 @@ import uvicorn
 
 from strongroom.broker import tiles
 from strongroom.broker.directory import open_broker
+from strongroom.broker.heads import PunctualProtocol
 from strongroom.broker.http import application
 from strongroom.broker.pace import Pace
 from strongroom.broker.rego import ReleasePolicy
@@ -92,6 +93,7 @@ def _server(broker: Broker, directory: Path, pace: Pace | None) -> tuple[uvicorn
         tls = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
     config = uvicorn.Config(
         application(broker, pace=pace),
+        http=PunctualProtocol,
         log_level="warning",
         access_log=False,
         server_header=False,

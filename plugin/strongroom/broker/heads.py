@@ -1,0 +1,53 @@
+"""uvicorn's HTTP/1.1 protocol, for which a request's head has to arrive in time.
+
+uvicorn waits for a head without end, so a peer that sends one byte a minute would keep a connection for good.
+Bodies have their own limit in `http`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 10.0
+
+
+class PunctualProtocol(H11Protocol):
+    """Closes a connection whose next request head is not whole after `HEAD_SECONDS`."""
+
+    _overdue: asyncio.TimerHandle | None = None
+
+    def _waiting(self) -> bool:
+        """Whether no request is being answered: a head is expected, or on its way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        if not self._waiting():
+            if self._overdue is not None:
+                self._overdue.cancel()
+                self._overdue = None
+        elif self._overdue is None:
+            self._overdue = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self._overdue = None
+        if self._waiting() and not self.transport.is_closing():
+            self.transport.close()
+
+    def connection_made(self, transport: Any) -> None:
+        """A new peer: its first head is expected."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a head or a body."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The peer is gone."""
+        super().connection_lost(exc)
+        if self._overdue is not None:
+            self._overdue.cancel()
