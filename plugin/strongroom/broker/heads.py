@@ -46,6 +46,12 @@ class PunctualProtocol(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def on_response_complete(self) -> None:
+        """An answer went out; the next head may be here in part already."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._watch()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer is gone."""
         super().connection_lost(exc)
