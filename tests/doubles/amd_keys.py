@@ -67,6 +67,8 @@ def _ca(name: str, issuer: Authority | None, years: float = 10) -> Authority:
     others = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
     usage = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
     builder = builder.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=issuer is None, **usage), critical=True)
+    where = x509.DistributionPoint([x509.UniformResourceIdentifier("https://kds.example/crl")], None, None, None)
+    builder = builder.add_extension(x509.CRLDistributionPoints([where]), critical=False)
     if issuer is None:
         return Authority(_sign(builder, name, key, years), key)
     return Authority(_sign(builder, issuer.certificate.subject.rfc4514_string()[3:], issuer.key, years), key)

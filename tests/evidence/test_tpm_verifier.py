@@ -204,6 +204,11 @@ def test_a_revoked_key_is_refused_and_a_missing_list_where_one_is_asked_for():
     assert words(TPM.evidence(), table, ak_cert=der(certificate), crl=maker().crl()) == set()
     table["require_revocation_status"] = True
     assert words(TPM.evidence(), table, ak_cert=der(certificate)) == {"revocation"}
+    assert words(TPM.evidence(), table, ak_cert=der(certificate), crl=maker().crl()) == {"revocation"}
+    both = {"crl": maker().crl(), "crl:root": maker().crl(by=0)}
+    assert words(TPM.evidence(), table, ak_cert=der(certificate), **both) == set()
+    revoked = {"crl": maker().crl(), "crl:root": maker().crl(maker().intermediate, by=0)}
+    assert words(TPM.evidence(), table, ak_cert=der(certificate), **revoked) == {"revocation"}
 
 
 def test_an_ek_certificate_that_is_shown_has_to_be_good():

@@ -6,7 +6,7 @@ docs/attestation/sev-snp.md is the page for people. Evidence bodies (tee ``snp``
 * the key broker protocol's: ``{"attestation_report": {…}, "cert_chain": [{"cert_type", "data"}] or null}``.
 
 Endorsements: ``vcek`` or ``vlek`` (DER or PEM; what the evidence itself carries is used where they are
-absent), ``crl`` (of the ARK, DER or PEM), ``security_policy`` (the text whose SHA-256 is HOST_DATA).
+absent), ``crl`` (of the ARK; `revocation.Lists`), ``security_policy`` (the text whose SHA-256 is HOST_DATA).
 
 The layout of the report is `snp_report`'s, AMD's certificates are `snp_certificate`'s, judgement is
 `snp_policy`'s. Roots are AMD's unless the maker of a verifier hands in others (tests do).
@@ -23,17 +23,15 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.x509 import CertificateRevocationList
 
 from strongroom.encoding import Fields, unb64
 from strongroom.errors import EvidenceMalformed, MalformedInput
-from strongroom.evidence.certificates import parse_crl
+from strongroom.evidence.revocation import Lists
 from strongroom.evidence.snp_certificate import Issuers, SnpCertificate, amd_issuers
 from strongroom.evidence.snp_policy import SnpPolicy, appraise_report
 from strongroom.evidence.snp_report import ABI, SnpReport, Tcb, from_serde, octets_of
 from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Word
 
-ROLES = frozenset({"vcek", "vlek", "crl", "security_policy"})
 _ECDSA_P384_SHA384 = 1
 
 
@@ -70,7 +68,7 @@ class SnpVerifier:
         found = [kind for kind in ("VCEK", "VLEK") if endorsements.get(kind.lower()) is not None]
         for kind in found:
             SnpCertificate.parse(endorsements.items[kind.lower()], kind=kind).verify(
-                kind=kind, issuers=self._issuers, crls=_crls(endorsements.items), now=now, checks=checks,
+                kind=kind, issuers=self._issuers, lists=Lists.parse(endorsements.items), now=now, checks=checks,
                 require_revocation=policy.require_revocation_status,
             )  # fmt: skip
         _certificate_given(bool(found), "VCEK", checks)
@@ -154,7 +152,7 @@ def verify_report(
     if _certificate_given(der is not None, kind, checks) and der is not None:
         certificate = SnpCertificate.parse(der, kind=kind)
         certificate.verify(
-            kind=kind, issuers=issuers, crls=_crls(items), now=now, checks=checks,
+            kind=kind, issuers=issuers, lists=Lists.parse(items), now=now, checks=checks,
             require_revocation=policy.require_revocation_status,
         )  # fmt: skip
         genuine = _check_signature(report, certificate, checks)
@@ -171,11 +169,6 @@ def _certificate_given(given: bool, kind: str, checks: Checklist) -> bool:
         found=f"a {kind}" if given else f"no {kind}", source="AMD 57230 section 4.1",
         hint="fetch it from AMD's key service with the report's chip id and TCB: strongroom collateral fetch",
     )  # fmt: skip
-
-
-def _crls(items: Mapping[str, bytes]) -> list[CertificateRevocationList]:
-    crl = items.get("crl")
-    return [] if crl is None else [parse_crl(crl, what="CRL of the ARK")]
 
 
 def _check_algorithm(report: SnpReport, checks: Checklist) -> bool:

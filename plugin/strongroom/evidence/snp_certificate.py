@@ -7,7 +7,7 @@ which the key was derived, the chip (VCEK) or the cloud provider (VLEK).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,12 +15,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from strongroom.errors import EvidenceMalformed
-from strongroom.evidence.certificates import check_revocation, extension, name_of, parse_certificate, verify_chain
+from strongroom.evidence.certificates import extension, name_of, parse_certificate, verify_chain
+from strongroom.evidence.revocation import Lists, check_status
 from strongroom.evidence.roots import root
 from strongroom.evidence.snp_report import Tcb
 from strongroom.evidence.types import Checklist, Word
 
 KDS = "AMD 57230 section 3.1"
+NO_LISTS = Lists()
 PRODUCTS = ("Milan", "Genoa", "Turin")
 _OID = "1.3.6.1.4.1.3704.1."
 _COMPONENTS = {"bootloader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8"}
@@ -66,10 +68,10 @@ class SnpCertificate:
         return cls(certificate, product, Tcb(**parts, fmc=fmc), hwid, csp_id.removeprefix("CN=") if csp_id else csp_id)
 
     def verify(
-        self, *, kind: str, issuers: Issuers, crls: Iterable[x509.CertificateRevocationList], now: datetime,
-        checks: Checklist, require_revocation: bool,
+        self, *, kind: str, issuers: Issuers, now: datetime, checks: Checklist, lists: Lists = NO_LISTS,
+        require_revocation: bool = False,
     ) -> bool:  # fmt: skip
-        """Follow the chain to the product's root and look the intermediate up in the CRLs.
+        """Follow the chain to the product's root and look the certificates up in `lists`.
 
         The endorsement keys themselves are not in any CRL: AMD's intermediates may not sign one, and
         all VCEKs share serial number 0. What can be revoked is the intermediate, by its root.
@@ -87,12 +89,7 @@ class SnpCertificate:
             hint="this is not a certificate of AMD's key service",
         )  # fmt: skip
         if path is not None:
-            lists = tuple(crls)
-            if lists or require_revocation:
-                check_revocation(
-                    path[1:], crls=lists, now=now, checks=checks, name=f"snp.{kind.lower()}",
-                    required=require_revocation,
-                )  # fmt: skip
+            check_status(path, lists, now=now, checks=checks, name=f"snp.{kind.lower()}", required=require_revocation)
         return path is not None and curve
 
     @property

@@ -1,7 +1,8 @@
 """Verify TPM 2.0 evidence: a quote, why its key is believed, and logs that replay to it.
 
 docs/attestation/tpm.md is the page for people; `tpm_evidence` has the body's form. Endorsements: ``ak_cert``,
-``ek_cert`` (DER, in place of those in the evidence), ``certificates`` (PEM, intermediates), ``crl`` (DER or PEM).
+``ek_cert`` (DER, in place of those in the evidence), ``certificates`` (PEM, intermediates), ``crl``, ``crl:…``,
+``ocsp`` (`revocation.Lists`).
 
 A quote alone shows that *some* restricted key of *some* TPM signed; who that is comes from one of three: a
 certificate for the key, the policy's list of keys, or a credential that this very session activated, which
@@ -31,7 +32,6 @@ from strongroom.evidence.tpm_quote import (
 from strongroom.evidence.tpm_structures import Quote, TpmSignature
 from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Provenance, Word
 
-ROLES = frozenset({"ak_cert", "ek_cert", "certificates", "crl"})
 _FIRMWARE = "TCG PC Client Platform Firmware Profile section 10"
 
 

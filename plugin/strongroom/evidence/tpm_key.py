@@ -19,14 +19,13 @@ from cryptography.x509 import Certificate
 
 from strongroom.errors import EvidenceMalformed
 from strongroom.evidence.certificates import (
-    check_revocation,
     name_of,
     parse_certificate,
     parse_chain,
-    parse_crl,
     public_key_info,
     verify_chain,
 )
+from strongroom.evidence.revocation import Lists, check_status
 from strongroom.evidence.tpm_credential import Activation, key_digest
 from strongroom.evidence.tpm_evidence import TpmEvidence
 from strongroom.evidence.tpm_policy import TpmPolicy, ak_roots
@@ -236,12 +235,10 @@ class KeyExamination:
         path = verify_chain(
             _issued(leaf, pool), roots=roots, now=self.now, checks=self.checks, name=name, source=_PROFILE
         )
-        crl = self.endorsements.get("crl")
-        lists = () if crl is None else (parse_crl(crl, what="crl"),)
-        required = self.policy.require_revocation_status
-        if path is None or not (lists or required):
-            return path is not None
-        return check_revocation(path, crls=lists, now=self.now, checks=self.checks, name=name, required=required)
+        return path is not None and check_status(
+            path, Lists.parse(self.endorsements.items), now=self.now, checks=self.checks, name=name,
+            required=self.policy.require_revocation_status,
+        )  # fmt: skip
 
 
 def _issued(leaf: Certificate, pool: Iterable[Certificate]) -> tuple[Certificate, ...]:
