@@ -23,7 +23,7 @@ def load(tmp_path, text):
 def test_the_smallest_file_has_the_documented_defaults(tmp_path):
     configuration = load(tmp_path, SMALLEST)
     assert configuration.channel.kems == ("x-wing", "x25519")
-    assert configuration.output == "drop"
+    assert configuration.worker.output == "drop"
     assert configuration.broker is None
 
 
@@ -49,6 +49,8 @@ def test_the_digest_is_of_the_exact_bytes(tmp_path):
         (SMALLEST + "[channel]\nkems = ['rot13']\n", "kems"),
         (SMALLEST + "[channel]\nmode = 'cluster'\n", "mode"),
         (SMALLEST + "[worker]\noutput = 'print'\n", "output"),
+        (SMALLEST + "[worker]\npadding = 'much'\n", "padding"),
+        (SMALLEST + "[worker.envelopes]\ndigits = 'seldon'\n", "digits"),
         (SMALLEST.replace("simulated", "snp") + "[worker]\noutput = 'pass'\n", "the TEE here is 'snp'"),
         ("not toml", "not TOML"),
     ],

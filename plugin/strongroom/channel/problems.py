@@ -75,7 +75,11 @@ NO_EXPECT = Problem(417, BLANK, "Expect is not supported inside an encapsulated 
 HEADERS_TOO_LARGE = Problem(431, BLANK, "The fields of the request are larger than this server accepts.")
 CONTENT_TOO_LARGE = Problem(413, BLANK, "The content of the request is larger than this server accepts.")
 HANDLER_FAILED = Problem(500, BLANK, "The model could not answer this request.")
-RESPONSE_TOO_LARGE = Problem(500, BLANK, "The answer is larger than this server may send.")
+
+
+def response_too_large(size: int, limit: int) -> Problem:
+    """An answer over the frontend's limit; both numbers are bytes, and only the client sees them."""
+    return Problem(413, BLANK, f"The sealed answer has {size} bytes; this server may send {limit} (max_response_size).")
 
 
 def outer_problem(error: ChannelError) -> Problem:

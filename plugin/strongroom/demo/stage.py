@@ -57,6 +57,7 @@ class Stage:
     measurement: str = ""
     inference: int = 0
     management: int = 0
+    grpc: int = 0
     relay: Relay | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     token_auth: bool = False
@@ -133,20 +134,28 @@ class Stage:
     # -- the host -----------------------------------------------------------------
 
     def start_server(
-        self, *, token_auth: bool = False, properties: str = "", models: tuple[str, ...] = ("digits=digits.mar",)
+        self,
+        *,
+        token_auth: bool = False,
+        properties: str = "",
+        models: tuple[str, ...] = ("digits=digits.mar",),
+        settings: str = "",
     ) -> None:
-        """`strongroom launch -- torchserve …` with two workers, and the relay in front of it."""
+        """`strongroom launch -- torchserve …` with two workers, and the relay in front of it.
+
+        `properties` are further lines of config.properties, `settings` of strongroom.toml.
+        """
         shutil.copy(self.owner / "author.pub", self.host / "author.pub")
         (self.host / "strongroom.toml").write_text(
             f'[admission]\nauthors = ["author.pub"]\n\n[broker]\nurl = "{self.broker_url}"\n\n'
-            '[attestation]\ntee = "simulated"\n'
+            f'[attestation]\ntee = "simulated"\n{settings}'
         )
-        self.inference, self.management = free_port(), free_port()
+        self.inference, self.management, self.grpc = free_port(), free_port(), free_port()
         (self.host / "config.properties").write_text(
             f"inference_address=http://127.0.0.1:{self.inference}\n"
             f"management_address=http://127.0.0.1:{self.management}\n"
             f"metrics_address=http://127.0.0.1:{free_port()}\n"
-            f"grpc_inference_port={free_port()}\ngrpc_management_port={free_port()}\n"
+            f"grpc_inference_port={self.grpc}\ngrpc_management_port={free_port()}\n"
             f"default_workers_per_model=2\n{properties}"
         )
         command = [*COMMAND, "launch", "--config", "strongroom.toml", "--", "torchserve", "--start", "--ncs"]
@@ -158,20 +167,20 @@ class Stage:
         self.launcher, self.token_auth = process, token_auth
         self.relay = Relay(self.inference)
 
-    def wait_until_ready(self, workers: int = 2) -> None:
-        """Until both workers say READY; raises `StrongroomError` with the end of the log."""
+    def wait_until_ready(self, workers: int = 2, *, model: str = "digits") -> None:
+        """Until `workers` of `model` say READY; raises `StrongroomError` with the end of the log."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline and self.launcher.poll() is None:
             with contextlib.suppress(requests.RequestException, ValueError, KeyError, IndexError, OSError):
-                if sum(worker["status"] == "READY" for worker in self.workers()) >= workers:
+                if sum(worker["status"] == "READY" for worker in self.workers(model)) >= workers:
                     return
             time.sleep(0.1)
         raise StrongroomError(f"the server did not get ready: {self.log_tail()}", hint=f"see {self.host}/launch.log")
 
-    def workers(self) -> list[dict[str, Any]]:
-        """What the management API says of the workers."""
+    def workers(self, model: str = "digits") -> list[dict[str, Any]]:
+        """What the management API says of a model's workers."""
         headers = {"Authorization": f"Bearer {self.token('management')}"} if self.token_auth else {}
-        url = f"http://127.0.0.1:{self.management}/models/digits"
+        url = f"http://127.0.0.1:{self.management}/models/{model}"
         described = requests.get(url, headers=headers, timeout=2).json()
         workers: list[dict[str, Any]] = described[0]["workers"]
         return workers

@@ -158,7 +158,7 @@ def run(configuration: Configuration, charge: Charge, socket: Path, *, attester:
     harden()
     plugins = Plugins.load(configuration.plugins)
     held = hold(charge.admitted, configuration, attester or plugins.attester(configuration.tee), plugins)
-    service = KeeperService(socket, {model.archive: model for model in held}, charge.lineage)
+    service = KeeperService(socket, {model.archive: model for model in held}, charge.lineage, configuration.worker)
 
     def stop(*_: object) -> None:
         service.close()

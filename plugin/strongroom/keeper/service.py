@@ -25,6 +25,7 @@ from strongroom.keeper import wire
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Lineage, Peer, Peers, peer_of
 from strongroom.keys import ArchiveDigest
+from strongroom.launch.config import Worker
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +36,15 @@ MOST_AT_ONCE = 4096
 class KeeperService:
     """Listens on a unix socket (0600) and answers for its models until `close`."""
 
-    def __init__(self, path: Path, models: Mapping[ArchiveDigest, HeldModel], lineage: Lineage | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        models: Mapping[ArchiveDigest, HeldModel],
+        lineage: Lineage | None,
+        worker: Worker | None = None,
+    ) -> None:
         self._models = dict(models)
+        self._worker = worker or Worker()
         self._peers = Peers(lineage)
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -69,7 +77,7 @@ class KeeperService:
         with connection:
             conversation: Conversation | None = None
             try:
-                conversation = Conversation(connection, peer_of(connection), self._peers, self._models)
+                conversation = Conversation(connection, peer_of(connection), self._peers, self._models, self._worker)
                 while True:
                     conversation.answer(wire.receive(connection))
             except KeeperUnavailable:
@@ -87,8 +95,14 @@ class Conversation:
     """What one connection may still do, and the reservations it holds."""
 
     def __init__(
-        self, connection: socket.socket, peer: Peer, peers: Peers, models: Mapping[ArchiveDigest, HeldModel]
+        self,
+        connection: socket.socket,
+        peer: Peer,
+        peers: Peers,
+        models: Mapping[ArchiveDigest, HeldModel],
+        worker: Worker,
     ) -> None:
+        self._worker = worker
         self._connection, self._peer, self._peers, self._models = connection, peer, peers, models
         self._model: HeldModel | None = None
         self._reserved: dict[bytes, Reservation] = {}
@@ -128,6 +142,8 @@ class Conversation:
             if nonce is not None and (not isinstance(nonce, bytes) or len(nonce) != 32):
                 raise MalformedInput("a nonce has 32 bytes")
             return {"bundle": model.keys.bundle(nonce)}
+        if op == "settings":
+            return _settings(self._worker, model.name)
         raise KeeperRefused(f"{op!r} is not a question")
 
     def _claim(self, question: Fields) -> dict[str, Any]:
@@ -176,6 +192,16 @@ class Conversation:
             for reservation in self._reserved.values():
                 self._model.keys.abandon(reservation)
         self._reserved.clear()
+
+
+def _settings(worker: Worker, model: str) -> dict[str, Any]:
+    return {
+        "gather": worker.gather,
+        "padding": worker.padding.policy,
+        "envelope": worker.envelopes.get(model, ""),
+        "rerun": worker.rerun,
+        "grpc_streaming": worker.grpc_streaming,
+    }
 
 
 def _list(question: Fields, name: str) -> list[Any]:

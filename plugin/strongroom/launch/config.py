@@ -8,16 +8,19 @@ a handler's output. Nothing of it can be overridden by an environment variable.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from strongroom.channel.padding import NO_PADDING, Padding
 from strongroom.encoding import Fields
 from strongroom.errors import ConfigurationInvalid, MalformedInput
 
 OUTPUTS = ("drop", "pass")
 MODES = ("host", "fleet")
 KEMS = ("x-wing", "x25519", "p-256")
+ENVELOPES = ("body", "json", "kserve", "kservev2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,23 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """How workers serve. `gather` is in milliseconds; `padding` is a policy of `strongroom.channel.padding`.
+
+    `envelopes` maps a model's name to one of `ENVELOPES`, the server's request envelopes, applied to what was
+    opened. `rerun` runs the items of a failed batch again, one by one. `grpc_streaming` answers gRPC calls in
+    pieces (docs/limitations.md says what a caller can then break).
+    """
+
+    output: str = "drop"
+    gather: int = 20
+    padding: Padding = NO_PADDING
+    envelopes: Mapping[str, str] = field(default_factory=dict)
+    rerun: bool = False
+    grpc_streaming: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """A whole configuration file; `digest` is SHA-256 of its exact bytes."""
 
@@ -56,7 +76,7 @@ class Configuration:
     broker: BrokerAddress | None
     tee: str
     channel: Channel
-    output: str
+    worker: Worker
     plugins: tuple[str, ...]
     digest: bytes
 
@@ -91,13 +111,13 @@ class Configuration:
             broker=_broker(broker, folder) if broker else None,
             tee=attestation.text("tee", limit=64),
             channel=_channel(channel),
-            output=_one_of(worker, "output", OUTPUTS, "drop"),
+            worker=_worker(worker),
             plugins=fields.texts("plugins", limit=64, default=()),
             digest=digest,
         )
         for read in filter(None, (admission, broker, attestation, channel, worker, fields)):
             read.done()
-        if configuration.output == "pass" and configuration.tee != "simulated":
+        if configuration.worker.output == "pass" and configuration.tee != "simulated":
             raise ConfigurationInvalid(
                 f"worker output 'pass' lets plaintext into logs, and the TEE here is {configuration.tee!r}",
                 hint="'pass' is for development with tee = \"simulated\"; use 'drop'",
@@ -134,6 +154,18 @@ def _channel(read: Fields) -> Channel:
         rotation=read.number("rotation_s", low=60, high=30 * 86400, default=86400),
         overlap=read.number("overlap_s", low=60, high=30 * 86400, default=2 * 3600),
         date_window=read.number("date_window_s", low=5, high=3600, default=300),
+    )
+
+
+def _worker(read: Fields) -> Worker:
+    envelopes = read.table("envelopes") if read.has("envelopes") else Fields({}, where=read.where)
+    return Worker(
+        output=_one_of(read, "output", OUTPUTS, "drop"),
+        gather=read.number("gather_ms", low=0, high=10_000, default=20),
+        padding=Padding(read.text("padding", limit=64, default="none")),
+        envelopes={name: _one_of(envelopes, name, ENVELOPES, "body") for name in envelopes.left()},
+        rerun=read.truth("rerun", default=False),
+        grpc_streaming=read.truth("grpc_streaming", default=False),
     )
 
 

@@ -5,7 +5,7 @@ time limit; no answer is an error (`KeeperUnavailable`), never a wait without en
 
 Messages (docs/keeper.md): ``model`` asks for an archive's memory files, ``open`` hands in the
 encapsulations of a batch and gets one context each, ``settle`` says which of them opened, ``bundle``
-asks for the key bundle. Errors come back by class.
+asks for the key bundle, ``settings`` for the configuration's ``[worker]`` table. Errors come back by class.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from strongroom import errors
+from strongroom.channel.padding import NO_PADDING, Padding
+from strongroom.encoding import Fields
 from strongroom.errors import KeeperUnavailable, MalformedInput, StrongroomError
 from strongroom.keeper import wire
 from strongroom.keys import ArchiveDigest
@@ -41,6 +43,32 @@ class ReceivedFile:
     name: str
     size: int
     descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The configuration's ``[worker]`` table, as far as it concerns one model (docs/configuration.md).
+
+    `gather` is in seconds; an empty `envelope` means none.
+    """
+
+    gather: float = 0.020
+    padding: Padding = NO_PADDING
+    envelope: str = ""
+    rerun: bool = False
+    grpc_streaming: bool = False
+
+    @classmethod
+    def parse(cls, answer: dict[str, Any]) -> Settings:
+        """From the keeper's answer; raises `MalformedInput`."""
+        read = Fields(answer, where="the keeper's settings")
+        return cls(
+            gather=read.number("gather") / 1000,
+            padding=Padding(read.text("padding", limit=64)),
+            envelope=read.text("envelope", limit=64),
+            rerun=read.truth("rerun"),
+            grpc_streaming=read.truth("grpc_streaming"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +129,11 @@ class Link:
         """The key bundle as JSON, made over `nonce` (32 bytes) or from the cache."""
         with self._lock:
             return bytes(self._ask({"op": "bundle", "nonce": nonce})["bundle"])
+
+    def settings(self) -> Settings:
+        """How this model is served; the keeper read it from the measured configuration."""
+        with self._lock:
+            return Settings.parse(self._ask({"op": "settings"}))
 
     def close(self) -> None:
         """Drop the connection; the next question opens another."""

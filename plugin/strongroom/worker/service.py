@@ -33,20 +33,24 @@ from strongroom.errors import (
     StreamTruncated,
     StrongroomError,
 )
-from strongroom.worker.link import Link, Settled
-from strongroom.worker.streams import GATHER, BatchStream, Send
+from strongroom.worker.link import Link, Settings, Settled
+from strongroom.worker.streams import BatchStream, Send
 
 _log = logging.getLogger(__name__)
+
+SEALING_ROOM, SEALING_SHARE = 512, 512
+"""Sealing adds fewer bytes than `SEALING_ROOM` and one in `SEALING_SHARE`: nonce, tags, chunk lengths."""
 
 NO_STORE = ("cache-control", "no-store")
 
 
 @dataclass(frozen=True, slots=True)
 class Outer:
-    """One item as it arrived: its media type and its body."""
+    """One item as it arrived: its media type, its body, and whether its answer may leave in pieces."""
 
     media_type: str
     body: bytes | bytearray | memoryview = field(repr=False)
+    streams: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,32 +96,33 @@ class Exchange:
 
     def sealed(self, response: Response, padding: Padding, limit: int) -> Answer:
         """The encapsulated answer; a response over `limit` bytes becomes an error that fits."""
-        body = self._sealed(response, padding)
+        body = self._sealed(response, padding, limit)
         if len(body) > limit:
             if self.sealer is not None:  # its nonces are spent; a new response nonce gives a new key
                 self.sealer = chunked.ResponseSealer(self.context, self.enc)
-            body = self._sealed(problems.RESPONSE_TOO_LARGE.response(), NO_PADDING)
+            body = self._sealed(problems.response_too_large(len(body), limit).response(), NO_PADDING, limit)
         return Answer(200, self.form.response_type, body)
 
-    def _sealed(self, response: Response, padding: Padding) -> bytes | bytearray:
+    def _sealed(self, response: Response, padding: Padding, limit: int) -> bytes | bytearray:
         message = response.serialise()
-        message += bytes(padding.padding(len(message)))
+        room = limit - len(message) - len(message) // SEALING_SHARE - SEALING_ROOM
+        message += bytes(max(0, min(padding.padding(len(message)), room)))  # padding alone never exceeds the limit
         if self.sealer is None:
             return ohttp.seal_response(self.context, self.enc, message)
         return self.sealer.front + self.sealer.seal(message) + self.sealer.finish()
 
 
 class SealedService:
-    """Answers batches for one model. `limit` is the most bytes of one answer that the framework survives."""
+    """Answers batches for one model. `limit` is the most bytes of one answer that the framework survives.
 
-    def __init__(
-        self, link: Link, *, limit: int, limits: Limits, padding: Padding = NO_PADDING, gather: float = GATHER
-    ) -> None:
+    `settings` are the configuration's; whoever learns them later may set them.
+    """
+
+    def __init__(self, link: Link, *, limit: int, limits: Limits, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
         self._link = link
         self._limit = limit
         self._limits = limits
-        self._padding = padding
-        self._gather = gather
 
     def answer(self, batch: Sequence[Outer], inner: Callable[[], Inner], send: Send | None = None) -> list[Answer]:
         """One answer for each item, in order. `send` lets streams go out before that.
@@ -139,7 +144,7 @@ class SealedService:
             try:
                 handler = inner()
                 exchanges = self._opened(batch, sealed, answers)
-                self._run(exchanges, handler, answers, send)
+                self._run(batch, exchanges, handler, answers, send)
             except StrongroomError as error:
                 _log.warning("a batch of %d was not served: %s", len(sealed), type(error).__name__)
         return [Answer.problem(problems.UNAVAILABLE) if each is None else each for each in answers]
@@ -214,7 +219,12 @@ class SealedService:
             exchange.refusal = problems.NO_EXPECT.response()
 
     def _run(
-        self, exchanges: Sequence[Exchange], handler: Inner, answers: list[Answer | None], send: Send | None
+        self,
+        batch: Sequence[Outer],
+        exchanges: Sequence[Exchange],
+        handler: Inner,
+        answers: list[Answer | None],
+        send: Send | None,
     ) -> None:
         for exchange in exchanges:
             if exchange.refusal is not None:
@@ -223,7 +233,8 @@ class SealedService:
         requests = [each.request for each in wanted if each.request is not None]
         if not requests:
             return
-        stream = BatchStream({each.index: each.sealer for each in wanted}, send, self._gather)
+        sealers = {each.index: each.sealer if batch[each.index].streams else None for each in wanted}
+        stream = BatchStream(sealers, send, gather=self.settings.gather, limit=self._limit)
         try:
             responses = handler(requests, [each.index for each in wanted], stream)
         finally:
@@ -232,7 +243,7 @@ class SealedService:
             try:
                 last = stream.last(exchange.index, response)
                 if isinstance(last, Response):
-                    answers[exchange.index] = exchange.sealed(last, self._padding, self._limit)
+                    answers[exchange.index] = exchange.sealed(last, self.settings.padding, self._limit)
                 else:
                     answers[exchange.index] = Answer(200, exchange.form.response_type, last)
             except MessageInvalid:

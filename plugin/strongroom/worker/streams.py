@@ -11,14 +11,13 @@ from speaking at once, and `close` is final.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from strongroom.channel.bhttp import Response, ResponseWriter
 from strongroom.channel.chunked import ResponseSealer
-
-GATHER = 0.020
-"""Seconds for which pieces are gathered by default."""
+from strongroom.channel.problems import HANDLER_FAILED
+from strongroom.errors import MessageInvalid
 
 Headers = tuple[tuple[str, str], ...]
 Send = Callable[[Mapping[int, bytes]], None]
@@ -27,37 +26,66 @@ Send = Callable[[Mapping[int, bytes]], None]
 
 @dataclass(slots=True)
 class _Item:
-    index: int
+    """One answer on its way. Without a sealer nothing leaves early: pieces are gathered for the end."""
+
     sealer: ResponseSealer | None
-    started: bool = False
+    head: bytes | None = None
     status: int = 200
     headers: Headers = ()
+    started: bool = False
+    failed: bool = False
     waiting: bytearray = field(default_factory=bytearray)
-    gathered: bytearray = field(default_factory=bytearray)
 
-    def take(self) -> bytes:
-        """What may leave now, sealed; empty where nothing waits or nothing can be streamed."""
-        if self.sealer is None or not self.waiting:
-            return b""
-        content = ResponseWriter().content(bytes(self.waiting))
+    def begin(self, status: int, headers: Headers) -> None:
+        """The first piece settles status and headers; fields that cannot be sent make the item fail."""
+        self.status, self.headers = status, headers
+        try:
+            self.head = ResponseWriter().head(status, headers)
+        except MessageInvalid:
+            self.head, self.failed = b"", True
+
+    def take(self, most: int) -> bytes:
+        """Up to `most` waiting bytes, sealed for sending now."""
+        assert self.sealer is not None
+        piece = bytes(self.waiting[:most])
+        del self.waiting[:most]
+        return self._front() + self.sealer.seal(self._start() + ResponseWriter().content(piece))
+
+    def end(self) -> bytes:
+        """All that waits and the authenticated end."""
+        assert self.sealer is not None
+        front, start = self._front(), self._start()
+        content = ResponseWriter().content(bytes(self.waiting)) + ResponseWriter().finish()
         self.waiting.clear()
-        if self.started:
-            return self.sealer.seal(content)
+        return front + self.sealer.seal(start + content) + self.sealer.finish()
+
+    def _front(self) -> bytes:
+        assert self.sealer is not None
+        return b"" if self.started else self.sealer.front
+
+    def _start(self) -> bytes:
+        start = b"" if self.started else self.head or b""
         self.started = True
-        return self.sealer.front + self.sealer.seal(ResponseWriter().head(self.status, self.headers) + content)
+        return start
 
 
 class BatchStream:
-    """The streams of one batch. `sealers` maps a place in the batch to its sealer, None for single-shot."""
+    """The streams of one batch.
 
-    def __init__(self, sealers: Mapping[int, ResponseSealer | None], send: Send | None, gather: float = GATHER) -> None:
-        self._items = {index: _Item(index, sealer if send is not None else None) for index, sealer in sealers.items()}
+    `sealers` maps a place in the batch to its sealer, or to None where nothing can leave before the end.
+    `gather` is in seconds. `limit` is the most bytes that the framework takes at once for one item.
+    """
+
+    def __init__(
+        self, sealers: Mapping[int, ResponseSealer | None], send: Send | None, *, gather: float, limit: int
+    ) -> None:
+        self._items = {index: _Item(sealer if send is not None else None) for index, sealer in sealers.items()}
         self._send = send
         self._gather = gather
+        self._most = max(1, limit // 2)  # the rest is room for the head and for what sealing adds
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
-        self._closed = self._failed = False
-        self._used: set[int] = set()
+        self._closed = False
 
     def emit(self, index: int, piece: bytes, status: int, headers: Headers) -> None:
         """One piece for one item. Status and headers count with the first."""
@@ -65,20 +93,28 @@ class BatchStream:
             item = self._items.get(index)
             if item is None or self._closed:
                 return
-            if index not in self._used:
-                item.status, item.headers = status, headers
-                self._used.add(index)
-            (item.waiting if item.sealer is not None else item.gathered).extend(piece)
-            if self._gather <= 0:
+            if item.head is None:
+                item.begin(status, headers)
+            if item.failed:
+                return
+            item.waiting += piece
+            if item.sealer is None:
+                return
+            if self._gather <= 0 or len(item.waiting) >= self._most:
                 self._flush()
-            elif self._timer is None and item.sealer is not None:
+            elif self._timer is None:
                 self._timer = threading.Timer(self._gather, self._on_time)
                 self._timer.daemon = True
                 self._timer.start()
 
-    def fail(self) -> None:
-        """The handler raised: what was begun stays without an end."""
-        self._failed = True
+    def used(self, indices: Sequence[int]) -> bool:
+        """Whether any of these has sent a piece."""
+        return any(self._items[index].head is not None for index in indices)
+
+    def fail(self, indices: Sequence[int]) -> None:
+        """The handler failed for these: what was begun stays without an end."""
+        for index in indices:
+            self._items[index].failed = True
 
     def _on_time(self) -> None:
         with self._lock:
@@ -87,12 +123,15 @@ class BatchStream:
                 self._flush()
 
     def _flush(self) -> None:
-        sealed = {item.index: octets for item in self._items.values() if (octets := item.take())}
-        if sealed and self._send is not None:
+        """Send what waits, at most `_most` bytes of an item at a time."""
+        assert self._send is not None
+        while sealed := {
+            index: item.take(self._most) for index, item in self._items.items() if item.sealer and item.waiting
+        }:
             self._send(sealed)
 
     def close(self) -> None:
-        """No piece leaves after this; called before the last answer is handed to the framework."""
+        """No piece leaves by the timer after this; called before the last answer is handed to the framework."""
         with self._lock:
             self._closed = True
             if self._timer is not None:
@@ -100,18 +139,21 @@ class BatchStream:
                 self._timer = None
 
     def last(self, index: int, response: Response) -> bytes | Response:
-        """The end of one item, after `close`: sealed bytes where it was streamed, else the whole response."""
+        """The end of one item, after `close`: sealed bytes where it was streamed, else the whole response.
+
+        Empty bytes end a stream without its final chunk, which the client reports as `StreamTruncated`.
+        """
         item = self._items[index]
-        if index not in self._used:
+        if item.head is None:
             return response
+        if item.failed:
+            if item.started:
+                return b""
+            return response if response.status >= 400 else HANDLER_FAILED.response()
         if item.sealer is None:
-            if self._failed:
-                return response
-            return Response(item.status, item.headers, bytes(item.gathered) + response.content)
-        if self._failed:
-            return b"" if item.started else response
-        item.waiting.extend(response.content)
-        head = b"" if item.started else item.sealer.front
-        start = b"" if item.started else ResponseWriter().head(item.status, item.headers)
-        content = ResponseWriter().content(bytes(item.waiting))
-        return head + item.sealer.seal(start + content + ResponseWriter().finish()) + item.sealer.finish()
+            return Response(item.status, item.headers, bytes(item.waiting) + response.content)
+        assert self._send is not None
+        item.waiting += response.content
+        while len(item.waiting) > self._most:
+            self._send({index: item.take(self._most)})
+        return item.end()

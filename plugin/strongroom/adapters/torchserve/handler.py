@@ -53,9 +53,9 @@ class SealedHandler:
             answers = [Answer.problem(UNAVAILABLE) for _ in data]
         else:
             answers = service.answer(
-                [_outer(row, context, index) for index, row in enumerate(data)],
+                [self._outer(row, context, index) for index, row in enumerate(data)],
                 lambda: self._ready(context),
-                sender(context) if all(_is_rest(context, index) for index in range(len(data))) else None,
+                sender(context),
             )
         for index, answer in enumerate(answers):
             if service is not None and context.get_request_header(index, "describe") == "True":
@@ -89,12 +89,28 @@ class SealedHandler:
             assert self._link is not None
             if self._room is None:
                 self._room = Room.furnish(self._link.model())
+            settings = self._link.settings()
             try:
-                self._inner = InnerService.load(self._room.folder, context, report=_report)
+                self._inner = InnerService.load(
+                    self._room.folder, context, report=_report, envelope=settings.envelope, rerun=settings.rerun
+                )
             except Exception as error:  # the user's initialize may raise anything
                 _report(error)
                 raise ModelUnavailable(f"the model's own handler failed to load: {type(error).__name__}") from None
+            if self._service is not None:
+                self._service.settings = settings
         return _Bound(self._inner, context)
+
+    def _outer(self, row: dict[str, Any], context: Any, index: int) -> Outer:
+        """The body and its media type, over REST or gRPC; anything else has no media type of ours."""
+        body = row.get("body", b"")
+        octets = body if isinstance(body, bytes | bytearray) else b""
+        if not _is_rest(context, index):
+            kind = row.get("content-type", b"")
+            named = bytes(kind).decode("latin-1") if isinstance(kind, bytes | bytearray) else ""
+            return Outer(named, octets, streams=self._service is not None and self._service.settings.grpc_streaming)
+        part = context.get_all_request_header(index).get("body")
+        return Outer(str(part.get("content-type", "")) if isinstance(part, dict) else "", octets)
 
 
 class _Bound:
@@ -105,20 +121,6 @@ class _Bound:
 
     def __call__(self, requests: Any, indices: Any, stream: Any) -> list[Response]:
         return self._inner.serve(requests, self._context, indices, stream)
-
-
-def _outer(row: dict[str, Any], context: Any, index: int) -> Outer:
-    """The body and its media type, over REST or gRPC; anything else has no media type of ours."""
-    body = row.get("body", b"")
-    if not _is_rest(context, index):
-        kind = row.get("content-type", b"")
-        return Outer(bytes(kind).decode("latin-1") if isinstance(kind, bytes | bytearray) else "", _octets(body))
-    part = context.get_all_request_header(index).get("body")
-    return Outer(str(part.get("content-type", "")) if isinstance(part, dict) else "", _octets(body))
-
-
-def _octets(body: Any) -> bytes | bytearray:
-    return body if isinstance(body, bytes | bytearray) else b""
 
 
 def _is_rest(context: Any, index: int) -> bool:

@@ -17,12 +17,13 @@ from typing import Any
 from strongroom.adapters.torchserve.routes import Route, route_of
 from strongroom.adapters.torchserve.rows import Headers, answer_bytes, row_of
 from strongroom.adapters.torchserve.streaming import replace_intermediate, response_head, streaming
+from strongroom.channel import problems
 from strongroom.channel.bhttp import Request, Response
-from strongroom.channel.problems import WRONG_TARGET
 from strongroom.errors import MessageInvalid
 from strongroom.worker.streams import BatchStream
 
 JSON = ("content-type", "application/json")
+INTERNAL = "InternalServerException"
 
 
 def refusal(status: int, kind: str, message: str) -> Response:
@@ -34,16 +35,20 @@ def refusal(status: int, kind: str, message: str) -> Response:
 class InnerService:
     """One loaded handler. `serve` runs a batch and never raises for what the handler does."""
 
-    def __init__(self, service: Any, report: Callable[[BaseException], None]) -> None:
+    def __init__(self, service: Any, report: Callable[[BaseException], None], *, rerun: bool = False) -> None:
         self._service = service
         self._report = report
+        self._rerun = rerun
 
     @classmethod
-    def load(cls, room: Path, outer: Any, *, report: Callable[[BaseException], None]) -> InnerService:
+    def load(
+        cls, room: Path, outer: Any, *, report: Callable[[BaseException], None], envelope: str = "", rerun: bool = False
+    ) -> InnerService:
         """Load the handler that the sealed manifest names; `outer` is TorchServe's context of our own handler.
 
-        `report` hears of exceptions, by class only in production. Whatever the handler's initialize raises
-        comes out of here.
+        `report` hears of exceptions, by class only in production. `envelope` names one of TorchServe's request
+        envelopes. With `rerun` the items of a batch that failed run again, one by one. Whatever the handler's
+        initialize raises comes out of here.
         """
         from ts.model_loader import ModelLoaderFactory
 
@@ -62,11 +67,11 @@ class InnerService:
             manifest["model"]["handler"],
             plain["gpu_id"],
             plain["batch_size"],
-            None,
+            envelope or None,
             plain["limit_max_image_pixels"],
             outer.metrics,
         )
-        return cls(service, report)
+        return cls(service, report, rerun=rerun)
 
     def serve(
         self, requests: Sequence[Request], outer: Any, indices: Sequence[int], stream: BatchStream
@@ -92,7 +97,7 @@ class InnerService:
     def _read(self, request: Request) -> tuple[dict[str, Any], Headers] | Response:
         route = route_of(request.path)
         if route is None or not self._is_mine(route):
-            return WRONG_TARGET.response()
+            return problems.WRONG_TARGET.response()
         try:
             return row_of(request.content, request.headers, route)
         except MessageInvalid:
@@ -113,39 +118,58 @@ class InnerService:
         from ts.context import RequestProcessor
 
         context = self._service.context
-        context.request_ids = {n: outer.get_request_id(indices[position]) for n, (position, _, _) in enumerate(rows)}
+        places = [indices[position] for position, _, _ in rows]
+        context.request_ids = {n: outer.get_request_id(place) for n, place in enumerate(places)}
         context.request_processor = [RequestProcessor(headers) for _, _, headers in rows]
         context.metrics.request_ids = context.request_ids
         context.cl_socket = getattr(outer, "cl_socket", None)
-        places = [indices[position] for position, _, _ in rows]
         try:
             with streaming(context, stream, places):
                 answers = self._service._entry_point([row for _, row, _ in rows], context)
-        except MemoryError as error:
-            stream.fail()
-            return self._failed(len(rows), error, 507, "InsufficientStorageException", "Out of resources")
-        except Exception as error:  # the user's code may raise anything; each item gets an encrypted 500
-            stream.fail()
-            status = getattr(error, "error_code", 500)
-            return self._failed(len(rows), error, status, "InternalServerException", "Prediction failed")
-        if not isinstance(answers, list) or len(answers) != len(rows):
-            stream.fail()
-            wrong = TypeError(f"a handler returns a list of {len(rows)}")
-            return self._failed(len(rows), wrong, 500, "InternalServerException", "Invalid model predict output")
-        return [self._response(context, n, answer) for n, answer in enumerate(answers)]
+            if not isinstance(answers, list) or len(answers) != len(rows):
+                raise InvalidAnswer(f"a handler returns a list of {len(rows)}")
+        except Exception as error:  # the user's code may raise anything; each item gets an encrypted error
+            self._report(error)
+            if self._rerun and len(rows) > 1 and not stream.used(places):
+                return [self._run([row], outer, indices, stream)[0] for row in rows]
+            stream.fail(places)
+            return [_failure(error, alone=len(rows) == 1)] * len(rows)
+        return [
+            self._response(context, n, answer, place, stream)
+            for n, (answer, place) in enumerate(zip(answers, places, strict=True))
+        ]
 
-    def _response(self, context: Any, n: int, answer: Any) -> Response:
+    def _response(self, context: Any, n: int, answer: Any, place: int, stream: BatchStream) -> Response:
         try:
             content = answer_bytes(answer)
         except (TypeError, ValueError) as error:
-            return self._failed(1, error, 500, "InternalServerException", "Unsupported model output data type.")[0]
+            self._report(error)
+            stream.fail([place])
+            return refusal(500, INTERNAL, "Unsupported model output data type.")
         status, headers = response_head(context, n)
         return Response(status, headers, content)
 
-    def _failed(self, count: int, error: BaseException, status: Any, kind: str, message: str) -> list[Response]:
-        self._report(error)
-        status = status if isinstance(status, int) and 400 <= status <= 599 else 500
-        return [refusal(status, kind, message)] * count
+
+class InvalidAnswer(TypeError):
+    """A handler returned something other than a list with one entry for each row."""
+
+
+def _failure(error: Exception, *, alone: bool) -> Response:
+    """The encrypted answer for what a handler raised, in the words of TorchServe's own.
+
+    A `PredictionException` brings a status and a text of the author's own. The text is passed on only
+    where the batch held a single item, so that it cannot tell one client about another.
+    """
+    from ts.utils.util import PredictionException
+
+    if isinstance(error, MemoryError) or "CUDA" in str(error):
+        return refusal(507, "InsufficientStorageException", "Out of resources")
+    if isinstance(error, InvalidAnswer):
+        return refusal(500, INTERNAL, "Invalid model predict output")
+    if isinstance(error, PredictionException):
+        status = error.error_code if isinstance(error.error_code, int) and 400 <= error.error_code <= 599 else 500
+        return refusal(status, INTERNAL, str(error.message) if alone else "Prediction failed")
+    return refusal(500, INTERNAL, "Prediction failed")
 
 
 def _same(path: str, folder: str) -> bool:

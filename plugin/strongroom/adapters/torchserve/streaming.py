@@ -4,8 +4,9 @@
 deprecated copy of it stands in another module. Handlers bind either name when they are imported, so both
 are replaced before that. The replacement finds the running batch by its context.
 
-Over gRPC nothing is sent midway: TorchServe 0.12 loses a worker for good when a unary call is answered with
-a stream, and a worker cannot tell the two calls apart. There the whole answer goes out as one message.
+Over gRPC nothing is sent midway unless the configuration says so: TorchServe 0.12 loses a worker for good when
+a unary call is answered with a stream, and a worker cannot tell the two calls apart. There the whole answer
+goes out as one message.
 """
 
 from __future__ import annotations
