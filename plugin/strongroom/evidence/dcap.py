@@ -107,6 +107,20 @@ def verify_quote(
     return Verified(quote, pck, tcb, genuine)
 
 
+def verify_collateral(
+    octets: bytes, *, root: Certificate, now: datetime, checks: Checklist, name: str
+) -> tuple[TcbInfo, QeIdentity] | None:
+    """Judge a collateral document alone, where there is no quote yet: chains, CRLs, signatures, dates.
+
+    None where a signature or chain failed; what failed is in `checks`. Raises `EvidenceMalformed`.
+    """
+    document = _collateral(octets, checks, name)
+    if document is None:
+        return None
+    information, identity = _signed_texts(document, None, root, now, checks, name)
+    return (information, identity) if information is not None and identity is not None else None
+
+
 # -- the quote -----------------------------------------------------------------
 
 

@@ -76,6 +76,27 @@ def can_be_revoked(certificate: x509.Certificate) -> bool:
     return False
 
 
+def responder_of(certificate: x509.Certificate) -> str | None:
+    """The address of the certificate's OCSP responder, or None."""
+    for each in certificate.extensions:
+        if isinstance(each.value, x509.AuthorityInformationAccess):
+            for access in each.value:
+                if access.access_method == AuthorityInformationAccessOID.OCSP and isinstance(
+                    access.access_location, x509.UniformResourceIdentifier
+                ):
+                    return access.access_location.value
+    return None
+
+
+def ocsp_question(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
+    """A DER request for one certificate's status (RFC 6960 section 4.1).
+
+    Without a nonce, so that answers can be kept; SHA-1 only names the issuer.
+    """
+    builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, hashes.SHA1())  # noqa: S303
+    return builder.build().public_bytes(Encoding.DER)
+
+
 def check_status(
     path: Sequence[x509.Certificate],
     lists: Lists,
@@ -93,11 +114,11 @@ def check_status(
     revoked, missing, looked_up = [], [], 0
     good = True
     for certificate, issuer in pairwise(path):
-        answers = [each for each in lists.responses if _speaks_of(each, certificate, issuer)]
+        answers = [each for each in lists.responses if speaks_of(each, certificate, issuer)]
         own = [each for each in lists.crls if each.issuer == issuer.subject]
         answered = False
         for answer in answers:
-            if not _answer_holds(answer, issuer, now, checks, name):
+            if not answer_holds(answer, issuer, now, checks, name):
                 good = False
                 continue
             answered = True
@@ -125,7 +146,7 @@ def check_status(
     ) and good  # fmt: skip
 
 
-def _speaks_of(answer: ocsp.OCSPResponse, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def speaks_of(answer: ocsp.OCSPResponse, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether a response names this serial number of this issuer (by name and key digest)."""
     if answer.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
         return False
@@ -156,9 +177,10 @@ def _key_bits(certificate: x509.Certificate) -> bytes:
     return b""
 
 
-def _answer_holds(
+def answer_holds(
     answer: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime, checks: Checklist, name: str
 ) -> bool:
+    """Whether an answer is the issuer's or its responder's, and fresh; what it says is another question."""
     trouble = _signature_trouble(answer, issuer, now)
     ours = checks.that(
         not trouble, f"{name}.ocsp", Word.REVOCATION,

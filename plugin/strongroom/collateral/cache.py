@@ -1,0 +1,163 @@
+"""The endorsement cache: what was fetched once is used until its signer says it is old.
+
+An instance is what brokers and clients take as ``endorsements``: called with evidence, it answers with the
+endorsements that the evidence's verifier will ask for. Everything is judged before it is kept and whenever it is
+read (`trial`), and nothing is used past its nextUpdate. Something older than `refresh_after` is asked for anew while a
+source answers, and used while it is valid when none does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from strongroom.collateral.sources import Source
+from strongroom.collateral.store import Entry, Store
+from strongroom.collateral.trial import Trusted, judge_endorsement
+from strongroom.collateral.wanted import Wanted, status_of_rim, wanted_for
+from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
+from strongroom.evidence.types import Endorsements, Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One endorsement that holds now."""
+
+    entry: Entry
+    expires: datetime
+    source: str
+    """Where it came from this time: a source's name, or ``store``."""
+
+
+class EndorsementCache:
+    """A store with sources behind it; may be used from many threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        sources: Iterable[Source],
+        *,
+        trusted: Trusted | None = None,
+        refresh_after: timedelta = timedelta(hours=24),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.store = store
+        self._sources = tuple(sources)
+        self._trusted = trusted or Trusted()
+        self._refresh_after = refresh_after
+        self._clock = clock
+        self._writing = threading.Lock()
+
+    def __call__(self, evidence: Evidence) -> Endorsements:
+        """What this evidence needs, as far as it can be had: the verifier names what is missing.
+
+        Evidence that cannot be read needs nothing; its verifier says why it cannot be read.
+        """
+        try:
+            wanted = wanted_for(evidence)
+        except EvidenceMalformed:
+            return Endorsements()
+        return Endorsements({each.entry.wanted.role: each.entry.octets for each in self._every(wanted)})
+
+    def fetch_for(self, evidence: Evidence) -> tuple[list[Kept], list[str]]:
+        """Ask the sources anew for everything that this evidence needs; also says which optional things are not had.
+
+        What can be had is kept first. Then raises `CollateralUnavailable` where something necessary is missing, and
+        before that `EvidenceMalformed` for evidence that cannot be read.
+        """
+        kept: list[Kept] = []
+        missing: list[str] = []
+        refusals: list[CollateralUnavailable] = []
+        queue = list(wanted_for(evidence))
+        while queue:
+            wanted = queue.pop(0)
+            try:
+                kept.append(self.obtain(wanted, anew=True))
+            except CollateralUnavailable as error:
+                (missing.append(str(error)) if wanted.optional else refusals.append(error))
+                continue
+            if wanted.kind == "rim":
+                queue += status_of_rim(kept[-1].entry.octets)
+        if refusals:
+            raise CollateralUnavailable("; ".join(map(str, refusals)), hint=refusals[0].hint)
+        return kept, missing
+
+    def _every(self, wanted: Iterable[Wanted]) -> list[Kept]:
+        found: list[Kept] = []
+        for each in wanted:
+            try:
+                kept = self.obtain(each)
+                found.append(kept)
+                if each.kind == "rim":
+                    found += self._every(status_of_rim(kept.entry.octets))
+            except CollateralUnavailable:
+                continue  # the verifier's refusal is the better message: it says which check wants it
+        return found
+
+    def obtain(self, wanted: Wanted, *, anew: bool = False) -> Kept:
+        """One endorsement that holds now; raises `CollateralUnavailable` with what every place said."""
+        now = self._clock()
+        stored = None if anew else self._stored(wanted, now)
+        if stored is not None and now - stored.entry.fetched <= self._refresh_after:
+            return stored
+        trouble = []
+        for source in self._sources:
+            try:
+                octets = source.fetch(wanted)
+                if octets is None:
+                    continue
+                expires = judge_endorsement(wanted, octets, now, self._trusted)
+            except (CollateralUnavailable, MalformedInput) as error:
+                trouble.append(f"{source.name}: {error}")
+                continue
+            entry = Entry(wanted, now.replace(microsecond=0), octets)
+            with self._writing:
+                self.store.put(entry)
+            return Kept(entry, expires, source.name)
+        if stored is not None:
+            return stored
+        raise CollateralUnavailable(
+            f"{wanted.name} cannot be had: " + ("; ".join(trouble) or "no source has it"),
+            hint="open the network to the vendor's service, or bring a bundle: strongroom collateral bundle",
+        )
+
+    def _stored(self, wanted: Wanted, now: datetime) -> Kept | None:
+        entry = self.store.get(wanted.name)
+        if entry is None:
+            return None
+        # Name, role and context are the caller's: of the file only the octets are used.
+        entry = Entry(wanted, entry.fetched, entry.octets)
+        try:
+            expires = judge_endorsement(wanted, entry.octets, now, self._trusted)
+        except CollateralUnavailable:
+            return None
+        return Kept(entry, expires, "store") if now <= expires and entry.fetched <= now else None
+
+    def take_in(self, entries: Iterable[Entry]) -> tuple[list[Kept], list[str]]:
+        """Judge entries of a bundle and keep those that hold; also says what is wrong with the others."""
+        now, kept, refused = self._clock(), [], []
+        for entry in entries:
+            try:
+                expires = judge_endorsement(entry.wanted, entry.octets, now, self._trusted)
+            except CollateralUnavailable as error:
+                refused.append(str(error))
+                continue
+            with self._writing:
+                self.store.put(entry)
+            kept.append(Kept(entry, expires, "bundle"))
+        return kept, refused
+
+    def show(self) -> list[tuple[Entry, datetime | None, str]]:
+        """Every entry of the store with its expiry, or with what is wrong with it."""
+        now, found = self._clock(), []
+        for entry in self.store:
+            expires: datetime | None = None
+            trouble = ""
+            try:
+                expires = judge_endorsement(entry.wanted, entry.octets, now, self._trusted)
+            except CollateralUnavailable as error:
+                trouble = str(error)
+            found.append((entry, expires, trouble))
+        return found

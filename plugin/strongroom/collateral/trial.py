@@ -1,0 +1,132 @@
+"""Judge one endorsement on its own: is it what its name says, signed by its vendor, and valid now?
+
+Run before anything is kept and again whenever something is read from a store, a folder or a bundle, so
+that whoever can write to a disk gains nothing. What evidence makes of an endorsement is the verifier's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography.x509 import Certificate
+
+from strongroom.collateral.wanted import Wanted
+from strongroom.encoding import Fields, parse_json
+from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
+from strongroom.evidence.certificates import check_crl, parse_certificate, parse_crl
+from strongroom.evidence.dcap import verify_collateral
+from strongroom.evidence.dcap_collateral import Collateral
+from strongroom.evidence.revocation import Lists, answer_holds, speaks_of
+from strongroom.evidence.roots import root
+from strongroom.evidence.snp_certificate import Issuers, SnpCertificate, amd_issuers
+from strongroom.evidence.types import Checklist
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """Whose signatures count: the package's pinned roots, unless tests hand in others."""
+
+    intel: Certificate | None = None
+    nvidia_rim: Certificate | None = None
+    amd: Issuers = field(default=amd_issuers)
+
+    @property
+    def intel_root(self) -> Certificate:
+        """Intel SGX Root CA."""
+        return self.intel or root("intel_sgx_root_ca.der")
+
+
+def judge_endorsement(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted) -> datetime:
+    """Until when this endorsement may be used; raises `CollateralUnavailable` that says what is wrong with it."""
+    checks = Checklist()
+    try:
+        judge = {"dcap": _dcap, "vcek": _vcek, "amd-crl": _amd_crl, "rim": _rim, "ocsp": _ocsp}.get(wanted.kind)
+        if judge is None:
+            raise MalformedInput(f"a {wanted.kind} is not an endorsement that is known here")
+        expires = judge(wanted, octets, now, trusted, checks)
+    except (EvidenceMalformed, MalformedInput) as error:
+        raise CollateralUnavailable(f"{wanted.name}: {error}", hint="fetch it again, or look at its source") from error
+    failed = checks.failed
+    if failed or not checks.all:
+        said = "; ".join(f"{each.name}: expected {each.expected}, found {each.found}" for each in failed[:2])
+        hint = next((each.hint for each in failed if each.hint), "")
+        raise CollateralUnavailable(f"{wanted.name} is refused: {said or 'nothing could be checked'}", hint=hint)
+    return expires
+
+
+def _same(found: object, asked: object, what: str) -> None:
+    if found != asked:
+        raise MalformedInput(f"it is for {what} {found}, not {asked}")
+
+
+def _dcap(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks: Checklist) -> datetime:
+    tee, fmspc, authority = wanted.words
+    judged = verify_collateral(octets, root=trusted.intel_root, now=now, checks=checks, name="collateral")
+    if judged is None:
+        return now
+    information, identity = judged
+    document = Collateral.parse(octets)
+    _same(information.id.lower(), tee, "TEE")
+    _same(information.fmspc.hex().upper(), fmspc, "FMSPC")
+    lists = [parse_crl(each, what="CRL") for each in (document.root_ca_crl, document.pck_crl)]
+    _same("processor" if "Processor" in lists[1].issuer.rfc4514_string() else "platform", authority, "PCK CA")
+    ends = [each.next_update_utc for each in lists]
+    return min([information.next_update, identity.next_update, *(end for end in ends if end is not None)])
+
+
+def _vcek(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks: Checklist) -> datetime:
+    product, chip, tcb = wanted.words
+    found = SnpCertificate.parse(octets, kind="VCEK")
+    found.verify(kind="VCEK", issuers=trusted.amd, now=now, checks=checks, require_revocation=False)
+    _same(found.product, product, "product")
+    _same((found.hwid or b"").hex(), chip, "chip")
+    fmc = [found.tcb.fmc] if product == "Turin" else []
+    parts = [found.tcb.bootloader, found.tcb.tee, found.tcb.snp, found.tcb.microcode, *fmc]
+    _same(".".join(map(str, parts)), tcb, "TCB")
+    return found.certificate.not_valid_after_utc
+
+
+def _amd_crl(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks: Checklist) -> datetime:
+    kind, product = wanted.words
+    crl = parse_crl(octets, what="AMD CRL")
+    check_crl(crl, issuer=trusted.amd(product, kind.upper())[1], now=now, checks=checks, name="amd-crl")
+    return crl.next_update_utc or now
+
+
+def _rim(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks: Checklist) -> datetime:
+    from strongroom.evidence.nvidia import NvidiaVerifier
+    from strongroom.evidence.nvidia_rim import Rim, SignedRim
+    from strongroom.evidence.types import Endorsements
+
+    verifier = NvidiaVerifier(rim_root=trusted.nvidia_rim)
+    policy = verifier.policy(Fields({}, where="nvidia"))
+    verifier.verify_endorsements(Endorsements({"driver_rim": octets}), now, policy, checks)
+    signed = SignedRim.parse(octets)
+    if checks.failed or signed is None:
+        return now
+    version = Rim.parse(signed.content).version
+    ending = version if "_DRIVER_" in wanted.name else version.replace(".", "")
+    if not wanted.words[0].upper().endswith("_" + ending.upper()):
+        raise MalformedInput(f"it is for version {version}")
+    return min(each.not_valid_after_utc for each in signed.chain)
+
+
+def _ocsp(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks: Checklist) -> datetime:
+    if len(wanted.context) != 2:
+        raise MalformedInput("an OCSP answer needs its certificate and issuer beside it")
+    certificate, issuer = (parse_certificate(each, what="certificate") for each in wanted.context)
+    answer = Lists.parse({"ocsp": octets}).responses[0]
+    if not speaks_of(answer, certificate, issuer):
+        raise MalformedInput("it is not an answer about this certificate")
+    answer_holds(answer, issuer, now, checks, "ocsp")  # also one that says "revoked" is kept, for verifiers to see
+    return answer.next_update_utc or now
+
+
+def read_rim_answer(octets: bytes) -> bytes:
+    """The XML inside the RIM service's JSON answer, or the octets themselves where they are XML already."""
+    if octets.lstrip()[:1] != b"{":
+        return octets
+    from strongroom.encoding import unb64
+
+    return unb64(str(Fields(parse_json(octets, where="RIM service"), where="RIM service").value("rim")), where="RIM")

@@ -1,0 +1,65 @@
+"""`strongroom collateral` as people run it: real evidence, a folder of real vendor files, no network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from strongroom.encoding import b64
+
+
+def run(*arguments, store: Path):
+    command = [sys.executable, "-m", "strongroom.cli", "collateral", *map(str, arguments), "--store", str(store)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def switch(shared_evidence, tmp_path) -> tuple[Path, Path]:
+    """A real NVSwitch's evidence as a file, and a folder with its real RIM (valid into 2027)."""
+    if datetime.now(UTC) > datetime(2027, 11, 1, tzinfo=UTC):
+        pytest.skip("SKIPPED LOUDLY: the captured RIM has expired by this machine's clock")
+    folder = shared_evidence / "nvidia" / "ls10-nvswitch"
+    device = {"arch": "LS10", "uuid": "", "evidence": b64((folder / "evidence.bin").read_bytes()),
+              "certificate": b64((folder / "cert_chain.pem").read_bytes())}  # fmt: skip
+    evidence = tmp_path / "switch.json"
+    evidence.write_text(json.dumps({"tee": "nvidia", "evidence": {"device_evidence_list": [device]}}))
+    rims = tmp_path / "files" / "rim"
+    rims.mkdir(parents=True)
+    (rims / "NV_SWITCH_BIOS_5612_0002_890_9610550001.xml").write_bytes((folder / "rim.xml").read_bytes())
+    return evidence, tmp_path / "files"
+
+
+def test_fetch_bundle_import_and_show_tell_one_story(switch, tmp_path):
+    evidence, files = switch
+    fetched = run("fetch", evidence, "--offline", "--folder", files, store=tmp_path / "store")
+    assert fetched.returncode == 0, fetched.stderr
+    assert "rim/NV_SWITCH_BIOS_5612_0002_890_9610550001  until 2027-11-02" in fetched.stdout
+    assert "only needed where a policy demands revocation status" in fetched.stderr
+    bundle = tmp_path / "all.json"
+    assert "1 endorsements written, 0 left out" in run("bundle", bundle, store=tmp_path / "store").stdout
+    assert "1 endorsements taken in" in run("bundle", bundle, "--import", store=tmp_path / "air-gapped").stdout
+    shown = run("show", "--json", store=tmp_path / "air-gapped")
+    [row] = json.loads(shown.stdout)
+    assert row["until"].startswith("2027-11-02") and row["trouble"] == ""
+
+
+def test_what_cannot_be_had_is_an_error_with_a_next_step(switch, tmp_path):
+    evidence, _ = switch
+    refused = run("fetch", evidence, "--offline", store=tmp_path / "store")
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "strongroom: hint:" in refused.stderr and "bundle" in refused.stderr
+
+
+def test_stale_collateral_is_refused_by_its_date(shared_evidence, tmp_path):
+    case = shared_evidence / "tdx" / "v4-b0c06f-uptodate"
+    path = tmp_path / "files" / "dcap" / "tdx" / "B0C06F000000" / "platform.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes((case / "collateral.json").read_bytes())
+    refused = run("fetch", case / "quote.bin", "--offline", "--folder", tmp_path / "files", store=tmp_path / "store")
+    assert refused.returncode == 1
+    assert "2025-07-19" in refused.stderr
