@@ -26,6 +26,7 @@ from strongroom.evidence.door import at_the_door
 from strongroom.evidence.judge import Submodule, Verdict, serialise_claims
 from strongroom.evidence.jws import LONGEST_TOKEN, CompactJws, PublicKey, parse_jwks
 from strongroom.evidence.revocation import Lists, check_status
+from strongroom.evidence.trustee_names import merged
 from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Provenance, Word
 
 TEE = "ear"
@@ -97,7 +98,8 @@ def ear_claims(
                 "runtime_data_claims": dict(runtime_data_claims if own else device_runtime_data_claims or {}),
                 "init_data": init_data if own else None,
                 "init_data_claims": init_data_claims if own else None,
-                each.claims.tee: {claim: stated["value"] for claim, stated in claims.items()} or {"present": True},
+                each.claims.tee: merged({claim: stated["value"] for claim, stated in claims.items()}, each.claims)
+                or {"present": True},
                 "provenance": {claim: stated["provenance"] for claim, stated in claims.items()},
             },
         }
