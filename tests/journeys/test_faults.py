@@ -138,6 +138,26 @@ def test_after_all_that_no_plaintext_is_left_anywhere(guarded, digits):
     planted.unlink()
 
 
+def test_each_process_killed_once_while_the_model_loads_comes_back(digits):
+    stage = Stage.make()
+    try:
+        stage.make_author()
+        stage.start_broker()
+        stage.seal(digits.archive)
+        stage.start_server()
+        for word in ("strongroom.cli keeper", "serve.ModelServer", "model_service_worker.py"):
+            deadline = time.monotonic() + 60
+            while not (found := processes(stage, word)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert found, f"{word} never started\n{stage.log_tail()}"
+            found[0].kill()
+        assert until_it_answers(stage, connect(stage), digits.held_back[0]).status_code == 200
+        found, _, _ = hits(stage.host_places(), Story._secrets(digits))
+        assert found == []
+    finally:
+        stage.close()
+
+
 def test_killed_at_load_the_launcher_takes_everything_along(digits):
     stages = sealed_stage(digits)
     stage = next(stages)

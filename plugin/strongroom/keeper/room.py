@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from strongroom.archive.unseal import OpenedArchive
+from strongroom.keeper.mapping import written
 
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -46,7 +46,7 @@ class OpenRoom:
                     descriptor = os.memfd_create("strongroom", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
                     descriptors.append(descriptor)
                     files.append(MemoryFile(member.name, member.size, descriptor))
-                    targets[member] = mappings.enter_context(_mapped(descriptor, member.size))
+                    targets[member] = mappings.enter_context(written(descriptor, member.size))
                 archive.unseal(targets)
             for descriptor in descriptors:
                 fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
@@ -62,13 +62,3 @@ class OpenRoom:
             os.close(file.descriptor)
         self.files = ()
 
-
-@contextlib.contextmanager
-def _mapped(descriptor: int, size: int) -> Iterator[memoryview]:
-    """A writable view of a memory file, of exactly `size` bytes."""
-    if size == 0:
-        yield memoryview(bytearray())
-        return
-    os.ftruncate(descriptor, size)
-    with mmap.mmap(descriptor, size) as mapping, memoryview(mapping) as view:
-        yield view
