@@ -97,6 +97,8 @@ class SealedServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 64 * 1024
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -111,6 +113,7 @@ class SealedServer:
                     return
                 self.send_header("transfer-encoding", "chunked")
                 self.end_headers()
+                self.wfile.flush()
                 try:
                     for piece in answer.pieces:
                         self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))

@@ -11,6 +11,7 @@ offer, `KeyUnknown`.
 
 from __future__ import annotations
 
+import functools
 import secrets
 import struct
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from enum import Enum
 from cryptography.exceptions import InvalidTag
 
 from strongroom.channel.hpke import NONCE_SIZE, TAG_SIZE, RecipientContext, SenderContext, Suite, suite_of
-from strongroom.channel.kem import KEMS, expand, extract
+from strongroom.channel.kem import KEMS, KemPublicKey, expand, extract
 from strongroom.channel.keyset import KeyConfig
 from strongroom.errors import EncapsulationInvalid, KeyUnknown
 
@@ -112,6 +113,12 @@ class RequestHead:
         return form.request_label + b"\x00" + self.serialise()
 
 
+@functools.lru_cache(maxsize=64)
+def _public_key(kem_id: int, octets: bytes) -> KemPublicKey:
+    """Parsed once for many requests: an ML-KEM public key costs half an encapsulation to parse."""
+    return KEMS[kem_id].public_key(octets)
+
+
 def begin(config: KeyConfig, pair: tuple[int, int], form: Form, *, ephemeral: bytes | None = None) -> Sent:
     """Start a request to the key of `config` with one of its (kdf_id, aead_id) pairs: a fresh HPKE context.
 
@@ -120,7 +127,7 @@ def begin(config: KeyConfig, pair: tuple[int, int], form: Form, *, ephemeral: by
     if pair not in config.pairs:
         raise KeyUnknown(f"key {config.key_id} does not offer KDF {pair[0]:#06x} with AEAD {pair[1]:#06x}")
     head = RequestHead(config.key_id, config.kem_id, *pair)
-    public_key = KEMS[config.kem_id].public_key(config.public_key)
+    public_key = _public_key(config.kem_id, config.public_key)
     enc, context = SenderContext.setup(head.suite, public_key, head.info(form), ephemeral=ephemeral)
     return Sent(head, enc, context)
 

@@ -112,6 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection of a local program."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = 64 * 1024  # one packet for head and body, or a delayed ACK costs 40 ms
+    disable_nagle_algorithm = True
     server_version = "strongroom-proxy"
     sys_version = ""
     proxy: SealedProxy
@@ -233,6 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
+            self.wfile.flush()
             for piece in pieces:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 self.wfile.flush()
