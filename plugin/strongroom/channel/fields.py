@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from strongroom.channel.varint import varint
+from strongroom.channel.varint import read_varint, varint
 from strongroom.errors import MessageInvalid
 
 Headers = tuple[tuple[str, str], ...]
@@ -69,6 +69,29 @@ def decode_line(name: bytes, value: bytes, before: list[tuple[str, str]], *, tra
     name = name.lower()
     check_line(name, value, pseudo_allowed=not trailers and (not before or before[-1][0][0] == ":"))
     return name.decode("ascii"), value.decode("latin-1")
+
+
+def decode_section(section: bytes, limit: int, *, trailers: bool) -> list[tuple[str, str]]:
+    """Every line of a known-length field section, at most `limit`; raises `MessageInvalid`."""
+    lines: list[tuple[str, str]] = []
+    at, end = 0, len(section)
+    while at < end:
+        parts = []
+        for _ in range(2):
+            size = section[at] if at < end else 64
+            if size < 64:  # nearly always: one byte of length
+                at += 1
+            else:
+                read = read_varint(section, at)
+                size, at = read if read is not None else (end, end + 1)
+            parts.append(section[at : at + size])
+            at += size
+            if at > end:
+                raise MessageInvalid("a field line runs over the end of its section")
+        if len(lines) == limit:
+            raise MessageInvalid(f"more than {limit} field lines", status=431)
+        lines.append(decode_line(parts[0], parts[1], lines, trailers=trailers))
+    return lines
 
 
 def encode_lines(headers: Headers, *, trailers: bool = False) -> bytes:

@@ -79,7 +79,7 @@ HANDLER_FAILED = Problem(500, BLANK, "The model could not answer this request.")
 
 def response_too_large(size: int, limit: int) -> Problem:
     """An answer over the frontend's limit; both numbers are bytes, and only the client sees them."""
-    return Problem(413, BLANK, f"The sealed answer has {size} bytes; this server may send {limit} (max_response_size).")
+    return Problem(413, BLANK, f"The answer has {size} bytes; this server may send {limit} (max_response_size).")
 
 
 def outer_problem(error: ChannelError) -> Problem:
@@ -98,5 +98,7 @@ def inner_problem(error: ChannelError) -> Problem:
     if isinstance(error, DateRefused):
         return BAD_DATE
     if isinstance(error, MessageInvalid):
-        return {413: CONTENT_TOO_LARGE, 431: HEADERS_TOO_LARGE}.get(error.status, BAD_MESSAGE)
+        if error.status == 413:  # the size is the client's own, and the client alone reads this
+            return Problem(413, BLANK, f"{CONTENT_TOO_LARGE.title[:-1]}: {error} (max_request_size).")
+        return HEADERS_TOO_LARGE if error.status == 431 else BAD_MESSAGE
     return HANDLER_FAILED

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from strongroom.channel.fields import Headers, decode_control, decode_line
+from strongroom.channel.fields import Headers, decode_control, decode_line, decode_section
 from strongroom.channel.varint import read_varint
 from strongroom.errors import MessageInvalid
 
@@ -217,13 +217,8 @@ class MessageReader:
         end = at + size
         if end > len(self._buffer):
             raise _Short
-        section = bytes(self._buffer[at:end])
-        at = 0
-        while at < size:
-            line, at = _line(section, at)
-            if line is None:
-                raise MessageInvalid("a field line runs over the end of its section")
-            self._add_line(line[0], line[1], trailers=trailers)
+        if size:
+            self._lines = decode_section(bytes(self._buffer[at:end]), self._limits.lines, trailers=trailers)
         self._at = end
         return True
 
@@ -242,13 +237,10 @@ class MessageReader:
             raise _Short
         self._section += end - self._at
         self._at = end
-        self._add_line(line[0], line[1], trailers=trailers)
-        return False
-
-    def _add_line(self, name: bytes, value: bytes, *, trailers: bool) -> None:
         if len(self._lines) >= self._limits.lines:
             raise MessageInvalid(f"more than {self._limits.lines} field lines", status=431)
-        self._lines.append(decode_line(name, value, self._lines, trailers=trailers))
+        self._lines.append(decode_line(line[0], line[1], self._lines, trailers=trailers))
+        return False
 
     def _read_content_length(self) -> None:
         size, at = self._varint(self._at)
