@@ -171,3 +171,74 @@ def test_archive_seals_without_a_plaintext_copy(keyed, sources, tmp_path):
     assert said == "cats.mar: 4 files sealed, 2 left readable for TorchServe\n"
     assert b"w" * 64 not in (tmp_path / "cats.mar").read_bytes()
     keyed("verify", "cats.mar", "--author", "author.pub", "--key", "cats.modelkey")
+
+
+PLUGIN = '''
+"""A recipient that hides a key under a word, and a signer that keeps its key to itself. For tests."""
+
+import hashlib
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.exceptions import InvalidTag
+from strongroom.errors import NoRecipient
+from strongroom.hookspecs import RecipientOffer, SignerOffer, hookimpl
+from strongroom.keys import ModelKey
+
+
+class Word:
+    def __init__(self, text):
+        self.key = hashlib.sha256(text.encode()).digest()
+
+    def wrap(self, model_key, context):
+        return AESGCM(self.key).encrypt(bytes(12), model_key.reveal(), context)
+
+    def unwrap(self, wrapped, context):
+        try:
+            return ModelKey(AESGCM(self.key).decrypt(bytes(12), wrapped, context))
+        except InvalidTag as error:
+            raise NoRecipient("not mine") from error
+
+
+class Card:
+    def __init__(self, text):
+        self.key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(text.encode()).digest())
+
+    def public_keys(self):
+        return self.key.public_key().public_bytes_raw()
+
+    def sign(self, message):
+        return self.key.sign(message)
+
+
+@hookimpl
+def strongroom_recipients():
+    return [RecipientOffer("word", Word)]
+
+
+@hookimpl
+def strongroom_signers():
+    return [SignerOffer("card", Card)]
+'''
+
+
+def test_a_plugin_brings_recipients_and_signers(keyed, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    (site / "words-1.0.dist-info").mkdir(parents=True)
+    (site / "words.py").write_text(PLUGIN)
+    (site / "words-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: words\nVersion: 1.0\n")
+    (site / "words-1.0.dist-info/entry_points.txt").write_text("[strongroom]\nwords = words\n")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    plugin = ("--plugin", "words")
+    keyed("seal", "tiny.mar", "--author", "card:7", "--recipient", "word:open", "-o", "s.mar", *plugin)
+    author = json.loads(keyed("inspect", "s.mar", "--json").stdout)
+    assert author["recipients"] == ["provider word"]
+
+    from strongroom.archive.unseal import SealedArchive
+
+    with SealedArchive.open(tmp_path / "s.mar") as archive:
+        archive.header.author.save(tmp_path / "card.pub")
+    keyed("verify", "s.mar", "--author", "card.pub", "--identity", "word:open", *plugin)
+    keyed("verify", "s.mar", "--author", "card.pub", "--identity", "word:shut", *plugin, status=1)
+    # Without being named the plugin is not loaded.
+    keyed("verify", "s.mar", "--author", "card.pub", "--identity", "word:open", status=1)

@@ -31,7 +31,7 @@ def archive(
     model_name: Annotated[str, typer.Option("--model-name", help="the model's name, and the archive's")],
     version: Annotated[str, typer.Option("-v", "--version", help="the model's version, as the server shows it")],
     handler: Annotated[str, typer.Option("--handler", help="a handler's file, or the name of a built-in one")],
-    author: Annotated[Path, typer.Option("--author", metavar="KEY", help="the private key that signs it")],
+    author: Annotated[str, typer.Option("--author", metavar="KEY", help="the private key that signs it")],
     serialized_file: Annotated[str | None, typer.Option(help="weights or a scripted model")] = None,
     model_file: Annotated[str | None, typer.Option(help="the file with the model's class")] = None,
     extra_files: Annotated[
@@ -55,11 +55,12 @@ def archive(
     key_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the key to a file instead of a broker")
     ] = None,
-    recipient: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="who opens it without a broker")] = None,
+    recipient: Annotated[list[str] | None, typer.Option(metavar="FILE", help="who opens it without a broker")] = None,
     tenant: Annotated[str, typer.Option(help="who owns it, in the key's path at the broker")] = "default",
     lineage: Annotated[str | None, typer.Option(help="default: the model's name")] = None,
     lineage_version: Annotated[int, typer.Option(min=1, help="version within the lineage, for refusing old ones")] = 1,
     allow_requirements: Annotated[bool, typer.Option("--allow-requirements", help="seal requirements along")] = False,
+    plugin: Annotated[list[str] | None, typer.Option(metavar="NAME", help="load this plugin; may be repeated")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print digest, resource and sizes as JSON")] = False,
 ) -> None:
     """Package a model as torch-model-archiver does, sealed, without its plaintext staging folder.
@@ -67,10 +68,8 @@ def archive(
     Example: `strongroom archive --model-name cats -v 1.0 --handler image_classifier
     --serialized-file cats.pt --author author.key --key-out cats.modelkey`
     """
-    from strongroom.archive.recipients import Recipient
     from strongroom.archive.seal import Terms, seal_source
-    from strongroom.archive.signature import AuthorKey
-    from strongroom.cli.sealing import holder, progress_bar, report
+    from strongroom.cli import sealing
     from strongroom.errors import ConfigurationInvalid
 
     if archive_format not in {"default", "zip-store", "no-archive"}:
@@ -82,21 +81,21 @@ def archive(
     source = gather(
         model_name, version, handler, serialized_file, model_file, extra_files, runtime, requirements_file, config_file
     )
-    keep = holder(broker, admin_key, key_out, ca=broker_ca, others=bool(recipient))
-    with progress_bar("sealing", quiet=as_json) as progress:
+    keep = sealing.holder(broker, admin_key, key_out, ca=broker_ca, others=bool(recipient))
+    with sealing.progress_bar("sealing", quiet=as_json) as progress:
         sealed = seal_source(
             source,
             output,
-            author=AuthorKey.load(author),
+            author=sealing.signer(author, plugin or ()),
             terms=Terms(tenant=tenant, lineage=lineage, version=lineage_version),
             form="directory" if directory else "file",
-            recipients=[Recipient.load(each) for each in recipient or ()],
+            recipients=[sealing.recipient(each, plugin or ()) for each in recipient or ()],
             allow_requirements=allow_requirements,
             overwrite=force,
             progress=progress,
             before_publish=keep,
         )
-    report(sealed, as_json=as_json)
+    sealing.report(sealed, as_json=as_json)
 
 
 def gather(

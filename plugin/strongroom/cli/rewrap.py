@@ -16,17 +16,18 @@ def register(app: typer.Typer) -> None:
 def rewrap(
     path: Annotated[Path, typer.Argument(metavar="SEALED.mar", help="a sealed archive of either form")],
     identity: Annotated[
-        Path | None, typer.Option("--identity", metavar="FILE", help="an identity that opens it now")
+        str | None, typer.Option("--identity", metavar="FILE", help="an identity that opens it now")
     ] = None,
     key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="its model key, instead")] = None,
     passphrase: Annotated[bool, typer.Option("--passphrase", help="a passphrase opens it now; asks for it")] = False,
-    add: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="recipient to add; may be repeated")] = None,
+    add: Annotated[list[str] | None, typer.Option(metavar="FILE", help="recipient to add; may be repeated")] = None,
     add_passphrase: Annotated[bool, typer.Option("--add-passphrase", help="ask for a passphrase to add")] = False,
     remove: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="recipient to remove; may be repeated")
     ] = None,
     remove_passphrases: Annotated[bool, typer.Option("--remove-passphrases", help="remove all passphrases")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="remove all present recipients")] = False,
+    plugin: Annotated[list[str] | None, typer.Option(metavar="NAME", help="load this plugin; may be repeated")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the new recipients as JSON")] = False,
 ) -> None:
     """Add, remove or replace recipients; neither payload nor signature is touched.
@@ -37,10 +38,10 @@ def rewrap(
     import json
 
     from strongroom.archive.modelkey import load_model_key
-    from strongroom.archive.recipients import KeyIdentity, Recipient, kind_name, recipient_id
+    from strongroom.archive.recipients import Recipient, kind_name, recipient_id
     from strongroom.archive.rewrap import rewrap_archive
     from strongroom.archive.slots import PASSPHRASE, Slot
-    from strongroom.cli.sealing import ask_passphrase
+    from strongroom.cli import sealing
     from strongroom.keys import ArchiveDigest
 
     leaving = [Recipient.load(each) for each in remove or ()]
@@ -49,14 +50,14 @@ def rewrap(
         named = any(slot.recipient == recipient_id(each.kind, digest, each.public) for each in leaving)
         return replace or named or (remove_passphrases and slot.kind == PASSPHRASE)
 
-    identities = [KeyIdentity.load(identity)] if identity is not None else []
+    identities = [sealing.identity(identity, plugin or ())] if identity is not None else []
     slots = rewrap_archive(
         path,
         key=None if key is None else load_model_key(key),
-        identities=[*identities, *([ask_passphrase(confirm=False)] if passphrase else [])],
+        identities=[*identities, *([sealing.ask_passphrase(confirm=False)] if passphrase else [])],
         add=[
-            *(Recipient.load(each) for each in add or ()),
-            *([ask_passphrase(confirm=True)] if add_passphrase else []),
+            *(sealing.recipient(each, plugin or ()) for each in add or ()),
+            *([sealing.ask_passphrase(confirm=True)] if add_passphrase else []),
         ],
         drop=drop,
     )

@@ -20,7 +20,7 @@ def seal(
     source: Annotated[
         Path, typer.Argument(metavar="MODEL.mar", help="an ordinary archive (zip, tar.gz) or model folder")
     ],
-    author: Annotated[Path, typer.Option("--author", metavar="KEY", help="the private key that signs it")],
+    author: Annotated[str, typer.Option("--author", metavar="KEY", help="the private key that signs it")],
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="SEALED.mar")] = None,
     broker: Annotated[str | None, typer.Option(metavar="URL", help="the key broker that will hold its key")] = None,
     admin_key: Annotated[Path | None, typer.Option(metavar="FILE", help="who may register keys at the broker")] = None,
@@ -32,7 +32,7 @@ def seal(
         Path | None, typer.Option(metavar="FILE", help="write the key to a file instead of a broker")
     ] = None,
     recipient: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="who opens it without a broker; may be repeated")
+        list[str] | None, typer.Option(metavar="FILE", help="who opens it without a broker; may be repeated")
     ] = None,
     passphrase: Annotated[bool, typer.Option("--passphrase", help="ask for a passphrase that opens it too")] = False,
     tenant: Annotated[str, typer.Option(help="who owns it, in the key's path at the broker")] = "default",
@@ -54,6 +54,7 @@ def seal(
         bool, typer.Option("--allow-requirements", help="seal requirements.txt along; nobody installs it")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="replace the output if it exists")] = False,
+    plugin: Annotated[list[str] | None, typer.Option(metavar="NAME", help="load this plugin; may be repeated")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print digest, resource and sizes as JSON")] = False,
 ) -> None:
     """Encrypt and sign an archive; stock TorchServe still registers it.
@@ -61,28 +62,25 @@ def seal(
     Example: `strongroom seal resnet.mar --author author.key --broker https://keys.example
     --admin-key admin.key`
     """
-    from strongroom.archive.recipients import Recipient
     from strongroom.archive.seal import seal_archive
-    from strongroom.archive.signature import AuthorKey
-    from strongroom.cli.sealing import ask_passphrase, holder, moment, progress_bar, report, spki
+    from strongroom.cli import sealing
 
     output = output or source.with_name(source.name.removesuffix(".mar") + ("" if directory else ".sealed.mar"))
-    keep = holder(broker, admin_key, key_out, lease_s=lease, ca=broker_ca, others=bool(recipient) or passphrase)
-    wraps = [Recipient.load(each) for each in recipient or ()]
-    phrase = [ask_passphrase(confirm=True)] if passphrase else []
-    signer = AuthorKey.load(author)
-    with progress_bar("sealing", quiet=as_json) as progress:
+    keep = sealing.holder(broker, admin_key, key_out, lease_s=lease, ca=broker_ca, others=bool(recipient) or passphrase)
+    wraps = [sealing.recipient(each, plugin or ()) for each in recipient or ()]
+    phrase = [sealing.ask_passphrase(confirm=True)] if passphrase else []
+    with sealing.progress_bar("sealing", quiet=as_json) as progress:
         sealed: Sealed = seal_archive(
             source,
             output,
-            author=signer,
+            author=sealing.signer(author, plugin or ()),
             tenant=tenant,
             lineage=lineage,
             version=version,
-            expiry=moment(expires),
+            expiry=sealing.moment(expires),
             lease_required=lease_required,
             owner=owner,
-            broker_key=spki(broker_key),
+            broker_key=sealing.spki(broker_key),
             form="directory" if directory else "file",
             recipients=[*wraps, *phrase],
             padding=padding,
@@ -91,4 +89,4 @@ def seal(
             progress=progress,
             before_publish=keep,
         )
-    report(sealed, as_json=as_json)
+    sealing.report(sealed, as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,10 @@ from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
 
 if TYPE_CHECKING:
     from strongroom.archive.passphrase import Passphrase
+    from strongroom.archive.provider import ProviderRecipient
+    from strongroom.archive.recipients import KeyIdentity, Recipient
+    from strongroom.archive.signature import Signer
+    from strongroom.plugins import Plugins
 
 
 def holder(
@@ -52,6 +56,7 @@ def holder(
                 sealed.digest,
                 sealed.key,
                 version=sealed.core.version,
+                author=sealed.core.author,
                 lease_s=lease_s,
                 ca=ca,
             )
@@ -71,6 +76,44 @@ def ask_passphrase(*, confirm: bool) -> Passphrase:
     if confirm and getpass.getpass("again: ") != first:
         raise ConfigurationInvalid("the two passphrases differ", hint="try again")
     return Passphrase(first)
+
+
+def signer(text: str, plugins: Iterable[str] = ()) -> Signer:
+    """An author: a private key file, or ``scheme:…`` of a named plugin."""
+    from strongroom.archive.provider import ProviderSigner
+    from strongroom.archive.signature import AuthorKey
+
+    scheme, separator, _ = text.partition(":")
+    offers = _plugins(plugins).signers() if separator and plugins else {}
+    return ProviderSigner(offers[scheme].open(text)) if scheme in offers else AuthorKey.load(text)
+
+
+def recipient(text: str, plugins: Iterable[str] = ()) -> Recipient | ProviderRecipient:
+    """Somebody to wrap the key for: a recipient file, or ``scheme:…`` of a named plugin."""
+    from strongroom.archive.recipients import Recipient
+
+    return _provider(text, plugins) or Recipient.load(text)
+
+
+def identity(text: str, plugins: Iterable[str] = ()) -> KeyIdentity | ProviderRecipient:
+    """Somebody who opens a slot: an identity file, or ``scheme:…`` of a named plugin."""
+    from strongroom.archive.recipients import KeyIdentity
+
+    return _provider(text, plugins) or KeyIdentity.load(text)
+
+
+def _provider(text: str, plugins: Iterable[str]) -> ProviderRecipient | None:
+    from strongroom.archive.provider import ProviderRecipient
+
+    scheme, separator, _ = text.partition(":")
+    offers = _plugins(plugins).recipients() if separator and plugins else {}
+    return ProviderRecipient(scheme, offers[scheme].parse(text)) if scheme in offers else None
+
+
+def _plugins(names: Iterable[str]) -> Plugins:
+    from strongroom.plugins import Plugins
+
+    return Plugins.load(names)
 
 
 def moment(text: str | None) -> datetime | None:

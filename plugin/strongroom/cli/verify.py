@@ -19,8 +19,9 @@ def verify(
     demand: Annotated[str | None, typer.Option(metavar="KIND", help="refuse less than ed25519 or hybrid")] = None,
     key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="also open it with this model key")] = None,
     identity: Annotated[
-        Path | None, typer.Option("--identity", metavar="FILE", help="also open it with this identity")
+        str | None, typer.Option("--identity", metavar="FILE", help="also open it with this identity")
     ] = None,
+    plugin: Annotated[list[str] | None, typer.Option(metavar="NAME", help="load this plugin; may be repeated")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Check an archive's author and every byte of it.
@@ -31,20 +32,19 @@ def verify(
     from datetime import UTC, datetime
 
     from strongroom.archive.modelkey import load_model_key
-    from strongroom.archive.recipients import KeyIdentity
     from strongroom.archive.signature import AuthorPublic
     from strongroom.archive.unseal import SealedArchive
-    from strongroom.cli.sealing import progress_bar
+    from strongroom.cli import sealing
 
     authors = [AuthorPublic.load(each) for each in author]
-    with SealedArchive.open(path) as archive, progress_bar("verifying", quiet=as_json) as progress:
+    with SealedArchive.open(path) as archive, sealing.progress_bar("verifying", quiet=as_json) as progress:
         verified = archive.verified(authors, now=datetime.now(UTC), demand=demand)
         verified.check_payload(progress=progress)
         opened = None
         if key is not None:
             opened = verified.unlock(load_model_key(key, of=verified.digest))
         elif identity is not None:
-            opened = verified.unlock_with([KeyIdentity.load(identity)])
+            opened = verified.unlock_with([sealing.identity(identity, plugin or ())])
         if opened is not None:
             opened.check_members(progress)
         size, digest, by = verified.core.payload_length, verified.digest, verified.author
