@@ -123,7 +123,7 @@ def test_each_policy_key_decides(good, bad, word):
 
 def test_secure_boot_off_is_refused_where_it_is_asked_for():
     off = AzureGuest(runtime={"keys": [jwk(PaperTpm())], "vm-configuration": {"secure-boot": False}})
-    assert words(off.evidence(), {"require_secure_boot": True}, guest=off) == {"measurement"}
+    assert words(off.evidence(), {"require_secure_boot": True}, guest=off) == {"policy-bits"}
     assert words(GUEST.evidence(), {"require_secure_boot": True}) == set()
 
 

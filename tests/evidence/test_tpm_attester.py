@@ -11,7 +11,7 @@ import pytest
 from doubles.software_tpm import SoftwareTpm
 from strongroom.encoding import Fields, b64, unb64
 from strongroom.errors import AttesterUnavailable, EvidenceRefused, MalformedInput
-from strongroom.evidence.tpm import TpmVerifier, activated_verifier
+from strongroom.evidence.tpm import TpmChallenge, TpmVerifier
 from strongroom.evidence.tpm_credential import Challenge, make_credential
 from strongroom.evidence.tpm_event_log import LAUNCH_PCR, LaunchEvent
 from strongroom.evidence.tpm_evidence import TpmEvidence
@@ -60,7 +60,7 @@ def activated(tpm, attester):
     challenge = Challenge.announced(attester.announce())
     attester.respond(challenge.credential.serialise())
     evidence = attester.evidence(DIGEST)
-    return activated_verifier(challenge, evidence), evidence
+    return TpmChallenge(challenge).verifier(evidence), evidence
 
 
 def by_activation(tpm, **more):
@@ -84,7 +84,7 @@ def test_json_carries_evidence_announcement_and_challenge(tpm, tmp_path):
         body = json.loads(json.dumps(dict(mine.evidence(DIGEST).body)))
     evidence = Evidence("tpm", body)
     assert TpmEvidence.parse(body).serialise() == body
-    assert appraised(evidence, by_activation(tpm), activated_verifier(challenge, evidence))[1] == set()
+    assert appraised(evidence, by_activation(tpm), TpmChallenge(challenge).verifier(evidence))[1] == set()
 
 
 def test_without_an_activation_a_policy_that_asks_for_one_refuses(tpm, tmp_path):
@@ -98,7 +98,7 @@ def test_an_answer_from_another_session_is_refused(tpm, tmp_path):
         _, evidence = activated(tpm, mine)
         other = Challenge.announced(mine.announce())
     with pytest.raises(EvidenceRefused, match="not activated"):
-        activated_verifier(other, evidence)
+        TpmChallenge(other).verifier(evidence)
 
 
 def test_an_answer_does_not_fit_another_quote(tpm, tmp_path):
@@ -108,7 +108,7 @@ def test_an_answer_does_not_fit_another_quote(tpm, tmp_path):
         answered, later = TpmEvidence.parse(mine.evidence(DIGEST).body), TpmEvidence.parse(mine.evidence(DIGEST).body)
     moved = replace(later, activation=answered.activation)
     with pytest.raises(EvidenceRefused):
-        activated_verifier(challenge, Evidence("tpm", moved.serialise()))
+        TpmChallenge(challenge).verifier(Evidence("tpm", moved.serialise()))
 
 
 def test_an_answer_is_given_once(tpm, tmp_path):

@@ -48,11 +48,19 @@ from strongroom.broker.statement import KeeperStatement
 from strongroom.broker.store import Store
 from strongroom.broker.tokens import TokenSigner, tee_key_of
 from strongroom.encoding import b64, canonical_json
-from strongroom.errors import AuditError, EvidenceRefused, MalformedInput, ProtocolMismatch, ReleaseError, StoreError
+from strongroom.errors import (
+    AuditError,
+    EvidenceMalformed,
+    EvidenceRefused,
+    MalformedInput,
+    ProtocolMismatch,
+    ReleaseError,
+    StoreError,
+)
 from strongroom.evidence.ear import ear_claims
 from strongroom.evidence.judge import Presented, Verdict, judge_composite
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import Check, Endorsements, Evidence
+from strongroom.evidence.types import ChallengingVerifier, Check, Endorsements, Evidence, SessionChallenge
 from strongroom.keys import ArchiveDigest
 from strongroom.plugins import Plugins
 
@@ -128,10 +136,30 @@ class Broker:
         if request.tee not in STOCK_TEES | OWN_TEES | set(self.plugins.verifiers()):
             raise Refused.auth("deserialize Request")
         nonce = b64(secrets.token_bytes(32))
-        # A stock client gets the empty string that a Trustee sends; only who announced itself as ours gets more.
-        announced = isinstance(request.extra_params, Mapping) and ADDITION in request.extra_params
-        extra: Any = {ADDITION: {"version": 1, "additional-evidence": [ADDITION]}} if announced else ""
-        return self.sessions.open(request, Challenge(nonce, extra))
+        extra, proof = self._additions(request)
+        session = self.sessions.open(request, Challenge(nonce, extra))
+        session.proof = proof
+        return session
+
+    def _additions(self, request: Request) -> tuple[Any, SessionChallenge | None]:
+        """(extra-params, what we challenge the attester with beside the nonce).
+
+        A stock client gets the empty string that a Trustee sends; only who announced itself as ours gets more.
+        """
+        announced = request.extra_params.get(ADDITION) if isinstance(request.extra_params, Mapping) else None
+        if not isinstance(announced, Mapping):
+            return "", None
+        own: dict[str, Any] = {"version": 1, "additional-evidence": [ADDITION]}
+        proof = None
+        if request.tee in announced and request.tee in self.plugins.verifiers():
+            verifier = self.plugins.verifiers()[request.tee]
+            if isinstance(verifier, ChallengingVerifier):
+                try:
+                    proof = verifier.challenge(announced[request.tee])
+                except (MalformedInput, EvidenceMalformed) as error:
+                    raise Refused.auth(f"no challenge can be made for this {request.tee}") from error
+                own[request.tee] = dict(proof.offer())
+        return {ADDITION: own}, proof
 
     # -- POST attest ----------------------------------------------------------------
 
@@ -169,7 +197,7 @@ class Broker:
             failed = tuple(check for check in error.checks if isinstance(check, Check) and not check.ok)
             self._refuse(entry, str(error), failed)
             raise Refused.attest(str(error), checks=error.checks) from error
-        except MalformedInput as error:
+        except (MalformedInput, EvidenceMalformed) as error:
             self._refuse(entry, str(error), ())
             raise Refused.attest(str(error)) from error
         runtime = {"nonce": attestation.nonce, "tee-pubkey": attestation.tee_key.serialise()}
@@ -199,6 +227,13 @@ class Broker:
     def _verdict(self, session: Session, attestation: Attestation, devices: tuple[Evidence, ...]) -> Verdict:
         primary = Evidence(session.request.tee, attestation.primary)
         document = primary_document(attestation.nonce, attestation.tee_key, attestation.additional)
+        verifiers = self.plugins.verifiers()
+        challenge, session.challenge_of_tee = session.challenge_of_tee, None  # one answer, right or wrong
+        if challenge is not None:
+            try:
+                verifiers = {**verifiers, session.request.tee: challenge.verifier(primary)}
+            except EvidenceMalformed as error:
+                raise MalformedInput(str(error)) from error
         return judge_composite(
             Presented(primary, self._endorsements(primary)),
             [Presented(each, self._endorsements(each)) for each in devices],
@@ -206,7 +241,7 @@ class Broker:
             device_binding=document_digest(device_document(attestation.nonce, attestation.tee_key)),
             policy=self.policies.appraisal,
             now=datetime.fromtimestamp(self.clock(), UTC),
-            verifiers=self.plugins.verifiers(),
+            verifiers=verifiers,
         )
 
     # -- GET resource -----------------------------------------------------------------

@@ -6,10 +6,10 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from strongroom.broker.protocol import SESSION_SECONDS, Challenge, Request
 from strongroom.evidence.judge import Verdict
+from strongroom.evidence.types import SessionChallenge
 
 SESSION_LIMIT = 20_000
 """Sessions that are remembered at once; a flood of `auth` drops the oldest that was never attested."""
@@ -17,17 +17,21 @@ SESSION_LIMIT = 20_000
 
 @dataclass(slots=True)
 class Session:
-    """One peer's handshake. `token` and `verdict` are set once, by a successful `attest`."""
+    """One peer's handshake. `token` and `verdict` are set once, by a successful `attest`.
+
+    `proof` is what the attester was challenged with beside the nonce; it is used up by one attestation.
+    """
 
     id: str
     request: Request
     challenge: Challenge
     expires: float
-    private: dict[str, Any] = field(default_factory=dict, repr=False)
+    proof: SessionChallenge | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     verdict: Verdict | None = None
     keeper: str = ""
     evidence_digest: str = ""
+    challenge_of_tee: SessionChallenge | None = field(default=None, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 

@@ -118,7 +118,7 @@ class AzureVerifier:
         )  # fmt: skip
         if policy.require_secure_boot:
             checks.that(
-                claims.get("secure_boot") is True, "azure.secure-boot", Word.MEASUREMENT,
+                claims.get("secure_boot") is True, "azure.secure-boot", Word.POLICY_BITS,
                 expected="secure boot on, as the paravisor states it", found=str(claims.get("secure_boot")),
                 source=_GUEST, hint="make the VM again with secure boot on",
             )  # fmt: skip

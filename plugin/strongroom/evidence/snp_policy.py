@@ -21,8 +21,8 @@ _LISTS = {  # policy key → (size in bytes, claim, word)
     "host_data": (32, "host_data", Word.MEASUREMENT),
     "id_key_digests": (48, "id_key_digest", Word.MEASUREMENT),
     "author_key_digests": (48, "author_key_digest", Word.MEASUREMENT),
-    "family_ids": (16, "family_id", Word.MEASUREMENT),
-    "image_ids": (16, "image_id", Word.MEASUREMENT),
+    "family_ids": (16, "family_id", Word.IDENTITY),
+    "image_ids": (16, "image_id", Word.IDENTITY),
     "chip_ids": (64, "chip_id", Word.IDENTITY),
 }
 _POLICY_SECTION = "AMD 56860 section 4.3"
@@ -171,13 +171,13 @@ def _appraise_guest(report: SnpReport, policy: SnpPolicy, checks: Checklist) -> 
     )  # fmt: skip
     if policy.min_guest_svn:
         checks.that(
-            report.guest_svn >= policy.min_guest_svn, "snp.guest-svn", Word.MEASUREMENT,
+            report.guest_svn >= policy.min_guest_svn, "snp.guest-svn", Word.TCB,
             expected=f"at least {policy.min_guest_svn}", found=str(report.guest_svn), source=ABI,
             hint="this is an older guest image: update it",
         )  # fmt: skip
     if policy.require_author_key:
         checks.that(
-            bool(report.flags & 1), "snp.author-key", Word.MEASUREMENT, expected="an author key", found="none",
+            bool(report.flags & 1), "snp.author-key", Word.POLICY_BITS, expected="an author key", found="none",
             source=ABI, hint="launch the guest with an ID block that an author key signed",
         )  # fmt: skip
 

@@ -49,6 +49,10 @@ class TpmVerifier:
         table.done()
         return policy
 
+    def challenge(self, announced: object) -> TpmChallenge:
+        """A credential for the EK and AK that an attester announced; raises `MalformedInput` or `EvidenceMalformed`."""
+        return TpmChallenge(Challenge.announced(announced))
+
     def verify(
         self, evidence: Evidence, endorsements: Endorsements, now: datetime, policy: TpmPolicy, checks: Checklist
     ) -> Claims:
@@ -81,17 +85,27 @@ class TpmVerifier:
         policy.appraise(claims, checks)
 
 
-def activated_verifier(challenge: Challenge, evidence: Evidence) -> TpmVerifier:
-    """The verifier for the session in which `challenge` was sent: it knows what the evidence's answer proved.
+class TpmChallenge:
+    """A credential that was sent to one session's attester (`SessionChallenge`)."""
 
-    Without an answer the verifier knows of no activation, and a policy that asks for one refuses. Raises
-    `EvidenceRefused` for a wrong answer, `EvidenceMalformed` for evidence that cannot be read.
-    """
-    body = TpmEvidence.parse(evidence.body)
-    messages = [quote.message for quote in body.quotes.values() if quote.message is not None]
-    if body.activation is None or len(messages) != 1:
-        return TpmVerifier()
-    return TpmVerifier(activation=challenge.answered(body.activation, messages[0]))
+    def __init__(self, challenge: Challenge) -> None:
+        self._challenge = challenge
+
+    def offer(self) -> dict[str, str]:
+        """The credential, as the challenge's ``extra-params`` carry it."""
+        return self._challenge.credential.serialise()
+
+    def verifier(self, evidence: Evidence) -> TpmVerifier:
+        """The verifier for this session: it knows what the evidence's answer proved.
+
+        Without an answer it knows of no activation, and a policy that asks for one refuses. Raises
+        `EvidenceRefused` for a wrong answer, `EvidenceMalformed` for evidence that cannot be read.
+        """
+        body = TpmEvidence.parse(evidence.body)
+        messages = [quote.message for quote in body.quotes.values() if quote.message is not None]
+        if body.activation is None or len(messages) != 1:
+            return TpmVerifier()
+        return TpmVerifier(activation=self._challenge.answered(body.activation, messages[0]))
 
 
 # -- the quote and the logs --------------------------------------------------------

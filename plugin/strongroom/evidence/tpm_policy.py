@@ -82,7 +82,7 @@ class TpmPolicy:
         if self.require_secure_boot:
             state = claims.get("secure_boot")
             checks.that(
-                state is True, "tpm.secure-boot", Word.MEASUREMENT, expected="SecureBoot on, as PCR 7 recorded it",
+                state is True, "tpm.secure-boot", Word.POLICY_BITS, expected="SecureBoot on, as PCR 7 recorded it",
                 found={True: "on", False: "off"}.get(state, "not shown by an event log"),
                 source="TCG PC Client Platform Firmware Profile section 3.3.4.8",
                 hint="turn secure boot on, and send the event log with the quote",

@@ -240,3 +240,46 @@ class Attester(Protocol):
         The attester pads it with zeros, or cuts it, to the width of its TEE's field, as `judge` does
         before it compares. Raises `AttesterUnavailable`. Never falls back to another TEE.
         """
+
+
+# -- evidence that takes a challenge of its own -------------------------------------
+
+
+@runtime_checkable
+class ChallengedAttester(Protocol):
+    """An attester that first has to show something to the broker of this session (a TPM: that its keys are one TPM's).
+
+    What both say to each other travels in ``extra-params``, as the member that the TEE is named after
+    (docs/release.md section 11.5). A stock broker takes no part in it.
+    """
+
+    def announce(self) -> Mapping[str, Any]:
+        """What the broker needs to make a challenge; empty where there is nothing to be challenged with."""
+
+    def respond(self, challenge: Mapping[str, Any]) -> None:
+        """Take the broker's challenge; the next evidence carries the answer. Raises `MalformedInput`."""
+
+    def protocol_evidence(self, report_data: bytes) -> Evidence:
+        """Evidence in the key broker protocol's own form, for a broker that announced no challenge."""
+
+
+@runtime_checkable
+class SessionChallenge(Protocol):
+    """A broker's side of one such exchange; kept with the session, used for one attestation."""
+
+    def offer(self) -> Mapping[str, Any]:
+        """What is sent to the attester."""
+
+    def verifier(self, evidence: Evidence) -> Verifier:
+        """A verifier that knows what the answer in `evidence` proves.
+
+        Raises `EvidenceRefused` for a wrong answer, `EvidenceMalformed` for evidence that cannot be read.
+        """
+
+
+@runtime_checkable
+class ChallengingVerifier(Protocol):
+    """A verifier whose evidence may answer a challenge."""
+
+    def challenge(self, announced: object) -> SessionChallenge:
+        """For what an attester announced; raises `MalformedInput` or `EvidenceMalformed`."""

@@ -48,7 +48,7 @@ from strongroom.errors import (
     ReleaseError,
     ResourceMissing,
 )
-from strongroom.evidence.types import Attester
+from strongroom.evidence.types import Attester, ChallengedAttester, Evidence
 from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
 
 ANSWER_LIMIT = 4 << 20
@@ -208,6 +208,8 @@ class ReleaseClient:
         extra: dict[str, Any] = {"supported-hash-algorithms": list(HASH_ALGORITHMS)}
         if self._statement is not None:
             extra[ADDITION] = {"version": 1}
+            if isinstance(self._attester, ChallengedAttester) and (announced := self._attester.announce()):
+                extra[ADDITION][self._attester.tee] = dict(announced)
         request = Request(tee=self._attester.tee, extra_params=extra)
         status, body = self._exchange(session, "POST", "auth", request.serialise())
         if status != 200:
@@ -240,8 +242,37 @@ class ReleaseClient:
             devices[ADDITION] = self._statement.serialise()
         additional = json.dumps(devices, separators=(",", ":")) if devices else ""
         document = primary_document(challenge.nonce, keys.public, additional)
-        evidence = self._attester.evidence(document_digest(document, hash_name))
+        evidence = self._evidence(document_digest(document, hash_name), asked)
         return Attestation(challenge.nonce, keys.public, evidence.body, additional)
+
+    def _evidence(self, digest: bytes, asked: Mapping[str, Any] | None) -> Evidence:
+        """The CPU's evidence, after its own challenge where the broker sent one (section 11.5)."""
+        attester = self._attester
+        if not isinstance(attester, ChallengedAttester):
+            return attester.evidence(digest)
+        if asked is None:
+            return attester.protocol_evidence(digest)
+        challenge = asked.get(self._attester.tee)
+        if isinstance(challenge, Mapping):
+            try:
+                attester.respond(challenge)
+            except MalformedInput as error:
+                raise BrokerUnreachable(f"the broker's challenge is not one: {error}", hint=_NOT_KBS) from error
+        return self._attester.evidence(digest)
+
+    def _evidence(self, asked: Mapping[str, Any] | None, digest: bytes) -> Evidence:
+        """The CPU's evidence, with the answer to the broker's own challenge where it made one (section 11.5)."""
+        attester = self._attester
+        if not isinstance(attester, ChallengedAttester):
+            return attester.evidence(digest)
+        if asked is None:
+            return attester.protocol_evidence(digest)
+        if attester.tee in asked:
+            try:
+                attester.respond(asked[attester.tee])
+            except MalformedInput as error:
+                raise BrokerUnreachable(f"the broker's challenge is not one: {error}", hint=_NOT_KBS) from error
+        return attester.evidence(digest)
 
     def _open(self, handshake: _Handshake, path: str) -> bytes:
         status, body = self._exchange(handshake.session, "GET", path, None)
