@@ -242,23 +242,8 @@ class ReleaseClient:
             devices[ADDITION] = self._statement.serialise()
         additional = json.dumps(devices, separators=(",", ":")) if devices else ""
         document = primary_document(challenge.nonce, keys.public, additional)
-        evidence = self._evidence(document_digest(document, hash_name), asked)
+        evidence = self._evidence(asked, document_digest(document, hash_name))
         return Attestation(challenge.nonce, keys.public, evidence.body, additional)
-
-    def _evidence(self, digest: bytes, asked: Mapping[str, Any] | None) -> Evidence:
-        """The CPU's evidence, after its own challenge where the broker sent one (section 11.5)."""
-        attester = self._attester
-        if not isinstance(attester, ChallengedAttester):
-            return attester.evidence(digest)
-        if asked is None:
-            return attester.protocol_evidence(digest)
-        challenge = asked.get(self._attester.tee)
-        if isinstance(challenge, Mapping):
-            try:
-                attester.respond(challenge)
-            except MalformedInput as error:
-                raise BrokerUnreachable(f"the broker's challenge is not one: {error}", hint=_NOT_KBS) from error
-        return self._attester.evidence(digest)
 
     def _evidence(self, asked: Mapping[str, Any] | None, digest: bytes) -> Evidence:
         """The CPU's evidence, with the answer to the broker's own challenge where it made one (section 11.5)."""
