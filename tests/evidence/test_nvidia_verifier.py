@@ -298,6 +298,7 @@ def test_weaker_algorithms_are_not_accepted(nvidia, rims):
         lambda octets: octets.replace(b"<n:Payload>", b"<?x y?><n:Payload>"),
         lambda octets: octets + b"<!-- x -->",
         lambda octets: octets.replace(b"<n:Payload>", b'<n:Payload xml:base="x">'),
+        lambda octets: octets.replace(b"<n:Payload>", b'<n:Payload xmlns:r="relative">'),
         lambda octets: octets[:-1],
         lambda octets: b"",
         lambda octets: b"\xff\xfe" + octets,

@@ -191,7 +191,10 @@ def parse_xml(octets: bytes) -> Any:
 def _canonical(element: Any) -> bytes:
     from lxml import etree
 
-    octets: bytes = etree.tostring(element, method="c14n", exclusive=False, with_comments=False)
+    try:
+        octets: bytes = etree.tostring(element, method="c14n", exclusive=False, with_comments=False)
+    except etree.LxmlError as error:  # such as a namespace that is a relative address
+        raise EvidenceMalformed("RIM: it has no canonical form") from error
     return octets
 
 
