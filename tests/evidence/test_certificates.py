@@ -253,6 +253,13 @@ def test_partial_and_delta_lists_are_refused():
         assert looked_up([CA.crl(extensions=extensions), ROOT.crl()]) == {Word.REVOCATION}
 
 
+def test_a_list_of_an_unknown_version_is_refused():
+    octets = CA.crl().public_bytes(Encoding.DER)
+    version = octets.index(b"\x02\x01\x01")  # INTEGER 1 is version 2; an artifact of the fuzzer had 59
+    with pytest.raises(EvidenceMalformed):
+        parse_crl(octets[: version + 2] + b"\x3b" + octets[version + 3 :], what="crl")
+
+
 def test_a_list_is_read_from_pem_and_der_alike():
     crl = CA.crl(LEAF.certificate)
     for encoding in (Encoding.PEM, Encoding.DER):

@@ -305,7 +305,7 @@ def parse_crl(octets: bytes, *, what: str) -> x509.CertificateRevocationList:
             crl.extensions, crl.issuer, crl.last_update_utc, crl.next_update_utc  # noqa: B018
             for entry in crl:
                 entry.extensions, entry.serial_number  # noqa: B018
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise EvidenceMalformed(f"{what}: not a CRL that can be read") from error
     return crl
 
