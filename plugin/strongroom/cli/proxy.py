@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from strongroom.cli.trust import CaFile, Kems, PluginNames, PolicyFile, Timeout
+from strongroom.cli.trust import STORE, CaFile, Collateral, Kems, Offline, PluginNames, PolicyFile, Timeout
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +26,8 @@ def proxy(
     ] = "none",
     kem: Kems = None,
     plugin: PluginNames = None,
+    collateral: Collateral = STORE,
+    offline: Offline = False,
     timeout: Timeout = 600.0,
     cacert: CaFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the address as JSON")] = False,
@@ -43,7 +45,7 @@ def proxy(
     from strongroom.cli.trust import make_adapter, outer_arguments
     from strongroom.client.proxy import SealedProxy
 
-    adapter = make_adapter(policy, kems=kem, plugins=plugin, padding=padding)
+    adapter = make_adapter(policy, kems=kem, plugins=plugin, collateral=collateral, offline=offline, padding=padding)
     running = SealedProxy(server, adapter, port=port, origins=origin or (), **outer_arguments(timeout, cacert))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from strongroom.cli.trust import CaFile, Kems, PluginNames, PolicyFile, Timeout, Token
+from strongroom.cli.trust import STORE, CaFile, Collateral, Kems, Offline, PluginNames, PolicyFile, Timeout, Token
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +33,8 @@ def request(
     token: Token = None,
     kem: Kems = None,
     plugin: PluginNames = None,
+    collateral: Collateral = STORE,
+    offline: Offline = False,
     timeout: Timeout = 120.0,
     cacert: CaFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="print status, headers and body (base64) as JSON")] = False,
@@ -50,7 +52,7 @@ def request(
     from strongroom.encoding import b64
     from strongroom.errors import ClientError
 
-    adapter = make_adapter(policy, kems=kem, plugins=plugin, padding=padding)
+    adapter = make_adapter(policy, kems=kem, plugins=plugin, collateral=collateral, offline=offline, padding=padding)
     headers = _headers(header or [])
     if bearer := read_token(token):
         headers["Authorization"] = f"Bearer {bearer}"

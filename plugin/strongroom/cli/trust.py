@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from strongroom.client.adapter import SealedAdapter
+    from strongroom.evidence.types import Endorsements, Evidence
 
 PolicyFile = Annotated[Path, typer.Option("--policy", metavar="FILE", help="the appraisal policy (TOML)")]
 Kems = Annotated[
@@ -27,15 +28,47 @@ Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="fo
 CaFile = Annotated[Path | None, typer.Option("--cacert", metavar="FILE", help="CA certificates for an https server")]
 
 
+Collateral = Annotated[
+    Path,
+    typer.Option("--collateral", metavar="DIR", help="where endorsements are kept", envvar="STRONGROOM_COLLATERAL"),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="ask no vendor's service for endorsements, use what is kept")]
+STORE = Path("~/.cache/strongroom/collateral")
+
+
 def make_adapter(
-    policy: Path, *, kems: Sequence[str] | None, plugins: Sequence[str] | None, **more: Any
+    policy: Path,
+    *,
+    kems: Sequence[str] | None,
+    plugins: Sequence[str] | None,
+    collateral: Path,
+    offline: bool,
+    **more: Any,
 ) -> SealedAdapter:
     """The adapter that these options describe; raises `ConfigurationInvalid`."""
     from strongroom.channel.kem import XWING, kem_named
     from strongroom.client.adapter import SealedAdapter
 
     ids = [kem_named(name).id for name in kems] if kems else [XWING]
-    return SealedAdapter(policy, kems=ids, plugins=tuple(plugins or ()), **more)
+    endorse = endorsements(collateral, offline=offline)
+    return SealedAdapter(policy, kems=ids, plugins=tuple(plugins or ()), endorse=endorse, **more)
+
+
+def endorsements(store: Path, *, offline: bool) -> Callable[[Evidence], Endorsements]:
+    """What obtains endorsements; simulated evidence, which needs none, does not even make the folder."""
+    from functools import cache
+
+    from strongroom.evidence.types import Endorsements
+
+    @cache
+    def made() -> Callable[[Evidence], Endorsements]:
+        from strongroom.collateral.cache import EndorsementCache
+        from strongroom.collateral.sources import vendors
+        from strongroom.collateral.store import Store
+
+        return EndorsementCache(Store(store.expanduser()), () if offline else vendors())
+
+    return lambda evidence: Endorsements() if evidence.tee == "simulated" else made()(evidence)
 
 
 def read_token(token: str | None) -> str | None:

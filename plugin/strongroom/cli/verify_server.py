@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from strongroom.cli.trust import CaFile, Kems, PluginNames, PolicyFile, Timeout, Token
+from strongroom.cli.trust import STORE, CaFile, Collateral, Kems, Offline, PluginNames, PolicyFile, Timeout, Token
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +20,8 @@ def verify_server(
     token: Token = None,
     kem: Kems = None,
     plugin: PluginNames = None,
+    collateral: Collateral = STORE,
+    offline: Offline = False,
     timeout: Timeout = 60.0,
     cacert: CaFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
@@ -35,7 +37,7 @@ def verify_server(
     from strongroom.evidence.judge import format_checks
     from strongroom.evidence.types import Check
 
-    adapter = make_adapter(policy, kems=kem, plugins=plugin)
+    adapter = make_adapter(policy, kems=kem, plugins=plugin, collateral=collateral, offline=offline)
     bearer = read_token(token)
     headers = {"authorization": f"Bearer {bearer}"} if bearer else {}
     try:
