@@ -124,7 +124,7 @@ def test_an_announcement_that_cannot_be_used_is_refused_at_once(room, attester):
             return {"ek_cert": "AAAA", "ak_pub": "AAAA"}
 
     name, archive, _ = room.register(5)
-    with pytest.raises(AttestationFailed, match="announcement"):
+    with pytest.raises(AttestationFailed, match="handshake"):
         room.client(attester=Garbled(), statement=STATEMENT).fetch(tuple(name), archive)
 
 

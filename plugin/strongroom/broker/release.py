@@ -228,10 +228,10 @@ class Broker:
         primary = Evidence(session.request.tee, attestation.primary)
         document = primary_document(attestation.nonce, attestation.tee_key, attestation.additional)
         verifiers = self.plugins.verifiers()
-        challenge, session.challenge_of_tee = session.challenge_of_tee, None  # one answer, right or wrong
-        if challenge is not None:
+        proof, session.proof = session.proof, None  # one answer, right or wrong
+        if proof is not None:
             try:
-                verifiers = {**verifiers, session.request.tee: challenge.verifier(primary)}
+                verifiers = {**verifiers, session.request.tee: proof.verifier(primary)}
             except EvidenceMalformed as error:
                 raise MalformedInput(str(error)) from error
         return judge_composite(

@@ -31,7 +31,6 @@ class Session:
     verdict: Verdict | None = None
     keeper: str = ""
     evidence_digest: str = ""
-    challenge_of_tee: SessionChallenge | None = field(default=None, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 
