@@ -19,8 +19,7 @@ class KeeperStatement:
     """A keeper's name for its life, and what it admitted.
 
     `keeper` is 16 random bytes of one keeper process; `archives` and `authors` are the digests that it
-    admitted; `configuration` and `plugins` are SHA-256 digests, empty where there is none. `activation` is
-    what a TPM's activate-credential gave for the challenge, empty without a TPM.
+    admitted; `configuration` and `plugins` are SHA-256 digests, empty where there is none.
     """
 
     keeper: bytes
@@ -28,7 +27,6 @@ class KeeperStatement:
     authors: tuple[bytes, ...] = ()
     configuration: bytes = b""
     plugins: bytes = b""
-    activation: bytes = b""
 
     @classmethod
     def parse(cls, value: object) -> KeeperStatement:
@@ -41,7 +39,6 @@ class KeeperStatement:
             authors=_digests(read, "authors"),
             configuration=_digest(read, "configuration"),
             plugins=_digest(read, "plugins"),
-            activation=read.hexes("activation", limit=64) if read.has("activation") else b"",
         )
         read.done()
         return statement
@@ -53,7 +50,6 @@ class KeeperStatement:
             "authors": [each.hex() for each in self.authors],
             "configuration": self.configuration.hex(),
             "plugins": self.plugins.hex(),
-            "activation": self.activation.hex(),
         }
         return {"version": 1, "keeper": self.keeper.hex()} | {name: each for name, each in members.items() if each}
 
