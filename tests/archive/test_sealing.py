@@ -16,6 +16,7 @@ from archive.plain_reader import Plain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strongroom.archive.blocks import Grid, Suite, padme
+from strongroom.archive.keyfile import take_name
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey
 from strongroom.archive.unseal import SealedArchive
@@ -231,6 +232,29 @@ def test_an_existing_output_is_not_replaced_unless_that_is_said(mar, author, tmp
 
     sealed = seal_archive(mar, output, author=author, overwrite=True)
     assert open_again(sealed, author) == model_files()
+
+
+def test_a_folder_is_replaced_by_one_that_is_whole(author, tmp_path):
+    source = write_folder(tmp_path / "m", model_files())
+    for fill in (b"old", b"new"):
+        (source / "model.pt").write_bytes(fill)
+        sealed = seal_archive(source, tmp_path / "out", author=author, form="directory", overwrite=True, **TINY)
+
+    assert open_again(sealed, author)["model.pt"] == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["m", "out"]
+
+
+def test_where_there_are_no_hard_links_nothing_is_replaced_either(mar, author, tmp_path, monkeypatch):
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    sealed = seal_archive(mar, tmp_path / "out", author=author, **TINY)
+
+    assert open_again(sealed, author) == model_files()
+    with pytest.raises(FileExistsError):
+        take_name(mar, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
 
 
 def test_a_key_that_nobody_took_leaves_no_archive(mar, author, tmp_path):

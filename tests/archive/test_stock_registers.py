@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import pytest
 import requests
+from archive.forgery import with_hidden_entry
 from archive.makings import NOW, model_files, write_mar
 from doubles.serving import start_torchserve
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey
 from strongroom.archive.unseal import SealedArchive
+from strongroom.errors import ArchiveMalformed
 
 pytestmark = pytest.mark.journey
 
@@ -35,14 +38,16 @@ def store(tmp_path_factory) -> Path:
             with SealedArchive.open(output) as archive:
                 front = archive.verified([author.public], now=NOW).front()
             output.write_bytes(front)
+    two_faced = with_hidden_entry(folder / "whole.mar", "sitecustomize.py", b"# runs before any check\n")
+    (folder / "twofaced.mar").write_bytes(two_faced)
     return folder
 
 
 @pytest.fixture(scope="module")
 def serving(store, tmp_path_factory):
-    models = ["whole=whole.mar", "front=front.mar", "folder=folder"]
+    models = ["whole=whole.mar", "front=front.mar", "folder=folder", "twofaced=twofaced.mar"]
     with start_torchserve(tmp_path_factory.mktemp("stock"), store, models) as running:
-        for name in ("whole", "front", "folder"):
+        for name in ("whole", "front", "folder", "twofaced"):
             running.wait_until_ready(name, workers=0)
         yield running
 
@@ -71,3 +76,14 @@ def test_the_extracted_header_names_the_archive(serving, store):
 
     cores = [header[4 : 4 + int.from_bytes(header[:4], "big")] for header in headers]
     assert digest in {hashlib.sha256(core).digest() for core in cores}
+
+
+def test_java_extracts_an_entry_that_other_readers_do_not_see_and_we_refuse_it(serving, store):
+    """The reason for docs/format.md section 9: without admission this file would run in every worker."""
+    with zipfile.ZipFile(store / "twofaced.mar") as archive:
+        assert archive.testzip() is None
+        assert "sitecustomize.py" not in archive.namelist()
+    assert list((serving.folder / "temp").rglob("sitecustomize.py"))
+
+    with pytest.raises(ArchiveMalformed):
+        SealedArchive.open(store / "twofaced.mar")

@@ -120,11 +120,25 @@ def _write(path: Path, text: str, mode: int) -> None:
                 file.write(text.encode("utf-8"))
                 file.flush()
                 os.fsync(file.fileno())
-            # A hard link fails where the name is taken, so no key is ever overwritten.
-            os.link(draft, path)
+            take_name(draft, path)
         finally:
-            draft.unlink()
+            draft.unlink(missing_ok=True)
     except FileExistsError as error:
         raise KeyFileInvalid(f"{path} exists already", hint="choose another name; keys are not overwritten") from error
     except OSError as error:
         raise KeyFileInvalid(f"{path}: {error.strerror}") from error
+
+
+def take_name(draft: Path, path: Path) -> None:
+    """Give a finished file its name; raises `FileExistsError` where the name is taken.
+
+    A hard link fails there, in one step. Where the file system has none, the name is reserved by an empty
+    file, which only we can have made, and that one is replaced.
+    """
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.replace(draft, path)

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from strongroom.archive import keyfile
 from strongroom.archive.blocks import DIGEST, Grid, Suite, merkle_root
 from strongroom.archive.cipher import KeySchedule
 from strongroom.archive.header import Flag, Header, SignedCore, check_name, check_owner
@@ -278,18 +279,29 @@ class Draft:
         """Give it its final name."""
         try:
             if self._directory:
-                if overwrite and self._output.is_dir():
-                    shutil.rmtree(self._output)
-                os.rename(self._path, self._output)
+                self._publish_folder(overwrite=overwrite)
             elif overwrite:
                 os.replace(self._path, self._output)
             else:
-                os.link(self._path, self._output)
+                keyfile.take_name(self._path, self._output)
             _sync_folder(self._output.parent)
         except FileExistsError as error:
             raise SealRefused(f"{self._output} exists already", hint="say --force to replace it") from error
         except OSError as error:
             raise SealRefused(f"{self._output} cannot be written: {error.strerror}") from error
+
+    def _publish_folder(self, *, overwrite: bool) -> None:
+        # A folder cannot replace another one in one step, so the old one steps aside first.
+        aside = self._path.with_suffix(".old")
+        if overwrite and os.path.lexists(self._output):
+            os.rename(self._output, aside)
+        elif os.path.lexists(self._output):
+            raise FileExistsError
+        os.rename(self._path, self._output)
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink(missing_ok=True)
 
 
 def _write_at(descriptor: int, octets: bytes, at: int) -> None:

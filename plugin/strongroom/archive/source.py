@@ -24,6 +24,9 @@ from strongroom.errors import ArchiveMalformed, SealRefused
 SMALL_LIMIT = 1 << 20
 """A manifest or configuration that is read whole is at most this long."""
 
+SMALL_COUNT = 16
+"""At most so many of them are kept in memory while a tar is listed."""
+
 
 class Source(ABC):
     """The files of one ordinary model, in an order of its own; names are checked, sizes are known."""
@@ -150,11 +153,20 @@ class TarSource(Source):
     def __init__(self, path: Path) -> None:
         self._path = path
         self.sizes = {}
-        names = [(member.name.removeprefix("./"), member.size) for member, _ in self._members()]
+        names: list[tuple[str, int]] = []
+        small: dict[str, bytes] = {}
+        for member, tar in self._members():
+            name = member.name.removeprefix("./")
+            names.append((name, member.size))
+            # What is needed before sealing is kept now: finding it again would mean unpacking all once more.
+            if name.endswith((MANIFEST, ".yaml", ".yml")) and member.size <= SMALL_LIMIT and len(small) < SMALL_COUNT:
+                stream = tar.extractfile(member)
+                small[name] = b"" if stream is None else stream.read()
         prefix = next((name.removesuffix(MANIFEST) for name, _ in names if name.endswith(MANIFEST)), "")
         if prefix.count("/") > 1 or any(not name.startswith(prefix) for name, _ in names):
             raise SealRefused(f"{path}: its files do not lie in one folder")
         self._prefix = prefix
+        self._small = {normal(name.removeprefix(prefix)): octets for name, octets in small.items()}
         for name, size in names:
             _put(self.sizes, name.removeprefix(prefix), size)
         self._check()
@@ -165,6 +177,10 @@ class TarSource(Source):
     def ordered(self) -> list[str]:
         """The tar's own order."""
         return list(self.sizes)
+
+    def small(self, name: str) -> bytes:
+        """One small file, from memory where the first pass kept it."""
+        return self._small[name] if name in self._small else super().small(name)
 
     def _members(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         try:
