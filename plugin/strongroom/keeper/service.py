@@ -201,6 +201,8 @@ def _settings(worker: Worker, model: str) -> dict[str, Any]:
         "envelope": worker.envelopes.get(model, ""),
         "rerun": worker.rerun,
         "grpc_streaming": worker.grpc_streaming,
+        "output": worker.output,
+        "network": worker.network,
     }
 
 

@@ -18,6 +18,7 @@ from strongroom.encoding import Fields
 from strongroom.errors import ConfigurationInvalid, MalformedInput
 
 OUTPUTS = ("drop", "pass")
+NETWORKS = ("deny", "allow")
 MODES = ("host", "fleet")
 KEMS = ("x-wing", "x25519", "p-256")
 ENVELOPES = ("body", "json", "kserve", "kservev2")
@@ -34,10 +35,14 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where keys are released: a URL, and the CA that its certificate must chain to."""
+    """Where keys are released: a URL, and the CA that its certificate must chain to.
+
+    `grace` is for how many seconds after a lease's end an unreachable broker changes nothing.
+    """
 
     url: str
     ca: Path | None
+    grace: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,12 @@ class Worker:
 
     `envelopes` maps a model's name to one of `ENVELOPES`, the server's request envelopes, applied to what was
     opened. `rerun` runs the items of a failed batch again, one by one. `grpc_streaming` answers gRPC calls in
-    pieces (docs/limitations.md says what a caller can then break).
+    pieces (docs/limitations.md says what a caller can then break). `network` says whether the handler may make
+    sockets other than unix sockets.
     """
 
     output: str = "drop"
+    network: str = "deny"
     gather: int = 20
     padding: Padding = NO_PADDING
     envelopes: Mapping[str, str] = field(default_factory=dict)
@@ -141,7 +148,11 @@ def _broker(read: Fields, folder: Path) -> BrokerAddress:
     url = read.text("url", limit=2048)
     if not url.startswith(("https://", "http://")):
         raise MalformedInput(f"{read.where}: url is {url!r}, which is neither https nor http")
-    return BrokerAddress(url.rstrip("/"), folder / read.text("ca") if read.has("ca") else None)
+    return BrokerAddress(
+        url=url.rstrip("/"),
+        ca=folder / read.text("ca") if read.has("ca") else None,
+        grace=read.number("grace_s", low=0, high=7 * 86400, default=300),
+    )
 
 
 def _channel(read: Fields) -> Channel:
@@ -161,6 +172,7 @@ def _worker(read: Fields) -> Worker:
     envelopes = read.table("envelopes") if read.has("envelopes") else Fields({}, where=read.where)
     return Worker(
         output=_one_of(read, "output", OUTPUTS, "drop"),
+        network=_one_of(read, "network", NETWORKS, "deny"),
         gather=read.number("gather_ms", low=0, high=10_000, default=20),
         padding=Padding(read.text("padding", limit=64, default="none")),
         envelopes={name: _one_of(envelopes, name, ENVELOPES, "body") for name in envelopes.left()},

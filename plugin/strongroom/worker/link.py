@@ -57,6 +57,8 @@ class Settings:
     envelope: str = ""
     rerun: bool = False
     grpc_streaming: bool = False
+    output: str = "drop"
+    network: str = "deny"
 
     @classmethod
     def parse(cls, answer: dict[str, Any]) -> Settings:
@@ -68,6 +70,8 @@ class Settings:
             envelope=read.text("envelope", limit=64),
             rerun=read.truth("rerun"),
             grpc_streaming=read.truth("grpc_streaming"),
+            output=read.text("output", limit=16),
+            network=read.text("network", limit=16),
         )
 
 

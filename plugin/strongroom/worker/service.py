@@ -38,9 +38,6 @@ from strongroom.worker.streams import BatchStream, Send
 
 _log = logging.getLogger(__name__)
 
-SEALING_ROOM, SEALING_SHARE = 512, 512
-"""Sealing adds fewer bytes than `SEALING_ROOM` and one in `SEALING_SHARE`: nonce, tags, chunk lengths."""
-
 NO_STORE = ("cache-control", "no-store")
 
 
@@ -95,25 +92,23 @@ class Exchange:
             self.sealer = chunked.ResponseSealer(self.context, self.enc)
 
     def sealed(self, response: Response, padding: Padding, limit: int) -> Answer:
-        """The encapsulated answer; a response over `limit` bytes becomes an error that fits."""
-        body = self._sealed(response, padding, limit)
-        if len(body) > limit:
-            if self.sealer is not None:  # its nonces are spent; a new response nonce gives a new key
-                self.sealer = chunked.ResponseSealer(self.context, self.enc)
-            body = self._sealed(problems.response_too_large(len(body), limit).response(), NO_PADDING, limit)
-        return Answer(200, self.form.response_type, body)
-
-    def _sealed(self, response: Response, padding: Padding, limit: int) -> bytes | bytearray:
+        """The encapsulated answer; a content over `limit` bytes becomes an error."""
+        if len(response.content) > limit:
+            response = problems.response_too_large(len(response.content), limit).response()
         message = response.serialise()
-        room = limit - len(message) - len(message) // SEALING_SHARE - SEALING_ROOM
-        message += bytes(max(0, min(padding.padding(len(message)), room)))  # padding alone never exceeds the limit
+        room = max(limit, len(message)) - len(message)  # padding alone takes no message over the limit
+        message += bytes(min(padding.padding(len(message)), room))
         if self.sealer is None:
-            return ohttp.seal_response(self.context, self.enc, message)
-        return self.sealer.front + self.sealer.seal(message) + self.sealer.finish()
+            body: bytes | bytearray = ohttp.seal_response(self.context, self.enc, message)
+        else:
+            body = self.sealer.front + self.sealer.seal(message) + self.sealer.finish()
+        return Answer(200, self.form.response_type, body)
 
 
 class SealedService:
-    """Answers batches for one model. `limit` is the most bytes of one answer that the framework survives.
+    """Answers batches for one model. `limit` is the most bytes of one answer's content.
+
+    The framework has to take somewhat more: the header fields, and what sealing adds (under one in 256).
 
     `settings` are the configuration's; whoever learns them later may set them.
     """
@@ -207,7 +202,7 @@ class SealedService:
     def _plaintext(self, exchange: Exchange, ciphertext: memoryview) -> bytes:
         if exchange.form is Form.SINGLE:
             return ohttp.open_request(exchange.context, ciphertext)
-        return chunked.open_request(exchange.context, ciphertext, limit=self._limits.content)
+        return chunked.open_request(exchange.context, ciphertext)
 
     def _read(self, exchange: Exchange, plaintext: bytes) -> None:
         try:

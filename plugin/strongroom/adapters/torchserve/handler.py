@@ -15,23 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.adapters.torchserve.inner import InnerService
+from strongroom.adapters.torchserve.metrics import MetricLines, known_metrics
 from strongroom.adapters.torchserve.streaming import sender
 from strongroom.archive.header import Header
 from strongroom.channel.bhttp import Limits, Response
 from strongroom.channel.bundle import BUNDLE_TYPE
 from strongroom.channel.problems import UNAVAILABLE
 from strongroom.errors import ModelUnavailable, StrongroomError
-from strongroom.worker.link import Link
+from strongroom.launch.hardening import harden_worker
+from strongroom.worker.guard import OutputGuard
+from strongroom.worker.link import Link, Settings
 from strongroom.worker.loader import Room, sweep
 from strongroom.worker.service import Answer, Outer, SealedService
 
 _log = logging.getLogger(__name__)
 
-MOST_RESPONSE = 6_553_500
-"""Bytes. TorchServe's default max_response_size; a larger answer kills the worker."""
+SIZES_VARIABLE = "STRONGROOM_SIZES"
+"""Set by the launcher: max_request_size and max_response_size in bytes, for what is inside, with a comma.
 
-RESPONSE_VARIABLE = "STRONGROOM_MAX_RESPONSE"
-"""Set by the launcher where the operator chose another max_response_size. A wrong value costs a worker."""
+A wrong value costs a worker or an answer, never a secret.
+"""
+
+DEFAULT_SIZES = "6553500,6553500"
 
 
 class SealedHandler:
@@ -42,6 +47,8 @@ class SealedHandler:
         self._link: Link | None = None
         self._inner: InnerService | None = None
         self._room: Room | None = None
+        self._guard: OutputGuard | None = None
+        self._settings: Settings | None = None
 
     def handle(self, data: list[dict[str, Any]] | None, context: Any) -> list[Any] | None:
         """TorchServe's entry point. `data` is None at load."""
@@ -69,6 +76,7 @@ class SealedHandler:
         return [_described(answer) for answer in answers]
 
     def _initialize(self, context: Any) -> None:
+        self._guard = OutputGuard.install(MetricLines(known_metrics(context.metrics), context.model_name), ("ts",))
         sweep(Path(tempfile.gettempdir()))
         try:
             header = Path(context.system_properties["model_dir"], "SEALED-INF", "header").read_bytes()
@@ -76,8 +84,8 @@ class SealedHandler:
         except (OSError, StrongroomError) as error:
             _log.error("this archive cannot be served: %s", type(error).__name__)
             return
-        most = int(os.environ.get(RESPONSE_VARIABLE, MOST_RESPONSE))
-        self._service = SealedService(self._link, limit=most, limits=Limits())
+        request, response = map(int, os.environ.get(SIZES_VARIABLE, DEFAULT_SIZES).split(","))
+        self._service = SealedService(self._link, limit=response, limits=Limits(content=request))
         try:
             self._ready(context)
         except StrongroomError as error:
@@ -87,19 +95,34 @@ class SealedHandler:
         """The user's handler, loaded now if its model has become available; raises `KeeperError`."""
         if self._inner is None:
             assert self._link is not None
+            settings = self._enclosed(self._link)
             if self._room is None:
                 self._room = Room.furnish(self._link.model())
-            settings = self._link.settings()
             try:
                 self._inner = InnerService.load(
-                    self._room.folder, context, report=_report, envelope=settings.envelope, rerun=settings.rerun
+                    self._room.folder, context, report=self._report, envelope=settings.envelope, rerun=settings.rerun
                 )
             except Exception as error:  # the user's initialize may raise anything
-                _report(error)
+                self._report(error)
                 raise ModelUnavailable(f"the model's own handler failed to load: {type(error).__name__}") from None
             if self._service is not None:
                 self._service.settings = settings
         return _Bound(self._inner, context)
+
+    def _enclosed(self, link: Link) -> Settings:
+        """The settings, once this process is as closed as they say; before that it asks for no model."""
+        if self._settings is None:
+            settings = link.settings()
+            harden_worker(network=settings.network == "allow")
+            if settings.output == "pass" and self._guard is not None:
+                self._guard.lift()
+            self._settings = settings
+        return self._settings
+
+    def _report(self, error: BaseException) -> None:
+        """Say the class of what the user's code raised; its text may hold a request's content."""
+        told = self._settings is not None and self._settings.output == "pass"
+        _log.error("the model's own handler raised %s", type(error).__name__, exc_info=error if told else None)
 
     def _outer(self, row: dict[str, Any], context: Any, index: int) -> Outer:
         """The body and its media type, over REST or gRPC; anything else has no media type of ours."""
@@ -131,11 +154,6 @@ def _is_rest(context: Any, index: int) -> bool:
 def _described(answer: Answer) -> Any:
     """TorchServe wants an object where the management API asks for the description."""
     return bytes(answer.body) if answer.media_type != BUNDLE_TYPE else bytes(answer.body).decode()
-
-
-def _report(error: BaseException) -> None:
-    """Says the class of what the user's code raised; its text may hold a request's content."""
-    _log.error("the model's own handler raised %s", type(error).__name__)
 
 
 _handler = SealedHandler()
