@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from strongroom.broker import admin
+from strongroom.broker import admin, rootkey_pkcs11, rootkey_tpm
 from strongroom.broker.audit import AuditLog
 from strongroom.broker.certificate import self_signed
 from strongroom.broker.rego import ReleasePolicy
@@ -95,7 +95,26 @@ def provider(directory: Path, settings: Settings, passphrase: str | None, *, fil
         if passphrase is None:
             raise KeyFileInvalid("this broker's root key is under a passphrase", hint="--passphrase-file FILE")
         return PassphraseFile(path, passphrase)
-    raise ConfigurationInvalid(f"no root key provider is called {settings.root_key!r}")
+    read = Fields(settings.settings, where="root key settings")
+    try:
+        if settings.root_key == "tpm":
+            pcrs = tuple(int(each) for each in read.texts("pcrs", default=()))
+            tcti = read.text("tcti", default=rootkey_tpm.DEFAULT_TCTI)
+            read.done()
+            return rootkey_tpm.TpmSealed(path, tcti=tcti, pcrs=pcrs, passphrase=None if pcrs else passphrase)
+        if settings.root_key == "pkcs11":
+            module, token, key = (
+                read.text("module"),
+                read.text("token"),
+                read.text("key", default="strongroom root key"),
+            )
+            read.done()
+            return rootkey_pkcs11.Pkcs11Wrapped(path, module=module, token_label=token, key_label=key, pin=passphrase)
+    except (MalformedInput, ValueError) as error:
+        raise ConfigurationInvalid(f"the settings of the root key cannot be used: {error}") from error
+    raise ConfigurationInvalid(
+        f"no root key provider is called {settings.root_key!r}", hint="file, passphrase, tpm or pkcs11"
+    )
 
 
 def init(

@@ -14,6 +14,7 @@ import json
 import logging
 import secrets
 import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -231,7 +232,8 @@ class Broker:
         proof, session.proof = session.proof, None  # one answer, right or wrong
         if proof is not None:
             try:
-                verifiers = {**verifiers, session.request.tee: proof.verifier(primary)}
+                # A ChainMap, since unpacking would load every verifier there is.
+                verifiers = ChainMap({session.request.tee: proof.verifier(primary)}, verifiers)  # type: ignore[arg-type]
             except EvidenceMalformed as error:
                 raise MalformedInput(str(error)) from error
         return judge_composite(

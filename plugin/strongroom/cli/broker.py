@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +33,13 @@ def init(
     host: Annotated[
         list[str] | None, typer.Option("--host", metavar="HOST", help="make a TLS certificate for this name or address")
     ] = None,
+    root_key: Annotated[
+        str | None, typer.Option(metavar="KIND", help="who keeps the root key: file, passphrase, tpm or pkcs11")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="tpm: tcti, pcrs=0,7; pkcs11: module, token, key; may be repeated"),
+    ] = None,
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +55,8 @@ def init(
     made = make(
         directory,
         name=name,
-        root_key="file" if passphrase is None else "passphrase",
+        root_key=root_key or ("file" if passphrase is None else "passphrase"),
+        settings=_settings(setting or ()),
         passphrase=passphrase,
         hosts=tuple(host or ()),
     )
@@ -67,6 +76,18 @@ def init(
         )
     typer.echo(f"audit log key, for whoever verifies it: {made.audit_key}", err=True)
     print(f"{made.directory}: broker {made.broker_id} made; its administrator's key is {made.admin_key}")
+
+
+def _settings(given: Iterable[str]) -> dict[str, Any]:
+    from strongroom.errors import ConfigurationInvalid
+
+    settings: dict[str, Any] = {}
+    for each in given:
+        name, separator, value = each.partition("=")
+        if not separator:
+            raise ConfigurationInvalid(f"{each!r} is not NAME=VALUE")
+        settings[name] = value.split(",") if name == "pcrs" else value
+    return settings
 
 
 def serve(
