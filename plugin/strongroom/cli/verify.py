@@ -39,7 +39,8 @@ def verify(
     authors = [AuthorPublic.load(each) for each in author]
     with SealedArchive.open(path) as archive, sealing.progress_bar("verifying", quiet=as_json) as progress:
         verified = archive.verified(authors, now=datetime.now(UTC), demand=demand)
-        verified.check_payload(progress=progress)
+        block = verified.core.grid.block
+        verified.check_payload(progress=progress and (lambda done, total: progress(done * block, total * block)))
         opened = None
         if key is not None:
             opened = verified.unlock(load_model_key(key, of=verified.digest))
