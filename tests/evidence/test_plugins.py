@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +101,17 @@ def test_a_plugin_cannot_change_what_another_is_told(monkeypatch):
 
     plugins = offered(monkeypatch, meddler=Meddler(), careful=Careful(), another=Meddler())
     assert plugins.vetoes(None, "a/b/c", {"tenant": "t"}) == ()
+
+
+def test_a_veto_may_leave_out_what_it_does_not_need(monkeypatch):
+    class Short:
+        @hookimpl
+        def strongroom_veto_release(self, archive):
+            return Denial("lab") if archive.startswith("lab/") else None
+
+    plugins = offered(monkeypatch, short=Short())
+    assert plugins.vetoes(None, "prod/b/c", {}) == ()
+    assert plugins.vetoes(None, "lab/b/c", {}) == (("short", Denial("lab")),)
 
 
 def test_nobody_replaces_a_built_in_verifier(monkeypatch):
@@ -207,50 +220,17 @@ def test_the_digest_of_a_distribution_names_its_files():
     assert distribution_digest(changed) != distribution_digest(one)
 
 
-PLUGIN = """
-from datetime import datetime
-from strongroom.evidence.types import Claim, Claims, Word
-from strongroom.hookspecs import VerifierOffer, hookimpl
+HOOKS_PAGE = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text()
 
 
-class AbacusVerifier:
-    tee = "abacus"
-
-    def policy(self, table):
-        beads = table.number("beads")
-        table.done()
-        return beads
-
-    def verify(self, evidence, endorsements, now, policy, checks):
-        octets = bytes.fromhex(evidence.body["report_data"])
-        checks.that(True, "abacus.signature", Word.SIGNATURE, expected="an abacus", found="an abacus")
-        return Claims("abacus", {"beads": Claim(evidence.body["beads"])}, octets)
-
-    def appraise(self, claims, policy, checks):
-        checks.that(claims["beads"] == policy, "abacus.beads", Word.MEASUREMENT, expected=str(policy), found="?")
-
-
-@hookimpl
-def strongroom_verifiers():
-    return [VerifierOffer("abacus", AbacusVerifier)]
-"""
-PROJECT = """
-[build-system]
-requires = ["setuptools>=77"]
-build-backend = "setuptools.build_meta"
-[project]
-name = "strongroom-abacus"
-version = "1.0"
-[project.entry-points.strongroom]
-abacus = "strongroom_abacus"
-[tool.setuptools]
-py-modules = ["strongroom_abacus"]
-"""
+def block(first_line: str) -> str:
+    """The code block of docs/hooks.md that begins with this line."""
+    return re.search(rf"```\w+\n({re.escape(first_line)}\n.*?)```", HOOKS_PAGE, re.DOTALL)[1]
 
 
 def test_a_third_party_tee_is_installed_named_and_judged(tmp_path):
-    (tmp_path / "strongroom_abacus.py").write_text(PLUGIN)
-    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    (tmp_path / "strongroom_abacus.py").write_text(block("# strongroom_abacus.py"))
+    (tmp_path / "pyproject.toml").write_text(block("# pyproject.toml"))
     target = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
