@@ -1,7 +1,7 @@
 // A client of the channel that shares no code with strongroom: HPKE from @hpke/core, X-Wing from its
 // module, Binary HTTP from bhttp-js, HKDF and AES from Node. What is written here is docs/protocol.md.
 //
-//   node client.mjs ENDPOINT FORM KEM BODY      FORM: single | chunked    KEM: xwing | x25519
+//   node client.mjs ENDPOINT FORM KEM BODY [MEDIA-TYPE]    FORM: single | chunked    KEM: xwing | x25519
 //
 // Prints one JSON object: what came back, and for streams the pieces as they opened. It does not judge
 // evidence; it checks that the nonce came back.
@@ -11,7 +11,7 @@ import { Aes128Gcm, Aes256Gcm, CipherSuite, DhkemX25519HkdfSha256, HkdfSha256 } 
 import { XWing } from "@hpke/hybridkem-x-wing";
 import { BHttpDecoder, BHttpEncoder } from "bhttp-js";
 
-const [endpoint, form, kemName, body] = process.argv.slice(2);
+const [endpoint, form, kemName, body, mediaType = "text/plain"] = process.argv.slice(2);
 const utf8 = new TextEncoder();
 const KEMS = {
   xwing: { id: 0x647a, make: () => new XWing(), enc: 1120, pk: 1216 },
@@ -92,7 +92,7 @@ header.writeUInt16BE(config.kem, 1);
 header.writeUInt16BE(config.kdf, 3);
 header.writeUInt16BE(config.aead, 5);
 
-const request = new Request(endpoint, { method: "POST", headers: { "content-type": "text/plain" }, body });
+const request = new Request(endpoint, { method: "POST", headers: { "content-type": mediaType }, body });
 const plain = Buffer.from(await new BHttpEncoder().encodeRequest(request));
 
 const recipientPublicKey = await suite.kem.deserializePublicKey(new Uint8Array(config.pk));
