@@ -19,6 +19,7 @@ from strongroom.collateral.sources import (
     OcspSource,
     PccsSource,
     Web,
+    places,
     signed_member,
 )
 from strongroom.collateral.store import Store, read_bundle, write_bundle
@@ -183,6 +184,22 @@ def test_evidence_that_cannot_be_read_needs_nothing_and_says_so_when_asked(cache
     assert cache(Evidence("simulated", {})).items == {}
     with pytest.raises(EvidenceMalformed):
         cache.fetch_for(Evidence("tdx", {"quote": "AAAA"}))
+
+
+def test_the_newest_tcb_recovery_is_asked_for_where_it_is_wanted(services, intel):
+    services.serve_intel(intel.collateral(tdx=True), tee="tdx", fmspc=FMSPC_TEXT)
+    for path in [each for each in services.answers if "/tdx/" in each]:
+        services.answers[path + ("&" if "?" in path else "?") + "update=early"] = services.answers.pop(path)
+    [wanted] = wanted_for(td_evidence(intel))
+    assert PccsSource(services.url, None, web(), early=True).fetch(wanted)
+    with pytest.raises(CollateralUnavailable):
+        PccsSource(services.url, None, web()).fetch(wanted)
+
+
+def test_places_are_asked_nearest_first(tmp_path):
+    found = places(folders=[tmp_path], bundles=[tmp_path / "b"], pccs="https://pccs.example", offline=False)
+    assert [each.name for each in found[:3]] == [str(tmp_path), str(tmp_path / "b"), "https://pccs.example"]
+    assert len(places(folders=[tmp_path], offline=True)) == 1
 
 
 # -- the exact text ------------------------------------------------------------------

@@ -34,8 +34,10 @@ def fetch(
     tee: Annotated[str | None, typer.Option(metavar="TEE", help="what raw evidence is, where it does not say")] = None,
     store: Folder = STORE,
     pccs: Annotated[str | None, typer.Option(metavar="URL", help="a PCCS in place of Intel's own service")] = None,
-    kds: Annotated[str | None, typer.Option(metavar="URL", help="a mirror of AMD's key service")] = None,
-    rim_service: Annotated[str | None, typer.Option(metavar="URL", help="a mirror of NVIDIA's RIM service")] = None,
+    kds: Annotated[str, typer.Option(metavar="URL", help="AMD's key service, or a mirror")] = "https://kdsintf.amd.com",
+    rim_service: Annotated[
+        str, typer.Option(metavar="URL", help="NVIDIA's RIM service, or a mirror")
+    ] = "https://rim.attestation.nvidia.com/v1/rim",
     folder: Annotated[
         list[Path] | None, typer.Option("--folder", metavar="DIR", help="also look for files here, first")
     ] = None,
@@ -43,6 +45,9 @@ def fetch(
         list[Path] | None, typer.Option("--bundle", metavar="FILE", help="also look into this bundle, first")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="ask no service, only folders and bundles")] = False,
+    early: Annotated[
+        bool, typer.Option("--early", help="Intel's newest TCB recovery, not the one enforced now")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Get, verify and keep everything that the given evidence will be judged by.
@@ -57,13 +62,10 @@ def fetch(
     from strongroom.errors import ConfigurationInvalid
     from strongroom.evidence.presentation import read_evidence
 
-    asked: list[sources.Source] = [sources.FolderSource(each) for each in folder or []]
-    asked += [sources.BundleSource(each) for each in bundles or []]
-    if not offline:
-        web = sources.Web()
-        own = sources.PccsSource(pccs, None, web) if pccs else sources.PccsSource(web=web)
-        asked += [own, sources.AmdSource(kds or sources.AMD, web), sources.NvidiaSource(
-            rim_service or sources.NVIDIA_RIM, web), sources.OcspSource(web=web)]  # fmt: skip
+    asked = sources.places(
+        pccs=pccs, kds=kds, rim_service=rim_service, folders=folder or (), bundles=bundles or (), offline=offline,
+        early=early,
+    )  # fmt: skip
     cache = EndorsementCache(Store(store.expanduser()), asked)
     kept: list[Kept] = []
     for path in evidence:

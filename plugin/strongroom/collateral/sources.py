@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -92,6 +92,8 @@ class PccsSource:
     root_crl_url: str | None = INTEL_ROOT_CRL
     """Where the root's CRL lies; None asks the service itself (a PCCS has ``rootcacrl``)."""
     web: Web = field(default_factory=Web)
+    early: bool = False
+    """Ask for the newest TCB recovery at once (``update=early``), not for the one that is enforced by now."""
 
     @property
     def name(self) -> str:
@@ -103,10 +105,11 @@ class PccsSource:
         if wanted.kind != "dcap":
             return None
         tee, fmspc, authority = wanted.words
-        base = f"{self.url.rstrip('/')}"
+        base = self.url.rstrip("/")
+        more = "update=early" if self.early else ""
         own, common = f"{base}/{tee}/certification/v4", f"{base}/sgx/certification/v4"
-        tcb, tcb_headers = self._must(f"{own}/tcb?fmspc={fmspc}")
-        identity, identity_headers = self._must(f"{own}/qe/identity")
+        tcb, tcb_headers = self._must(f"{own}/tcb?fmspc={fmspc}" + (f"&{more}" if more else ""))
+        identity, identity_headers = self._must(f"{own}/qe/identity" + (f"?{more}" if more else ""))
         crl, crl_headers = self._must(f"{common}/pckcrl?ca={authority}&encoding=der")
         root_crl, _ = self._must(self.root_crl_url or f"{common}/rootcacrl")
         tcb_text, tcb_signature = signed_member(tcb, "tcbInfo")
@@ -281,7 +284,21 @@ class BundleSource:
         return None
 
 
-def vendors(web: Web | None = None) -> tuple[Source, ...]:
-    """The vendors' own services, with one session for all."""
+def places(
+    *,
+    pccs: str | None = None,
+    kds: str = AMD,
+    rim_service: str = NVIDIA_RIM,
+    folders: Sequence[Path] = (),
+    bundles: Sequence[Path] = (),
+    offline: bool = False,
+    early: bool = False,
+    web: Web | None = None,
+) -> tuple[Source, ...]:
+    """Where to look, nearest first: folders, bundles, then the vendors' services or their mirrors unless `offline`."""
     web = web or Web()
-    return PccsSource(web=web), AmdSource(web=web), NvidiaSource(web=web), OcspSource(web=web)
+    near: tuple[Source, ...] = (*map(FolderSource, folders), *map(BundleSource, bundles))
+    if offline:
+        return near
+    intel = PccsSource(pccs, None, web, early) if pccs else PccsSource(web=web, early=early)
+    return (*near, intel, AmdSource(kds, web), NvidiaSource(rim_service, web), OcspSource(web=web))

@@ -133,19 +133,22 @@ def _pck_extension(leaf: Certificate) -> PckExtension:
 
 
 def _check_signatures(quote: Quote, pck: Certificate, checks: Checklist, name: str) -> bool:
-    good = checks.that(
+    """PCK key, QE report, attestation key, quote: each vouches for the next, so the first break ends it."""
+    if not checks.that(
         verifies(pck.public_key(), quote.qe_report_signature, quote.qe_report_octets, hashes.SHA256()),
         f"{name}.qe-report-signature", Word.SIGNATURE, expected="the QE report, signed by the PCK certificate's key",
         found=name_of(pck), source=QUOTE_SOURCE, hint="the quote was altered, or its PCK chain is another machine's",
-    )  # fmt: skip
+    ):  # fmt: skip
+        return False
     bound = hashlib.sha256(quote.attestation_key + quote.qe_auth_data).digest() + bytes(32)
-    good &= checks.that(
+    if not checks.that(
         quote.qe_report.report_data == bound, f"{name}.attestation-key", Word.BINDING, expected=bound.hex(),
         found=quote.qe_report.report_data.hex(), source=QUOTE_SOURCE,
         hint="the quoting enclave did not vouch for this attestation key: the quote was altered",
-    )  # fmt: skip
+    ):  # fmt: skip
+        return False
     key = point(quote.attestation_key, ec.SECP256R1(), what="attestation key of the quote")
-    return good & checks.that(
+    return checks.that(
         verifies(key, quote.signature, quote.signed, hashes.SHA256()), f"{name}.quote-signature", Word.SIGNATURE,
         expected="the quote, signed by its attestation key", found=f"{len(quote.signed)} signed bytes",
         source=QUOTE_SOURCE, hint="the quote was altered on its way: fetch it again from the guest",

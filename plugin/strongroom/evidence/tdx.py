@@ -137,7 +137,7 @@ def verify_td_quote(
 ) -> TdxClaims:
     """Verify a TD quote's bytes with its collateral; every check is named ``<name>.…``.
 
-    An event log must replay to all four RTMRs. The claims' `report_data` is the quote's 64 bytes; what it
+    An event log must replay to all four RTMRs (of a quote that is not genuine there is nothing to replay to). The claims' `report_data` is the quote's 64 bytes; what it
     has to be is the caller's business, and so is `appraise_td`. Raises `EvidenceMalformed`.
     """
     parsed = parse_quote(quote)
@@ -151,7 +151,7 @@ def verify_td_quote(
     if event_log is not None:
         with at_the_door("TDX event log"):
             events = parse_log(event_log)
-        replayed = _check_replay(events, body, checks, name)
+        replayed = verified.genuine and _check_replay(events, body, checks, name)
         if replayed:
             values |= _runtime_claims(events)
     return TdxClaims(
