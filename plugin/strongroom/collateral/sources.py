@@ -302,3 +302,8 @@ def places(
         return near
     intel = PccsSource(pccs, None, web, early) if pccs else PccsSource(web=web, early=early)
     return (*near, intel, AmdSource(kds, web), NvidiaSource(rim_service, web), OcspSource(web=web))
+
+
+def vendors(web: Web | None = None) -> tuple[Source, ...]:
+    """The vendors' own services and nothing else."""
+    return places(web=web)

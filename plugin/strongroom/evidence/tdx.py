@@ -137,8 +137,9 @@ def verify_td_quote(
 ) -> TdxClaims:
     """Verify a TD quote's bytes with its collateral; every check is named ``<name>.…``.
 
-    An event log must replay to all four RTMRs (of a quote that is not genuine there is nothing to replay to). The claims' `report_data` is the quote's 64 bytes; what it
-    has to be is the caller's business, and so is `appraise_td`. Raises `EvidenceMalformed`.
+    An event log must replay to all four RTMRs; of a quote that is not genuine there is nothing to replay to.
+    The claims' `report_data` is the quote's 64 bytes; what it has to be is the caller's business, and so is
+    `appraise_td`. Raises `EvidenceMalformed`.
     """
     parsed = parse_quote(quote)
     if not isinstance(parsed.body, TdReport):
