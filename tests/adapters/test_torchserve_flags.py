@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from strongroom.adapters.torchserve.flags import REFUSED_PROPERTIES, read_command, read_properties, write_properties
+from strongroom.adapters.torchserve.flags import (
+    REFUSED_PROPERTIES,
+    read_command,
+    read_properties,
+    size_limits,
+    write_properties,
+)
 from strongroom.errors import LaunchRefused
 
 
@@ -112,3 +118,29 @@ def test_what_torchserve_gets_ends_with_the_forced_settings(store, tmp_path):
     assert written["install_py_dep_per_model"] == "false"
     assert written["enable_envvars_config"] == "false"
     assert written["allowed_urls"].startswith("file://strongroom")
+
+
+def test_the_server_gets_room_for_what_sealing_adds_and_the_worker_keeps_the_limits(store, tmp_path):
+    config = tmp_path / "config.properties"
+    config.write_text("max_request_size=1000000\nmax_response_size=2000000\n")
+    wanted = read(store, "--ts-config", str(config), "--models", "digits.mar")
+    assert size_limits(wanted) == (1_000_000, 2_000_000)
+    write_properties(wanted, tmp_path / "out.properties")
+    written = dict(line.split("=", 1) for line in (tmp_path / "out.properties").read_text().splitlines())
+    assert int(written["max_request_size"]) > 1_000_000
+    assert int(written["max_response_size"]) > 2_000_000 + 2_000_000 // 400
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "many", "4294967296"])
+def test_a_size_limit_that_is_no_size_is_refused(store, tmp_path, size):
+    config = tmp_path / "config.properties"
+    config.write_text(f"max_response_size={size}\n")
+    with pytest.raises(LaunchRefused, match="max_response_size"):
+        size_limits(read(store, "--ts-config", str(config), "--models", "digits.mar"))
+
+
+def test_a_service_envelope_is_refused_with_the_place_where_it_belongs(tmp_path):
+    config = tmp_path / "config.properties"
+    config.write_text("service_envelope=kserve\n")
+    with pytest.raises(LaunchRefused, match=r"worker\.envelopes"):
+        read_properties(config)

@@ -65,6 +65,23 @@ def test_no_form_body_raises_anything_else(body, kind):
         row(body, kind)
 
 
+def test_an_uploaded_file_without_a_type_counts_as_octets_and_a_plain_field_has_none():
+    body = b"".join(
+        b'--B\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\nx\r\n' % part
+        for part in ((b"f", b'; filename="f"'), (b"p", b""))
+    )
+    seen = row(body + b"--B--\r\n", "multipart/form-data; boundary=B")[1]
+    assert seen["f"] == {"content-type": "application/octet-stream"}
+    assert seen["p"] == {"content-type": ""}
+
+
+def test_the_channels_own_date_is_not_shown_to_the_handler():
+    assert (
+        "date"
+        not in row_of(b"", [("date", "Sun, 22 Nov 2026 20:00:00 GMT"), ("x", "1")], route_of("/predictions/m"))[1]
+    )
+
+
 def test_headers_are_found_in_any_case():
     headers = row(b"", "text/plain")[1]
     assert headers["Content-Type"] == headers.get("CONTENT-TYPE") == "text/plain"
@@ -78,7 +95,8 @@ def test_headers_are_found_in_any_case():
         ("/predictions/m/2.0?q=1", "m", "2.0", "False"),
         ("/explanations/m", "m", None, "True"),
         ("/v1/models/m:predict", "m", None, "False"),
-        ("/v2/models/m/versions/3/infer", "m", "3", "False"),
+        ("/v2/models/m/infer", "m", None, "False"),
+        ("/v2/models/m/explain", "m", None, "True"),
     ],
 )
 def test_a_path_names_its_model(path, model, version, explain):
@@ -94,6 +112,18 @@ def test_an_invocations_query_becomes_parameters():
     }
 
 
-@pytest.mark.parametrize("path", ["/", "/models", "/predictions", "/predictions/", "/v1/models/m", "/invocations", ""])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/models",
+        "/predictions",
+        "/predictions/",
+        "/v1/models/m",
+        "/invocations",
+        "",
+        "/v2/models/m/versions/3/infer",
+    ],
+)
 def test_a_path_that_torchserve_has_not_names_nothing(path):
     assert route_of(path) is None

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from doubles.stages import sealed_stage
-from strongroom.demo.digits import Trained, train
+from doubles.houses import House, standing
+from doubles.stages import sealed_stage, train_in_a_child
+from strongroom.demo.digits import Trained
 from strongroom.demo.stage import Stage
 
 BATCHES = json.dumps(
@@ -22,10 +23,18 @@ BATCHES = json.dumps(
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Trained:
     """The plain digits.mar and the scans held back from its training."""
-    return train(tmp_path_factory.mktemp("digits"))
+    return train_in_a_child(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="module")
 def sealed(digits) -> Iterator[Stage]:
     """A sealed digits server with two workers and batches of up to four."""
     yield from sealed_stage(digits, properties=f"models={BATCHES}\nmetrics_mode=prometheus\n")
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory) -> Iterator[House]:
+    """One sealed server with several models, and the same models served plain."""
+    settings = '[worker.envelopes]\niris = "kserve"\ntensors = "kservev2"\n'
+    with standing(tmp_path_factory.mktemp("house"), settings) as house:
+        yield house

@@ -39,6 +39,8 @@ from strongroom.worker.streams import BatchStream, Send
 _log = logging.getLogger(__name__)
 
 NO_STORE = ("cache-control", "no-store")
+INCREMENTAL = ("incremental", "?1")
+"""RFC 10036: intermediaries are asked not to wait for the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,12 @@ class Exchange:
             body: bytes | bytearray = ohttp.seal_response(self.context, self.enc, message)
         else:
             body = self.sealer.front + self.sealer.seal(message) + self.sealer.finish()
-        return Answer(200, self.form.response_type, body)
+        return self.answer(body)
+
+    def answer(self, body: bytes | bytearray) -> Answer:
+        """Sealed bytes as they go out: always 200, whatever is inside."""
+        headers = (NO_STORE,) if self.form is Form.SINGLE else (NO_STORE, INCREMENTAL)
+        return Answer(200, self.form.response_type, body, headers)
 
 
 class SealedService:
@@ -240,7 +247,7 @@ class SealedService:
                 if isinstance(last, Response):
                     answers[exchange.index] = exchange.sealed(last, self.settings.padding, self._limit)
                 else:
-                    answers[exchange.index] = Answer(200, exchange.form.response_type, last)
+                    answers[exchange.index] = exchange.answer(last)
             except MessageInvalid:
                 # A header that the handler set cannot be sent; its content is not at fault and not shown.
                 failed = problems.HANDLER_FAILED.response()

@@ -141,14 +141,14 @@ class BatchStream:
     def last(self, index: int, response: Response) -> bytes | Response:
         """The end of one item, after `close`: sealed bytes where it was streamed, else the whole response.
 
-        Empty bytes end a stream without its final chunk, which the client reports as `StreamTruncated`.
+        A stream that failed ends without its final chunk, which the client reports as `StreamTruncated`.
         """
         item = self._items[index]
         if item.head is None:
             return response
         if item.failed:
             if item.started:
-                return b""
+                return item.take(self._most) if item.waiting else b""
             return response if response.status >= 400 else HANDLER_FAILED.response()
         if item.sealer is None:
             return Response(item.status, item.headers, bytes(item.waiting) + response.content)

@@ -74,6 +74,7 @@ REFUSED_PROPERTIES = {
     "use_env_allowed_urls": "models come from the admitted store only",
     "ipex_enable": "it starts workers through another launcher, and the keeper would not know them",
     "cpu_launcher_enable": "it starts workers through another launcher, and the keeper would not know them",
+    "service_envelope": "the server would apply it to ciphertext; name it in strongroom.toml, [worker.envelopes]",
     "decode_input_request": "strongroom decodes requests inside the worker, with the default",
 }
 
@@ -88,6 +89,15 @@ REFUSED_FLAGS = {
     "log_config": "a log4j configuration can load code and copy logs elsewhere",
     "cpp_log_config": "the C++ backend does not load sealed models",
 }
+
+
+DEFAULT_SIZE = 6_553_500
+"""Bytes: TorchServe's default of max_request_size and max_response_size."""
+
+SEALING_ROOM = 128 * 1024
+"""Bytes that encapsulation, header fields and chunk framing may add to a small message."""
+
+JAVA_INT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +209,27 @@ def _looks_sealed(path: Path) -> bool:
     return path.suffix == ".mar" or (path.is_dir() and (path / "MAR-INF").is_dir())
 
 
+def size_limits(wanted: Wanted) -> tuple[int, int]:
+    """(max_request_size, max_response_size) in bytes, as the operator means them: of what is inside.
+
+    The server itself gets more room, for what sealing adds, and so that a request which is somewhat too large
+    still reaches the worker, which can say so under encryption. Raises `LaunchRefused`.
+    """
+    limits = []
+    for name in ("max_request_size", "max_response_size"):
+        value = wanted.properties.get(name, str(DEFAULT_SIZE))
+        if not value.isdecimal() or not 0 < int(value) <= JAVA_INT:
+            raise LaunchRefused(f"{name} is {value[:40]!r}", hint=f"a number of bytes up to {JAVA_INT}")
+        limits.append(int(value))
+    return limits[0], limits[1]
+
+
 def write_properties(wanted: Wanted, path: Path) -> None:
     """The configuration that TorchServe gets: what was asked for and is safe, then what is forced."""
+    request, response = size_limits(wanted)
     forced = {
+        "max_request_size": str(min(2 * request + SEALING_ROOM, JAVA_INT)),
+        "max_response_size": str(min(response + response // 256 + SEALING_ROOM, JAVA_INT)),
         "allowed_urls": "file://strongroom-admits-no-url",
         "install_py_dep_per_model": "false",
         "enable_envvars_config": "false",

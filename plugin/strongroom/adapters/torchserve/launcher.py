@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strongroom.adapters.torchserve.flags import Wanted, read_command, write_properties
-from strongroom.adapters.torchserve.handler import MOST_RESPONSE, RESPONSE_VARIABLE
+from strongroom.adapters.torchserve.flags import Wanted, read_command, size_limits, write_properties
+from strongroom.adapters.torchserve.handler import SIZES_VARIABLE
 from strongroom.adapters.torchserve.runtime import java_home, torchserve_command
 from strongroom.errors import KeeperUnavailable, LaunchRefused
 from strongroom.keeper import wire
@@ -119,7 +119,7 @@ def _environment(folder: Path, wanted: Wanted) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",
         SOCKET_VARIABLE: str(folder / "keeper.sock"),
-        RESPONSE_VARIABLE: wanted.properties.get("max_response_size", str(MOST_RESPONSE)),
+        SIZES_VARIABLE: ",".join(map(str, size_limits(wanted))),
     }
 
 

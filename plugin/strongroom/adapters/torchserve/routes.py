@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 _PATHS = (
     re.compile(r"/(?P<verb>predictions|explanations)/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?(?:/(?P<rest>.*))?"),
     re.compile(r"/v1/models/(?P<model>[^/:]+):(?P<verb>predict|explain)"),
-    re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/(?P<verb>infer|explain)"),
+    re.compile(r"/v2/models/(?P<model>[^/]+)/(?P<verb>infer|explain)"),
     re.compile(r"/(?P<verb>invocations)"),
 )
 

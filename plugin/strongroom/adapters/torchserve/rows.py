@@ -19,7 +19,12 @@ from strongroom.errors import MessageInvalid
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
+OCTETS = "application/octet-stream"
+"""What the frontend takes an uploaded file for that names no type."""
 MOST_PARTS = 1024
+
+CHANNEL_DATE = "date"
+"""The channel's own field (docs/protocol.md section 5). Programs do not send it, so no handler looks for it."""
 
 
 class Headers(dict[str, Any]):
@@ -58,7 +63,7 @@ def row_of(content: bytes, headers: Sequence[tuple[str, str]], route: Route) -> 
 
     Raises `MessageInvalid` for a form that cannot be read.
     """
-    given = dict(headers)
+    given = {name: value for name, value in headers if name != CHANNEL_DATE}
     declared = given.get("content-type", "")
     parts = [Part(name, "", value.encode()) for name, value in route.parameters]
     parts += parts_of(content, declared)
@@ -107,7 +112,8 @@ def _multipart(content: bytes, declared: str) -> Iterator[Part]:
         disposition = parse_options_header(headers.get("content-disposition", ""))[1]
         if b"name" not in disposition:
             raise MessageInvalid("a multipart part without a name")
-        kind = headers.get("content-type", "").partition(";")[0].strip() if b"filename" in disposition else ""
+        declares = headers.get("content-type", OCTETS)
+        kind = declares.partition(";")[0].strip() if b"filename" in disposition else ""
         yield Part(disposition[b"name"].decode("utf-8", "replace"), kind, value)
 
 

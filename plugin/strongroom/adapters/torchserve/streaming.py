@@ -17,6 +17,7 @@ from typing import Any
 
 from strongroom.adapters.torchserve.rows import answer_bytes
 from strongroom.channel.ohttp import Form
+from strongroom.worker.service import INCREMENTAL, NO_STORE
 from strongroom.worker.streams import BatchStream, Send
 
 _running: dict[int, tuple[BatchStream, Sequence[int]]] = {}
@@ -58,8 +59,8 @@ def sender(context: Any) -> Send:
         for index in sealed:
             context.set_response_status(200, "", index)
             context.set_response_content_type(index, Form.CHUNKED.response_type)
-            context.set_response_header(index, "cache-control", "no-store")
-            context.set_response_header(index, "incremental", "?1")
+            for name, value in (NO_STORE, INCREMENTAL):
+                context.set_response_header(index, name, value)
         ids = {index: context.request_ids[index] for index in sealed}
         message = create_predict_response(sealed, ids, "Prediction success", 200, context, True)
         context.cl_socket.sendall(message)

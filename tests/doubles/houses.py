@@ -1,0 +1,76 @@
+"""One sealed server with several odd models, and a plain server beside it, for the journeys of the serving path."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from doubles.models import plain_archive
+from doubles.serving import Serving, start_torchserve
+from strongroom.client.adapter import SealedAdapter
+from strongroom.demo.stage import Stage
+
+HERE = Path(__file__).parent
+
+MODELS = {
+    "echo": "echo_handler.py",
+    "talk": "talking_handler.py",
+    "iris": "instances_handler.py",
+    "tensors": "instances_handler.py",
+}
+CONFIG = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\nhandler:\n  labels: [a, b]\n  depth: 3\n"
+TALK_CONFIG = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 4\nmaxBatchDelay: 60\n"
+MOST = 400_000
+"""max_response_size of both servers: small enough to be exceeded at little cost."""
+
+
+def archives(folder: Path) -> Path:
+    """Plain archives of all models, in a folder of their own."""
+    folder.mkdir()
+    for name, handler in MODELS.items():
+        files = {
+            handler: (HERE / handler).read_bytes(),
+            "config.yaml": TALK_CONFIG if name == "talk" else CONFIG,
+            "labels.json": json.dumps(["a", "b"]).encode(),
+        }
+        plain_archive(folder / f"{name}.mar", files, name=name, handler=handler, configFile="config.yaml")
+    return folder
+
+
+@dataclass(slots=True)
+class House:
+    """The sealed server `stage`, and a plain one with the first two of its models."""
+
+    stage: Stage
+    plain: Serving
+    session: requests.Session
+
+    def url(self, path: str) -> str:
+        return self.stage.url + path
+
+
+@contextlib.contextmanager
+def standing(folder: Path, settings: str = "", models: tuple[str, ...] = tuple(MODELS)) -> Iterator[House]:
+    """Start both at once, so that they load beside each other."""
+    store = archives(folder / "plain-store")
+    names = [f"{name}={name}.mar" for name in models]
+    limit = f"max_response_size={MOST}\nmax_request_size={2 * MOST}\n"
+    stage = Stage.make()
+    with contextlib.ExitStack() as stack:
+        stack.callback(stage.close)
+        plain = stack.enter_context(start_torchserve(folder / "plain", store, names[:2], properties=limit))
+        stage.make_author()
+        stage.start_broker()
+        for name in models:
+            stage.seal(store / f"{name}.mar")
+        stage.start_server(models=tuple(names), properties=limit, settings=settings)
+        for name in models:
+            stage.wait_until_ready(1, model=name)
+        plain.wait_until_ready("talk", workers=1)
+        session = requests.Session()
+        session.mount(stage.url, SealedAdapter(policy=stage.client_policy()))
+        yield House(stage, plain, session)
