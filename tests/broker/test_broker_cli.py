@@ -187,6 +187,33 @@ def test_serve_prints_its_url_as_json_when_it_is_ready(tmp_path):
         assert process.wait(15) == 0
 
 
+def test_an_administrator_is_made_and_forgotten_while_the_broker_runs(run, room, tmp_path):
+    auditor = tmp_path / "auditor.key"
+    said = run("broker", "administrator", room.folder, auditor, "--role", "auditor", connected=False).stdout
+    key_id = said.split("auditor ")[1].strip()
+    assert room.admin(auditor, "auditor").checkpoint()
+    with pytest.raises(ReleaseError, match="AdminAuthAccess"):
+        room.admin(auditor, "auditor").revoke("lineage", "acme/digits")
+    name, archive, _ = room.register(1)  # the running broker goes on writing to the log that we wrote to
+    room.client().fetch(tuple(name), archive)
+    run("broker", "administrator", room.folder, "--remove", key_id, connected=False)
+    with pytest.raises(ReleaseError, match="AdminAuthAccess"):
+        room.admin(auditor, "auditor").checkpoint()
+    room.client().fetch(tuple(name), archive)
+    log = tmp_path / "log"
+    run("audit", "export", log)
+    run("audit", "verify", log, "--key", room.broker.audit.key.serialise(), connected=False)
+
+
+def test_the_last_administrator_cannot_be_forgotten(run, room):
+    from strongroom.broker.admin import AdminKey, key_id_of
+
+    key_id = key_id_of(AdminKey.load(room.folder / "admin.key").private.public_key())
+    with pytest.raises(ConfigurationInvalid, match="stays"):
+        run("broker", "administrator", room.folder, "--remove", key_id, connected=False)
+    assert room.admin().status()
+
+
 # -- editing a policy's text ------------------------------------------------------------
 
 

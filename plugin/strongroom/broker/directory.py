@@ -214,3 +214,36 @@ def open_broker(
         clock=clock,
         steady=steady,
     )
+
+
+def make_administrator(
+    directory: Path, key_file: Path, *, role: str, repository: str = "", passphrase: str | None = None
+) -> str:
+    """Write a new administrator's private key and register its public one; the key's id.
+
+    The broker may be running: it looks administrators up at each request. Raises `KeyFileInvalid`, `StoreError`.
+    """
+    broker = open_broker(directory, passphrase=passphrase)
+    try:
+        key = admin.AdminKey(Ed25519PrivateKey.generate(), broker.id)
+        with broker.store.transaction():
+            key_id = admin.register(broker.store, key.private.public_key(), role, repository)
+            write_private(key_file, key.serialise())
+            broker.record({"event": "administrator", "key": key_id, "role": role, "repository": repository})
+        return key_id
+    finally:
+        broker.store.close()
+
+
+def remove_administrator(directory: Path, key_id: str, *, passphrase: str | None = None) -> None:
+    """Forget an administrator; raises `ConfigurationInvalid` for an unknown id, and for the last one."""
+    broker = open_broker(directory, passphrase=passphrase)
+    try:
+        with broker.store.transaction():
+            if not broker.store.write("DELETE FROM administrators WHERE key_id = ?", key_id):
+                raise ConfigurationInvalid(f"no administrator has the id {key_id}")
+            if not broker.store.rows("SELECT 1 FROM administrators WHERE role = 'admin'"):
+                raise ConfigurationInvalid("the last administrator of role admin stays", hint="make another one first")
+            broker.record({"event": "administrator-removed", "key": key_id})
+    finally:
+        broker.store.close()

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from strongroom.cli.trust import Offline, PluginNames
+
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the broker's folder")]
 PassphraseFile = Annotated[
     Path | None,
@@ -22,6 +24,7 @@ def register(app: typer.Typer) -> None:
     verbs.command()(init)
     verbs.command()(serve)
     verbs.command()(status)
+    verbs.command()(administrator)
     verbs.command()(backup)
     verbs.command()(restore)
     app.add_typer(verbs)
@@ -100,6 +103,11 @@ def serve(
         str | None, typer.Option(metavar="FILE|NAME", help="put this release policy (Rego), or a template, in force")
     ] = None,
     passphrase_file: PassphraseFile = None,
+    plugin: PluginNames = None,
+    collateral: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="where endorsements are kept [default: DIR/collateral]")
+    ] = None,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve keys until interrupted. Policies that were set before stay in force.
@@ -110,6 +118,8 @@ def serve(
     import logging
 
     from strongroom.broker.serve import serve as run
+    from strongroom.cli.trust import endorsements
+    from strongroom.plugins import Plugins
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
@@ -117,7 +127,16 @@ def serve(
         print(json.dumps({"url": url}) if as_json else f"broker ready at {url}", flush=True)
 
     passphrase = read_passphrase(passphrase_file)
-    run(directory, listen=listen, policy=policy, rego=rego, passphrase=passphrase, ready=ready)
+    run(
+        directory,
+        listen=listen,
+        policy=policy,
+        rego=rego,
+        passphrase=passphrase,
+        ready=ready,
+        plugins=Plugins.load(plugin or ()),
+        endorsements=endorsements(collateral or directory / "collateral", offline=offline),
+    )
 
 
 def status(
@@ -140,6 +159,32 @@ def status(
         return
     for field, value in found.items():
         print(f"{field.replace('_', ' '):<18}  {', '.join(value) if isinstance(value, list) else value}")
+
+
+def administrator(
+    directory: Folder,
+    key: Annotated[Path | None, typer.Argument(metavar="NEW.key", help="where its private key is written")] = None,
+    role: Annotated[str, typer.Option(help="admin, owner of one repository, or auditor")] = "auditor",
+    repository: Annotated[str, typer.Option(metavar="NAME", help="the owner's repository (tenant)")] = "",
+    remove: Annotated[str | None, typer.Option(metavar="ID", help="forget this administrator instead")] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make another administrator, or forget one. The broker may be running.
+
+    Example: `strongroom broker administrator /srv/broker acme.key --role owner --repository acme`
+    """
+    from strongroom.broker.directory import make_administrator, remove_administrator
+    from strongroom.errors import ConfigurationInvalid
+
+    passphrase = read_passphrase(passphrase_file)
+    if (key is None) == (remove is None):
+        raise ConfigurationInvalid("one thing at a time", hint="name a new key file, or --remove ID")
+    if remove is not None:
+        remove_administrator(directory, remove, passphrase=passphrase)
+        print(f"{remove}: no longer an administrator")
+    elif key is not None:
+        key_id = make_administrator(directory, key, role=role, repository=repository, passphrase=passphrase)
+        print(f"{key}: {role} {key_id}{' of ' + repository if repository else ''}")
 
 
 def backup(
