@@ -186,6 +186,38 @@ def test_evidence_that_cannot_be_read_needs_nothing_and_says_so_when_asked(cache
         cache.fetch_for(Evidence("tdx", {"quote": "AAAA"}))
 
 
+def test_what_could_not_be_had_is_not_asked_for_again_at_once(services, cache, intel, clock):
+    assert cache(td_evidence(intel)).items == {}
+    asked = len(services.log)
+    assert cache(td_evidence(intel)).items == {}
+    assert len(services.log) == asked
+    services.serve_intel(intel.collateral(tdx=True), tee="tdx", fmspc=FMSPC_TEXT)
+    clock.now = NOW + timedelta(minutes=6)
+    assert "collateral" in cache(td_evidence(intel)).items
+
+
+def test_made_up_platforms_cannot_make_us_hammer_a_service(services, cache, clock):
+    for number in range(200):
+        with pytest.raises(CollateralUnavailable):
+            cache.obtain(Wanted(f"dcap/tdx/{number:012X}/platform", "collateral"))
+    assert len(services.log) == 60
+    clock.now = NOW + timedelta(minutes=1)
+    with pytest.raises(CollateralUnavailable, match="not found"):
+        cache.obtain(Wanted("dcap/tdx/FFFFFFFFFFFF/platform", "collateral"))
+
+
+def test_a_disk_that_cannot_be_written_to_does_not_cost_a_good_answer(services, intel, clock, tmp_path):
+    (tmp_path / "file").write_text("")
+    services.serve_intel(intel.collateral(tdx=True), tee="tdx", fmspc=FMSPC_TEXT)
+    trusted = Trusted(intel=intel.root.certificate)
+    cache = EndorsementCache(
+        Store(tmp_path / "file" / "store"), [PccsSource(services.url, None, web())], trusted=trusted, clock=clock
+    )
+    assert "collateral" in cache(td_evidence(intel)).items
+    with pytest.raises(CollateralUnavailable, match="written"):
+        cache.fetch_for(td_evidence(intel))
+
+
 def test_the_newest_tcb_recovery_is_asked_for_where_it_is_wanted(services, intel):
     services.serve_intel(intel.collateral(tdx=True), tee="tdx", fmspc=FMSPC_TEXT)
     for path in [each for each in services.answers if "/tdx/" in each]:

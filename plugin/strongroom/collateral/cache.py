@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from strongroom.collateral.patience import Patience
 from strongroom.collateral.sources import Source
 from strongroom.collateral.store import Entry, Store
 from strongroom.collateral.trial import Trusted, judge_endorsement
@@ -42,12 +43,14 @@ class EndorsementCache:
         trusted: Trusted | None = None,
         refresh_after: timedelta = timedelta(hours=24),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        patience: Patience | None = None,
     ) -> None:
         self.store = store
         self._sources = tuple(sources)
         self._trusted = trusted or Trusted()
         self._refresh_after = refresh_after
         self._clock = clock
+        self._patience = patience or Patience()
         self._writing = threading.Lock()
 
     def __call__(self, evidence: Evidence) -> Endorsements:
@@ -97,11 +100,31 @@ class EndorsementCache:
         return found
 
     def obtain(self, wanted: Wanted, *, anew: bool = False) -> Kept:
-        """One endorsement that holds now; raises `CollateralUnavailable` with what every place said."""
+        """One endorsement that holds now; raises `CollateralUnavailable` with what every place said.
+
+        With `anew` the store is passed over and earlier refusals are forgotten: somebody asked for it by hand.
+        """
         now = self._clock()
         stored = None if anew else self._stored(wanted, now)
         if stored is not None and now - stored.entry.fetched <= self._refresh_after:
             return stored
+        if anew:
+            self._patience.welcome(wanted.name)
+        trouble = self._patience.objection(wanted.name, now)
+        if not trouble:
+            fresh, trouble = self._ask(wanted, now, must_keep=anew)
+            if fresh is not None:
+                return fresh
+            self._patience.refuse(wanted.name, trouble, now)
+        if stored is not None:
+            return stored
+        raise CollateralUnavailable(
+            f"{wanted.name} cannot be had: {trouble}",
+            hint="open the network to the vendor's service, or bring a bundle: strongroom collateral bundle",
+        )
+
+    def _ask(self, wanted: Wanted, now: datetime, *, must_keep: bool) -> tuple[Kept | None, str]:
+        """The first good answer of a source, kept in the store; or what every source said."""
         trouble = []
         for source in self._sources:
             try:
@@ -113,15 +136,17 @@ class EndorsementCache:
                 trouble.append(f"{source.name}: {error}")
                 continue
             entry = Entry(wanted, now.replace(microsecond=0), octets)
+            self._keep(entry, must_keep)
+            return Kept(entry, expires, source.name), ""
+        return None, "; ".join(trouble) or "no source has it"
+
+    def _keep(self, entry: Entry, must: bool) -> None:
+        try:
             with self._writing:
                 self.store.put(entry)
-            return Kept(entry, expires, source.name)
-        if stored is not None:
-            return stored
-        raise CollateralUnavailable(
-            f"{wanted.name} cannot be had: " + ("; ".join(trouble) or "no source has it"),
-            hint="open the network to the vendor's service, or bring a bundle: strongroom collateral bundle",
-        )
+        except CollateralUnavailable:
+            if must:
+                raise  # else the answer is good and a full disk is no reason to refuse it
 
     def _stored(self, wanted: Wanted, now: datetime) -> Kept | None:
         entry = self.store.get(wanted.name)
