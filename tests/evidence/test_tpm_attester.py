@@ -316,7 +316,7 @@ def test_a_credential_is_activated_by_a_real_tpm_for_every_kind_of_ek(tpm, tmp_p
     name_alg = "sha384" if policy_free == 32 else "sha256"
     public = TPMT_PUBLIC.parse(template, nameAlg=name_alg, objectAttributes=attributes)
     with attester(tpm, tmp_path) as mine:
-        esapi = mine._open
+        esapi = mine._tpm.esapi
         try:
             handle, made, *_ = esapi.create_primary(None, TPM2B_PUBLIC(public), primary_handle=ESYS_TR.OWNER)
         except TSS2_Exception:

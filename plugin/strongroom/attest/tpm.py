@@ -13,27 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from strongroom.attest.tpm_connection import DEVICE, TpmConnection, default_tcti, missing
 from strongroom.encoding import b64, parse_json
 from strongroom.errors import AttesterUnavailable, MalformedInput
 from strongroom.evidence.tpm_credential import Credential, activation_answer, spki_of
 from strongroom.evidence.tpm_event_log import LAUNCH_PCR, LaunchEvent
 from strongroom.evidence.tpm_evidence import BankQuote, TpmEvidence
-from strongroom.evidence.tpm_structures import PCRS, Quote, TpmPublic, TpmSignature
+from strongroom.evidence.tpm_structures import PCRS, TpmPublic
 from strongroom.evidence.types import Evidence
 
 if TYPE_CHECKING:
-    from tpm2_pytss import ESAPI, ESYS_TR
+    from tpm2_pytss import ESYS_TR
 
-DEVICE = Path("/dev/tpmrm0")
+__all__ = ["TpmAttester", "missing", "read_launch_log", "write_launch_log"]
+
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
-LAUNCH_LOG = Path("/run/strongroom/tpm-launch.json")
+LAUNCH_LOGS = Path("/run/strongroom")
 NONCE_SIZE = 32
 """Bytes of report data that go into a quote; the key broker protocol cuts its digest to this."""
 EK_TYPES = {"rsa2048": "EK-RSA2048", "ecc256": "EK-ECC256"}
@@ -41,61 +41,46 @@ EK_TYPES = {"rsa2048": "EK-RSA2048", "ecc256": "EK-ECC256"}
 AK_TEMPLATES = {"rsa": "rsa2048:rsassa-sha256:null", "ecc": "ecc256:ecdsa-sha256:null"}
 _AK_ATTRIBUTES = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign|noda"
 _NV_CERTIFICATES = 0x01C00000  # TCG Registry of reserved handles: EK certificates and templates
-_ATTEMPTS = 3
-
-T = TypeVar("T")
 
 
-def missing(device: Path = DEVICE) -> str:
-    """What this machine lacks for a TPM attester, in one sentence; empty when nothing."""
-    try:
-        import tpm2_pytss  # noqa: F401
-    except (ImportError, OSError, RuntimeError):
-        return "tpm2-pytss is not installed: pip install 'strongroom[tpm]' (it needs libtss2)"
-    if not device.exists():
-        return f"there is no {device}: no TPM 2.0, or its kernel module is not loaded"
-    if not os.access(device, os.R_OK | os.W_OK):
-        return f"{device} may not be opened by this user: add it to the group tss"
-    return ""
+def launch_log_of(tcti: str) -> Path:
+    """Where the launch log of the TPM behind that TCTI is kept; gone with the boot, as the registers are."""
+    name = (
+        "tpm-launch" if tcti == f"device:{DEVICE}" else f"tpm-launch-{hashlib.sha256(tcti.encode()).hexdigest()[:16]}"
+    )
+    return LAUNCH_LOGS / f"{name}.json"
 
 
 class TpmAttester:
     """A TPM behind a TCTI. One instance serves a process; its methods may be called from any thread.
 
-    `tcti` is a libtss2 configuration; `ak` is ``rsa`` (which stock verifiers of the key broker protocol need)
-    or ``ecc``; `ek` is one of `EK_TYPES`; `bank` and `pcrs` say what is quoted. `event_log` and `launch_log`
-    are files that may be absent.
+    `tcti` is a libtss2 configuration, by default `default_tcti`; `ak` is ``rsa`` (which stock verifiers of the
+    key broker protocol need) or ``ecc``; `ek` is one of `EK_TYPES`; `bank` and `pcrs` say what is quoted.
+    `event_log` and `launch_log` are files that may be absent; the firmware's log is the machine's own TPM's.
     """
 
     tee = "tpm"
 
     def __init__(
         self,
-        tcti: str = f"device:{DEVICE}",
+        tcti: str | None = None,
         *,
         ak: str = "rsa",
         ek: str = "rsa2048",
         bank: str = "sha256",
         pcrs: Sequence[int] = range(PCRS),
-        event_log: Path = EVENT_LOG,
-        launch_log: Path = LAUNCH_LOG,
+        event_log: Path | None = None,
+        launch_log: Path | None = None,
     ) -> None:
+        tcti = tcti or default_tcti()
+        own = tcti.startswith("device:")
         self._bank, self._pcrs = bank, tuple(pcrs)
-        self._event_log, self._launch_log = event_log, launch_log
+        self._event_log = event_log or (EVENT_LOG if own else None)
+        self._launch_log = launch_log or launch_log_of(tcti)
         self._ek_type = EK_TYPES[ek]
-        self._lock = threading.Lock()
         self._secret: bytes | None = None
-        self._tcti: Any = None
-        self._esapi: ESAPI | None = None
-        try:
-            from tpm2_pytss import ESAPI, TCTILdr
-        except (ImportError, OSError, RuntimeError) as error:
-            raise AttesterUnavailable(
-                "tpm2-pytss is not installed", hint="pip install 'strongroom[tpm]'; it needs libtss2 of your system"
-            ) from error
-        name, _, configuration = tcti.partition(":")
-        self._tcti = self._asked(lambda: TCTILdr(name, configuration or None), f"open the TPM at {tcti}")
-        self._esapi = self._asked(lambda: ESAPI(self._tcti), f"speak to the TPM at {tcti}")
+        self._tpm = TpmConnection(tcti)
+        self._lock = self._tpm.lock
         self._ak, self._ak_pub = self._primary(AK_TEMPLATES[ak])
         self._ek_cert = self._read_ek_certificate()
 
@@ -108,14 +93,9 @@ class TpmAttester:
     def close(self) -> None:
         """Let go of the key and the connection; the attester cannot be used afterwards."""
         with self._lock:
-            if self._esapi is not None:
-                with suppress(AttesterUnavailable):
-                    self._flush(self._ak)
-                self._esapi.close()
-                self._esapi = None
-            if self._tcti is not None:
-                self._tcti.close()
-                self._tcti = None
+            with suppress(AttesterUnavailable):
+                self._tpm.flush(self._ak)
+            self._tpm.close()
 
     @property
     def ak_name(self) -> bytes:
@@ -141,7 +121,7 @@ class TpmAttester:
             quotes={self._bank: BankQuote(message, signature, pcrs)},
             ak_pub=self._ak_pub,
             ek_cert=self._ek_cert,
-            event_log=_read(self._event_log),
+            event_log=None if self._event_log is None else _read(self._event_log),
             launch_log=read_launch_log(self._launch_log),
             activation=None if secret is None else activation_answer(secret, message),
         )
@@ -157,40 +137,9 @@ class TpmAttester:
         return Evidence(self.tee, {"ak_public": b64(spki), "tpm_quote": quote})
 
     def _quote(self, report_data: bytes) -> tuple[bytes, bytes, dict[int, bytes]]:
-        """(TPMS_ATTEST, TPMT_SIGNATURE, values); tried again where a PCR changed between read and quote."""
         if not NONCE_SIZE <= len(report_data) <= 64:
             raise AttesterUnavailable(f"report data has {NONCE_SIZE} to 64 bytes, got {len(report_data)}")
-        from tpm2_pytss import TPM2_ALG, TPMT_SIG_SCHEME
-
-        selection = f"{self._bank}:{','.join(map(str, self._pcrs))}"
-        scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
-        for _ in range(_ATTEMPTS):
-            pcrs = self._read_pcrs()
-            attest, signature = self._asked(
-                lambda: self._open.quote(self._ak, selection, report_data[:NONCE_SIZE], in_scheme=scheme), "quote"
-            )
-            message, signed = bytes(attest), bytes(signature.marshal())
-            if _covers(Quote.parse(message), pcrs, TpmSignature.parse(signed).hash_name):
-                return message, signed, pcrs
-        raise AttesterUnavailable(
-            "the PCRs changed while they were quoted, three times", hint="attest after the boot has settled"
-        )
-
-    def _read_pcrs(self) -> dict[int, bytes]:
-        values: dict[int, bytes] = {}
-        left = list(self._pcrs)
-        while left:
-            wanted = f"{self._bank}:{','.join(map(str, left))}"
-            _, selected, digests = self._asked(lambda wanted=wanted: self._open.pcr_read(wanted), "read PCRs")  # type: ignore[misc]
-            octets = bytes(selected.pcrSelections[0].pcrSelect)
-            got = [index for index in left if index // 8 < len(octets) and octets[index // 8] >> index % 8 & 1]
-            if not got:
-                raise AttesterUnavailable(
-                    f"this TPM has no {self._bank} PCRs {left}", hint="allocate the bank: tpm2_pcrallocate, then reboot"
-                )
-            values |= {index: bytes(digest) for index, digest in zip(got, digests, strict=False)}
-            left = [index for index in left if index not in values]
-        return values
+        return self._tpm.quote(self._ak, report_data[:NONCE_SIZE], self._bank, self._pcrs)
 
     # -- activate credential -------------------------------------------------------
 
@@ -218,18 +167,18 @@ class TpmAttester:
 
         blob, _ = TPM2B_ID_OBJECT.unmarshal(credential.blob)
         encrypted, _ = TPM2B_ENCRYPTED_SECRET.unmarshal(credential.encrypted_secret)
-        esapi = self._open
+        esapi = self._tpm.esapi
         ek = self._endorsement_key()
         try:
-            session = self._asked(
+            session = self._tpm.asked(
                 lambda: esapi.start_auth_session(
                     ESYS_TR.NONE, ESYS_TR.NONE, TPM2_SE.POLICY, None, TPM2_ALG.SHA256
                 ), "start a policy session",
             )  # fmt: skip
             try:
-                self._asked(lambda: esapi.policy_secret(ESYS_TR.ENDORSEMENT, session), "authorise the EK")
+                self._tpm.asked(lambda: esapi.policy_secret(ESYS_TR.ENDORSEMENT, session), "authorise the EK")
                 return bytes(
-                    self._asked(
+                    self._tpm.asked(
                         lambda: esapi.activate_credential(
                             self._ak, ek, blob, encrypted, session1=ESYS_TR.PASSWORD, session2=session
                         ), "activate the broker's credential",
@@ -237,16 +186,16 @@ class TpmAttester:
                 )  # fmt: skip
             finally:
                 with suppress(AttesterUnavailable):
-                    self._flush(session)
+                    self._tpm.flush(session)
         finally:
-            self._flush(ek)
+            self._tpm.flush(ek)
 
     def _endorsement_key(self) -> ESYS_TR:
         from tpm2_pytss import ESYS_TR
 
         _, template = self._ek_template()
-        made = self._asked(
-            lambda: self._open.create_primary(None, template, primary_handle=ESYS_TR.ENDORSEMENT), "make the EK"
+        made = self._tpm.asked(
+            lambda: self._tpm.esapi.create_primary(None, template, primary_handle=ESYS_TR.ENDORSEMENT), "make the EK"
         )
         return made[0]
 
@@ -256,21 +205,17 @@ class TpmAttester:
 
     def _ek_template(self) -> tuple[Any, Any]:
         """(certificate or None, TPM2B_PUBLIC) of the EK, read only from NV indices that exist."""
-        from tpm2_pytss import TPM2_CAP
         from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
 
-        _, found = self._asked(
-            lambda: self._open.get_capability(TPM2_CAP.HANDLES, _NV_CERTIFICATES, 64), "list its NV indices"
-        )
-        known = {int(handle) for handle in found.data.handles}
-        read = self._asked(lambda: NVReadEK(self._open), "say how it is read")
+        known = self._tpm.handles(_NV_CERTIFICATES)
+        read = self._tpm.asked(lambda: NVReadEK(self._tpm.esapi), "say how it is read")
 
         def read_known(index: int) -> bytes:
             if int(index) not in known:
                 raise NoSuchIndex(index)
             return bytes(read(index))
 
-        return self._asked(lambda: create_ek_template(self._ek_type, read_known), "read the EK's template")  # type: ignore[no-any-return]
+        return self._tpm.asked(lambda: create_ek_template(self._ek_type, read_known), "read the EK's template")  # type: ignore[no-any-return]
 
     # -- PCRs ------------------------------------------------------------------------
 
@@ -298,53 +243,29 @@ class TpmAttester:
                 for name, number in (("sha256", TPM2_ALG.SHA256), ("sha384", TPM2_ALG.SHA384))
                 if name in self._banks()
             ]
-            self._asked(lambda: self._open.pcr_extend(ESYS_TR(pcr), TPML_DIGEST_VALUES(values)), f"extend PCR {pcr}")
+            self._tpm.asked(
+                lambda: self._tpm.esapi.pcr_extend(ESYS_TR(pcr), TPML_DIGEST_VALUES(values)), f"extend PCR {pcr}"
+            )
         return entry
 
     def _banks(self) -> set[str]:
         from tpm2_pytss import TPM2_ALG, TPM2_CAP
 
-        _, found = self._asked(lambda: self._open.get_capability(TPM2_CAP.PCRS, 0, 16), "list the PCR banks")
+        _, found = self._tpm.asked(lambda: self._tpm.esapi.get_capability(TPM2_CAP.PCRS, 0, 16), "list the PCR banks")
         names = {int(TPM2_ALG.SHA256): "sha256", int(TPM2_ALG.SHA384): "sha384"}
         chosen = [each for each in found.data.assignedPCR if any(bytes(each.pcrSelect))]
         return {names[int(each.hash)] for each in chosen if int(each.hash) in names}
-
-    # -- the TPM ----------------------------------------------------------------------
-
-    @property
-    def _open(self) -> ESAPI:
-        if self._esapi is None:
-            raise AttesterUnavailable("the TPM attester is closed")
-        return self._esapi
 
     def _primary(self, template: str) -> tuple[ESYS_TR, bytes]:
         from tpm2_pytss import ESYS_TR, TPM2B_PUBLIC, TPMA_OBJECT, TPMT_PUBLIC
 
         attributes = TPMA_OBJECT.parse(_AK_ATTRIBUTES)
         public = TPM2B_PUBLIC(TPMT_PUBLIC.parse(template, objectAttributes=attributes))
-        made = self._asked(
-            lambda: self._open.create_primary(None, public, primary_handle=ESYS_TR.ENDORSEMENT),
+        made = self._tpm.asked(
+            lambda: self._tpm.esapi.create_primary(None, public, primary_handle=ESYS_TR.ENDORSEMENT),
             "make the attestation key",
         )
         return made[0], bytes(made[1].publicArea.marshal())
-
-    def _flush(self, handle: ESYS_TR) -> None:
-        self._asked(lambda: self._open.flush_context(handle), "free a handle")
-
-    def _asked(self, question: Callable[[], T], doing: str) -> T:
-        from tpm2_pytss import TSS2_Exception
-
-        try:
-            return question()
-        except (TSS2_Exception, RuntimeError) as error:
-            raise AttesterUnavailable(
-                f"the TPM could not {doing}: {error}", hint="strongroom doctor says what is wrong with the TPM here"
-            ) from error
-
-
-def _covers(quote: Quote, pcrs: Mapping[int, bytes], hash_name: str) -> bool:
-    values = b"".join(pcrs[index] for each in quote.selections for index in each.indices)
-    return hashlib.new(hash_name, values).digest() == quote.pcr_digest
 
 
 def _der(octets: bytes) -> bytes:
@@ -361,7 +282,7 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def read_launch_log(path: Path = LAUNCH_LOG) -> tuple[LaunchEvent, ...]:
+def read_launch_log(path: Path) -> tuple[LaunchEvent, ...]:
     """The events that `extend` wrote since boot; empty where there is no log. Raises `AttesterUnavailable`."""
     octets = _read(path)
     if octets is None:
