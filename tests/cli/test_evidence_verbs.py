@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -171,3 +172,56 @@ def test_hardening_is_read_from_the_kernels_own_files(tmp_path):
         (tmp_path / name).write_text(text)
     found = {each.what: each.ok for each in hardening(tmp_path)}
     assert (found["swap"], found["ptrace"], found["kernel lockdown"]) == (False, True, True)
+
+
+def launch_library(monkeypatch, answer):
+    """sev-snp-measure's two modules, with its signature; the real one is no dependency of ours."""
+    guest, vcpu_types = types.ModuleType("sevsnpmeasure.guest"), types.ModuleType("sevsnpmeasure.vcpu_types")
+    asked = []
+
+    def snp_calc_launch_digest(vcpus, vcpu_sig, ovmf_file, kernel, initrd, append, guest_features, ovmf_hash_str):
+        asked.append((vcpus, vcpu_sig, kernel, initrd, append, guest_features, ovmf_hash_str))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    guest.snp_calc_launch_digest, vcpu_types.CPU_SIGS = snp_calc_launch_digest, {"EPYC-v4": 0x800F12}
+    for module in (guest, vcpu_types):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "sevsnpmeasure", types.ModuleType("sevsnpmeasure"))
+    return asked
+
+
+def test_an_snp_guest_is_measured_from_its_launch_inputs(monkeypatch, tmp_path):
+    asked = launch_library(monkeypatch, b"\x5a" * 48)
+    firmware, kernel = tmp_path / "OVMF.fd", tmp_path / "vmlinuz"
+    for each in (firmware, kernel):
+        each.write_bytes(b"x")
+    done = strongroom(
+        "measure", "--ovmf", firmware, "--vcpus", 4, "--kernel", kernel, "--append", "quiet", "--guest-features", "0x21"
+    )
+    assert done.returncode == 0, done.stderr
+    assert f'measurements = ["{"5a" * 48}"]' in done.stdout
+    assert asked == [(4, 0x800F12, str(kernel), "", "quiet", 0x21, "")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--vcpu-type", "Z80"), ("--append", "quiet"), ("--guest-features", "many"), ("--kernel", "/no/such/kernel")],
+)
+def test_launch_inputs_that_make_no_guest_are_refused(monkeypatch, tmp_path, options):
+    launch_library(monkeypatch, b"\x5a" * 48)
+    firmware = tmp_path / "OVMF.fd"
+    firmware.write_bytes(b"x")
+    done = strongroom("measure", "--ovmf", firmware, *options)
+    assert done.returncode == 1
+    assert done.stdout == ""
+
+
+def test_a_firmware_without_sev_metadata_and_a_missing_library_say_what_to_do(monkeypatch, tmp_path):
+    firmware = tmp_path / "OVMF.fd"
+    firmware.write_bytes(b"x")
+    launch_library(monkeypatch, RuntimeError("Kernel specified but OVMF metadata doesn't include SNP_KERNEL_HASHES"))
+    assert "built for SEV" in strongroom("measure", "--ovmf", firmware).stderr
+    monkeypatch.setitem(sys.modules, "sevsnpmeasure.guest", None)
+    assert "pip install sev-snp-measure" in strongroom("measure", "--ovmf", firmware).stderr

@@ -19,6 +19,17 @@ def measure(
     ] = None,
     tee: Annotated[str | None, typer.Option(metavar="TEE", help="attest as this TEE, or what raw evidence is")] = None,
     name: Annotated[str, typer.Option(metavar="NAME", help="the name of the policy")] = "measured",
+    ovmf: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="compute an SNP guest's measurement from its launch inputs")
+    ] = None,
+    vcpus: Annotated[int, typer.Option(metavar="N", help="with --ovmf: how many processors", min=1, max=512)] = 1,
+    vcpu_type: Annotated[str, typer.Option(metavar="MODEL", help="with --ovmf: QEMU's CPU model")] = "EPYC-v4",
+    kernel: Annotated[Path | None, typer.Option(metavar="FILE", help="with --ovmf: a kernel booted directly")] = None,
+    initrd: Annotated[Path | None, typer.Option(metavar="FILE", help="with --kernel")] = None,
+    append: Annotated[str, typer.Option(metavar="TEXT", help="with --kernel: its command line")] = "",
+    guest_features: Annotated[
+        str, typer.Option(metavar="HEX", help="with --ovmf: SEV features of the VMSA; newer hosts use 0x21")
+    ] = "0x1",
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="keep the evidence too, for explain")] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this plugin too")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
@@ -26,18 +37,30 @@ def measure(
     """Print a policy with the reference values that a guest has now. Nothing is verified: look before you trust.
 
     Examples: `strongroom measure > policy.toml` (in the guest) · `strongroom measure report.bin` ·
-    `strongroom measure --tee simulated`
+    `strongroom measure --tee simulated` · `strongroom measure --ovmf OVMF.amdsev.fd --vcpus 4 --kernel vmlinuz`
     """
     import json
     import secrets
     import sys
 
     from strongroom.attest.machine import chosen, tees
-    from strongroom.errors import AttesterUnavailable
+    from strongroom.errors import AttesterUnavailable, ConfigurationInvalid
     from strongroom.evidence.presentation import read_evidence, write_evidence
     from strongroom.evidence.reference import reference_policy
     from strongroom.plugins import Plugins
 
+    if ovmf is not None:
+        from strongroom.attest.launch_inputs import SnpLaunch
+
+        try:
+            features = int(guest_features, 16)
+        except ValueError as error:
+            raise ConfigurationInvalid(f"--guest-features {guest_features}: not hexadecimal") from error
+        launch = SnpLaunch(ovmf, vcpus, vcpu_type, kernel, initrd, append, features)
+        computed = launch.reference_policy(name)
+        print(json.dumps(computed.serialise()) if as_json else computed.toml(), end="\n" if as_json else "")
+        print("snp: computed from the launch inputs; no machine was asked", file=sys.stderr)
+        return
     plugins = Plugins.load(plugin or [])
     if evidence is not None:
         found = read_evidence(evidence.read_bytes(), tee=tee)

@@ -11,6 +11,7 @@ one as an argument, so that the order of the steps stands in the types.
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -34,6 +35,7 @@ SHORTEST_BINDING = 32
 """Bytes. A digest cut below this would no longer bind."""
 
 _ONLY_JUDGE = object()
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +276,11 @@ def examine(
         verified = len(checks.all)
         verifier.appraise(claims, own, checks)
     except Exception as error:  # a verifier that breaks has not verified: it counts as no, whatever it raised
-        said = str(error) if isinstance(error, EvidenceMalformed | MalformedInput) else type(error).__name__
+        ours = isinstance(error, EvidenceMalformed | MalformedInput)
+        said = str(error) if ours else type(error).__name__
         hint = error.hint if isinstance(error, EvidenceMalformed) else ""
+        if not ours:
+            _log.error("the verifier of %s raised; its evidence is refused", tee, exc_info=error)
         checks.that(
             False, f"{tee}.format", Word.FORMAT, expected=f"evidence that the {tee} verifier can read", found=said,
             hint=hint or "send the evidence exactly as the attester made it",

@@ -1,0 +1,76 @@
+"""The launch measurement of an SEV-SNP guest, computed from what it is launched with.
+
+So that reference values can come from a build and not from trusting a first boot. The arithmetic (pages
+of the firmware, hashes of kernel, initrd and command line, one VMSA a processor) is the package
+``sev-snp-measure``'s, made by the people who know it; here is only the question. It is no dependency:
+whoever measures images installs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from strongroom.errors import AttesterUnavailable, ConfigurationInvalid
+from strongroom.evidence.reference import ReferencePolicy
+
+GUEST_FEATURES = 0x1
+"""SNPActive alone: QEMU's default up to kernel 6.5; later hosts may launch with 0x21 (DebugSwap too)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnpLaunch:
+    """What QEMU launches: firmware, processors, and the kernel where it is booted directly.
+
+    `vcpu_type` is QEMU's CPU model (``EPYC-v4``, ``EPYC-Milan``, …). `initrd` and `command_line` belong to
+    `kernel`: the firmware measures all three or none.
+    """
+
+    firmware: Path
+    vcpus: int
+    vcpu_type: str = "EPYC-v4"
+    kernel: Path | None = None
+    initrd: Path | None = None
+    command_line: str = ""
+    guest_features: int = GUEST_FEATURES
+
+    def measurement(self) -> bytes:
+        """48 bytes: the MEASUREMENT of a report of this guest; raises `ConfigurationInvalid`.
+
+        Raises `AttesterUnavailable` where ``sev-snp-measure`` is not installed.
+        """
+        try:
+            guest = importlib.import_module("sevsnpmeasure.guest")
+            vcpu_types = importlib.import_module("sevsnpmeasure.vcpu_types")
+        except ImportError as error:
+            raise AttesterUnavailable(
+                "sev-snp-measure is not installed", hint="pip install sev-snp-measure, then measure again"
+            ) from error
+        if self.vcpu_type not in vcpu_types.CPU_SIGS:
+            raise ConfigurationInvalid(
+                f"vcpu type {self.vcpu_type!r} is not known", hint="one of " + ", ".join(sorted(vcpu_types.CPU_SIGS))
+            )
+        if self.kernel is None and (self.initrd is not None or self.command_line):
+            raise ConfigurationInvalid("an initrd or a command line is measured only with a kernel")
+        for path in (self.firmware, self.kernel, self.initrd):
+            if path is not None and not path.is_file():
+                raise ConfigurationInvalid(f"{path}: no such file")
+        try:
+            digest: bytes = guest.snp_calc_launch_digest(
+                self.vcpus, vcpu_types.CPU_SIGS[self.vcpu_type], str(self.firmware), _name(self.kernel),
+                _name(self.initrd), self.command_line, self.guest_features, "",
+            )  # fmt: skip
+        except (ValueError, RuntimeError, KeyError, OSError) as error:
+            raise ConfigurationInvalid(
+                f"{self.firmware}: {error}", hint="an OVMF built for SEV is needed (AmdSev or OvmfPkg with metadata)"
+            ) from error
+        return digest
+
+    def reference_policy(self, name: str) -> ReferencePolicy:
+        """A policy that lists this measurement."""
+        return ReferencePolicy(name, "snp", {"measurements": [self.measurement().hex()]})
+
+
+def _name(path: Path | None) -> str:
+    return "" if path is None else str(path)
