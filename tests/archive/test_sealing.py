@@ -244,14 +244,50 @@ def test_a_folder_is_replaced_by_one_that_is_whole(author, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["m", "out"]
 
 
+@pytest.mark.parametrize("moment", ["while it writes", "before it has its name"])
+def test_a_sealing_that_is_killed_leaves_nothing_behind(moment, mar, author, tmp_path):
+    author.save(tmp_path / "author.key")
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from strongroom.archive.seal import seal_archive\n"
+        "from strongroom.archive.signature import AuthorKey\n"
+        "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "when = {'while it writes': 'progress', 'before it has its name': 'before_publish'}[sys.argv[4]]\n"
+        "author = AuthorKey.load(sys.argv[3])\n"
+        "seal_archive(Path(sys.argv[1]), Path(sys.argv[2]), author=author, chunk_log2=12, **{when: die})\n"
+    )
+    words = [sys.executable, "-c", program, mar, tmp_path / "out", tmp_path / "author.key", moment]
+    killed = subprocess.run([str(word) for word in words], check=False, timeout=60)
+
+    assert killed.returncode == -9
+    assert sorted(os.listdir(tmp_path)) == ["author.key", mar.name]
+
+
+def test_a_file_system_without_nameless_files_gets_a_draft_instead(mar, author, tmp_path, monkeypatch):
+    real = os.open
+
+    def without(path, flags, *rest, **more):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(95, "Operation not supported")
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", without)
+    sealed = seal_archive(mar, tmp_path / "out", author=author, **TINY)
+
+    assert open_again(sealed, author) == model_files()
+    assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
+
+
 def test_where_there_are_no_hard_links_nothing_is_replaced_either(mar, author, tmp_path, monkeypatch):
     def no_links(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    sealed = seal_archive(mar, tmp_path / "out", author=author, **TINY)
+    (tmp_path / "draft").write_bytes(b"whole")
+    take_name(tmp_path / "draft", tmp_path / "out")
 
-    assert open_again(sealed, author) == model_files()
+    assert (tmp_path / "out").read_bytes() == b"whole"
     with pytest.raises(FileExistsError):
         take_name(mar, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["out", mar.name]

@@ -7,6 +7,7 @@ the disk, and whoever must hold its key has it. Who that is, is the caller's bus
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -217,7 +218,7 @@ def seal_source(
 
 
 class Draft:
-    """The output under a name that nobody takes for an archive, until `publish`."""
+    """The output without a name, or under one that nobody takes for an archive, until `publish`."""
 
     def __init__(self, output: Path, clear: Mapping[str, bytes], header: Header, *, directory: bool) -> None:
         self._output, self._clear, self._directory = output, clear, directory
@@ -237,11 +238,22 @@ class Draft:
             if self._directory:
                 for folder in (self._path, self._path / "MAR-INF", self._path / "SEALED-INF"):
                     folder.mkdir(mode=0o755)
-            path = self._path / PAYLOAD if self._directory else self._path
-            self.payload = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self.payload = self._open()
         except OSError as error:
             raise SealRefused(f"{self._output} cannot be written: {error.strerror}") from error
         return self
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        if not self._directory:
+            try:
+                # A file without a name is gone when we are killed, however large it has become.
+                return os.open(self._output.parent, flags | os.O_TMPFILE, 0o644)
+            except OSError as error:
+                if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
+                    raise
+        path = self._path / PAYLOAD if self._directory else self._path
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
 
     def __exit__(self, *_: object) -> None:
         os.close(self.payload)
@@ -278,6 +290,10 @@ class Draft:
     def publish(self, *, overwrite: bool) -> None:
         """Give it its final name."""
         try:
+            if not self._directory and not self._path.exists():
+                # Without a folder's descriptor Python would call link(), which does not follow the link in /proc.
+                own = f"/proc/self/fd/{self.payload}"
+                os.link(own, self._path, src_dir_fd=self.payload, follow_symlinks=True)
             if self._directory:
                 self._publish_folder(overwrite=overwrite)
             elif overwrite:
