@@ -14,7 +14,7 @@ FLOORS = [
     {"archive", "channel", "evidence"},  # neighbours, never each other
     {"hookspecs", "plugins"},
     {"attest", "broker", "collateral", "keeper", "launch", "torch", "worker"},
-    {"adapters", "client"},
+    {"adapters", "client", "models"},
     {"demo", "cli"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -60,6 +60,10 @@ class AlignedMapping:
             _libc.munmap(self._start, self._reserved)
             self._start = 0
 
+    def __del__(self) -> None:
+        if getattr(self, "_start", 0):
+            self.close()
+
 
 def _mapped(address: int | None, size: int, protection: int, kind: int, descriptor: int) -> int:
     found: int = _libc.mmap(address, size, protection, kind, descriptor, 0)

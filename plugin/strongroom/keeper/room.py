@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from strongroom.archive.index import Member
 from strongroom.archive.unseal import OpenedArchive
 from strongroom.keeper.mapping import written
 
@@ -35,14 +36,14 @@ class OpenRoom:
         self.files = tuple(files)
 
     @classmethod
-    def open(cls, archive: OpenedArchive) -> OpenRoom:
-        """Decrypt everything; raises `ArchiveTampered` and its kin, and then nothing is left."""
+    def open(cls, archive: OpenedArchive, *, only: Sequence[Member] | None = None) -> OpenRoom:
+        """Decrypt everything, or `only` some; raises `ArchiveTampered` and its kin, and then nothing is left."""
         descriptors: list[int] = []
         files: list[MemoryFile] = []
         try:
             with contextlib.ExitStack() as mappings:
                 targets = {}
-                for member in archive.members:
+                for member in archive.members if only is None else only:
                     descriptor = os.memfd_create("strongroom", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
                     descriptors.append(descriptor)
                     files.append(MemoryFile(member.name, member.size, descriptor))
@@ -61,4 +62,3 @@ class OpenRoom:
         for file in self.files:
             os.close(file.descriptor)
         self.files = ()
-

@@ -20,6 +20,7 @@ from strongroom.adapters.torchserve.streaming import replace_intermediate, respo
 from strongroom.channel import problems
 from strongroom.channel.bhttp import Request, Response
 from strongroom.errors import MessageInvalid
+from strongroom.torch import map_models
 from strongroom.worker.streams import BatchStream
 
 JSON = ("content-type", "application/json")
@@ -61,6 +62,7 @@ class InnerService:
         )
         os.chdir(room)
         replace_intermediate()
+        map_models()
         service = ModelLoaderFactory.get_model_loader().load(
             outer.model_name,
             str(room),
