@@ -12,6 +12,8 @@ from strongroom.evidence.types import Attester
 from strongroom.hookspecs import AttesterOffer, hookimpl
 
 _ATTESTERS = {  # TEE → module and class, in the order in which `strongroom doctor` considers them
+    "az-snp-vtpm": ("strongroom.attest.azure", "AzureSnpAttester"),
+    "az-tdx-vtpm": ("strongroom.attest.azure", "AzureTdxAttester"),
     "snp": ("strongroom.attest.snp", "SnpAttester"),
     "tdx": ("strongroom.attest.tdx", "TdxAttester"),
     "cca": ("strongroom.attest.cca", "CcaAttester"),
@@ -21,10 +23,14 @@ _ATTESTERS = {  # TEE → module and class, in the order in which `strongroom do
     "tpm": ("strongroom.attest.tpm", "TpmAttester"),
 }
 
+_MISSING = {"az-snp-vtpm": "missing_snp", "az-tdx-vtpm": "missing_tdx"}
+"""Where one module serves two TEEs, the function that says what is missing for each."""
+
 
 def _offer(tee: str, module: str, name: str) -> AttesterOffer:
     def missing() -> str:
-        lacks: Callable[[], str] = importlib.import_module(module).missing
+        loaded = importlib.import_module(module)
+        lacks: Callable[[], str] = getattr(loaded, _MISSING.get(tee, "missing"))
         return lacks()
 
     def make() -> Attester:

@@ -104,14 +104,15 @@ class TpmConnection:
         return {int(handle) for handle in found.data.handles}
 
     def read_nv(self, index: int) -> bytes:
-        """The contents of an NV index that its own empty password opens; raises `AttesterUnavailable`."""
+        """The contents of an NV index, read with the owner's empty password; raises `AttesterUnavailable`."""
+        from tpm2_pytss import ESYS_TR
         from tpm2_pytss.utils import NVReadEK
 
         if index not in self.handles(index):
             raise AttesterUnavailable(
                 f"the TPM has no NV index {index:#010x}", hint="is this the kind of guest you think?"
             )
-        read = self.asked(lambda: NVReadEK(self.esapi), "say how it is read")
+        read = self.asked(lambda: NVReadEK(self.esapi, auth_handle=ESYS_TR.OWNER), "say how it is read")
         return bytes(self.asked(lambda: read(index), f"read NV index {index:#010x}"))
 
     def read_pcrs(self, bank: str, pcrs: Sequence[int]) -> dict[int, bytes]:

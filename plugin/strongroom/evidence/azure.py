@@ -10,7 +10,6 @@ half is `snp`'s and `tdx`'s, under the same rules as without a paravisor.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -20,7 +19,7 @@ from strongroom.encoding import Fields
 from strongroom.errors import EvidenceMalformed
 from strongroom.evidence.allowlist import HexSet, check_allowed, hex_set, text_set
 from strongroom.evidence.azure_evidence import BANK, AzureEvidence
-from strongroom.evidence.azure_hcl import ATTESTATION_KEY, SHA256, SNP, TDX, HclReport, RuntimeData
+from strongroom.evidence.azure_hcl import ATTESTATION_KEY, SHA256, SNP, TDX, HclReport, RuntimeData, runtime_digest
 from strongroom.evidence.snp import SnpClaims, verify_report
 from strongroom.evidence.snp_certificate import Issuers, amd_issuers
 from strongroom.evidence.snp_policy import SnpPolicy
@@ -213,7 +212,7 @@ def _check_same(sent: bytes | None, held: bytes | None, what: str, checks: Check
 
 
 def _check_runtime_data(report_data: bytes, runtime_data: bytes, checks: Checklist) -> bool:
-    expected = hashlib.sha256(runtime_data).digest() + bytes(32)
+    expected = runtime_digest(runtime_data)
     return checks.that(
         report_data == expected, "azure.runtime-data-hash", Word.BINDING, expected=expected.hex(),
         found=report_data.hex(), source=_GUEST,

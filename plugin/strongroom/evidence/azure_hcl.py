@@ -8,6 +8,7 @@ data), the variable data and zero padding. The variable data is JSON; its SHA-25
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,11 @@ class HclReport:
                 self.runtime_data, bytes(self.padding),
             )
         )  # fmt: skip
+
+
+def runtime_digest(runtime_data: bytes) -> bytes:
+    """The 64 bytes of report data by which the hardware vouches for runtime data: its SHA-256, and zeros."""
+    return hashlib.sha256(runtime_data).digest() + bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
