@@ -55,6 +55,11 @@ class Kind:
     """What files and parameters together say in the policy table: trust anchors."""
     needs: str = ""
     """The role without which there is nothing to judge."""
+    needs_too: str = ""
+    """The role of collateral without which evidence of this kind cannot be looked at."""
+    sizes: tuple[int, ...] = (48,)
+    """Bytes of a measurement; a value of another size is allowed in a manifest and equals nothing."""
+    register_sizes: tuple[int, ...] = (20, 32, 48)
 
 
 def _members(files: Files, **names: str) -> dict[str, Any]:
@@ -133,6 +138,7 @@ KINDS = {
         lambda files: _members(files, quote="quote"),
         frozenset({"collateral"}),
         needs="quote",
+        sizes=(32,),
     ),
     "cca": Kind(
         "cca",
@@ -140,6 +146,7 @@ KINDS = {
         lambda files: {"token": list(files["token"])} if "token" in files else {},
         frozenset({"cpak"}),
         needs="token",
+        sizes=(32, 48, 64),
     ),
     "az-snp-vtpm": Kind("az-snp-vtpm", frozenset(_AZURE_ROLES | {"report", "vcek"}), _azure, frozenset({"vcek"})),
     "az-tdx-vtpm": Kind(
@@ -154,6 +161,7 @@ KINDS = {
         _nvidia,
         frozenset({"vbios_rim", "driver_rim"}),
         needs="evidence",
+        needs_too="cert_chain",
     ),
     "tpm": Kind(
         "tpm",
@@ -167,6 +175,7 @@ KINDS = {
         frozenset({"attestation_doc"}),
         lambda files: _members(files, document="attestation_doc"),
         needs="attestation_doc",
+        register_sizes=(48,),
     ),
     "ear": Kind(
         "ear",
@@ -174,6 +183,7 @@ KINDS = {
         lambda files: {"token": _text(files["ear"])} if "ear" in files else {},
         table=lambda files, parameters: {"trusted_certificates": _text(files["ca"])} if "ca" in files else {},
         needs="ear",
+        needs_too="ca",
     ),
 }
 
@@ -372,11 +382,25 @@ def _expectations(inputs: Mapping[str, Any], parameters: Mapping[str, Any], tee:
 # -- judging ----------------------------------------------------------------------
 
 
+def unfit(verdict: Verdict) -> dict[str, str]:
+    """Expected values of a size that this kind of TEE never has, by parameter: no evidence equals them."""
+    kind, found = KINDS[verdict.tee], {}
+    for name, sizes in (("expected_measurement", kind.sizes), ("expected_pcrs", kind.register_sizes)):
+        value = verdict.parameters.get(name, {})
+        values = value.values() if isinstance(value, dict) else [value]
+        wrong_sizes = [f"{len(each) // 2} bytes" for each in values if len(each) // 2 not in sizes]
+        if wrong_sizes:
+            found[name] = ", ".join(wrong_sizes)
+    return found
+
+
 def policy_table(verdict: Verdict) -> dict[str, Any]:
     """The policy table that the verdict's parameters and inputs ask for."""
     table = KINDS[verdict.tee].table(verdict.files, verdict.parameters)
     for name, value in verdict.parameters.items():
         parameter = PARAMETERS[name]
+        if name in unfit(verdict):
+            continue
         if parameter.key and parameter.wrap and isinstance(value, dict):
             table[parameter.key] = {key: [each] for key, each in value.items()}
         elif parameter.key:
@@ -402,6 +426,13 @@ def judge_verdict(verdict: Verdict, brought: Presented | None = None, at: dateti
     kind = KINDS[verdict.tee]
     verifier = _VERIFIERS[kind.tee]
     at = at or verdict.at
+    for name, said in unfit(verdict).items():
+        checks.that(False, name, Word.MEASUREMENT, expected=said, found="measurements of another size")
+    missing = _missing(kind, verdict)
+    if missing:
+        role, word = missing
+        checks.that(False, role, word, expected=f"a file in role {role}", found="none")
+        return checks
     try:
         brought = brought or presented(verdict)
         own = verifier.policy(Fields(policy_table(verdict), where=kind.tee))
@@ -411,9 +442,6 @@ def judge_verdict(verdict: Verdict, brought: Presented | None = None, at: dateti
     except (EvidenceMalformed, MalformedInput) as error:
         checks.that(False, "format", Word.FORMAT, expected="files that can be read", found=str(error))
         return checks
-    if kind.needs and kind.needs not in verdict.files:
-        checks.that(False, "evidence", Word.EVIDENCE_MISSING, expected=kind.needs, found="no such file")
-        return checks
     count = verdict.parameters.get("require_gpu_count")
     policy = Policy("manifest", tees={kind.tee: own}, devices={} if count is None else {"gpu": count})
     claims = examine(brought, policy, at, _VERIFIERS, checks)
@@ -422,6 +450,16 @@ def judge_verdict(verdict: Verdict, brought: Presented | None = None, at: dateti
         if count is not None:
             count_devices([claims], policy, checks)
     return checks
+
+
+def _missing(kind: Kind, verdict: Verdict) -> tuple[str, Word] | None:
+    if verdict.parameters.get("endorsements_only"):
+        return None
+    if kind.needs and kind.needs not in verdict.files:
+        return kind.needs, Word.EVIDENCE_MISSING
+    if kind.needs_too and kind.needs_too not in verdict.files:
+        return kind.needs_too, Word.COLLATERAL_MISSING
+    return None
 
 
 def _compare(claims: Claims, verdict: Verdict, checks: Checklist) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,25 @@ def test_an_unknown_word_in_a_manifest_is_an_error(tmp_path, shared_evidence, sp
     assert done.returncode == 2
     assert "ManifestInvalid" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("verdict", [v for v in VERDICTS if v.accepted], ids=lambda verdict: verdict.name)
+def test_without_its_main_file_a_verdict_is_missing_something_and_is_not_a_crash(verdict):
+    kind = run_manifest.KINDS[verdict.tee]
+    for role in (kind.needs, kind.needs_too):
+        if role and not verdict.parameters.get("endorsements_only"):
+            files = {name: octets for name, octets in verdict.files.items() if name != role}
+            failed = {check.word for check in run_manifest.judge_verdict(replace(verdict, files=files)).failed}
+            assert failed <= {"evidence-missing", "collateral-missing"}
+            assert failed
+
+
+def test_a_measurement_of_a_size_that_a_tee_never_has_is_another_measurement():
+    for verdict in VERDICTS:
+        if verdict.accepted and verdict.tee in run_manifest.PARAMETERS["expected_measurement"].tees:
+            if verdict.parameters.get("endorsements_only"):
+                continue
+            for size in (32, 48, 64):
+                parameters = {**verdict.parameters, "expected_measurement": "5a" * size}
+                checks = run_manifest.judge_verdict(replace(verdict, parameters=parameters))
+                assert {check.word for check in checks.failed} == {"measurement"}
