@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
+from doubles.soft_token import PIN, soft_token
 from doubles.software_tpm import SoftwareTpm
 from strongroom.broker import directory
 from strongroom.broker.directory import open_broker
@@ -16,9 +13,6 @@ from strongroom.broker.rootkey import PassphraseFile, PlainFile
 from strongroom.broker.rootkey_pkcs11 import Pkcs11Wrapped
 from strongroom.broker.rootkey_tpm import TpmSealed
 from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
-
-SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
-PIN = "1234"
 
 
 @pytest.fixture
@@ -129,21 +123,10 @@ def test_a_broker_lives_under_a_tpm(tpm, tmp_path):
 # -- PKCS #11 ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def token(tmp_path_factory):
-    """A SoftHSM token; its library reads the folder from the environment once a process."""
-    pytest.importorskip("pkcs11")
-    if not Path(SOFTHSM).exists() or shutil.which("softhsm2-util") is None:
-        pytest.skip("SKIPPED LOUDLY: SoftHSM is not installed (Debian: softhsm2)")
-    folder = tmp_path_factory.mktemp("softhsm")
-    (folder / "tokens").mkdir()
-    (folder / "softhsm2.conf").write_text(f"directories.tokendir = {folder}/tokens\nobjectstore.backend = file\n")
-    os.environ["SOFTHSM2_CONF"] = str(folder / "softhsm2.conf")
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "strongroom", "--so-pin", "5678", "--pin", PIN],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
-    return {"module": SOFTHSM, "token_label": "strongroom"}
+@pytest.fixture
+def token():
+    found = soft_token()
+    return {"module": found["module"], "token_label": found["token"]}
 
 
 def test_a_token_unwraps_with_its_pin_and_without_it_nothing(token, path):
@@ -172,7 +155,7 @@ def test_a_changed_file_is_refused(token, path):
 
 
 def test_a_broker_lives_under_a_token(token, tmp_path):
-    settings = {"module": SOFTHSM, "token": "strongroom"}
+    settings = {"module": token["module"], "token": token["token_label"]}
     directory.init(tmp_path / "b", root_key="pkcs11", settings=settings, passphrase=PIN)
     open_broker(tmp_path / "b", passphrase=PIN).store.close()
 

@@ -36,9 +36,15 @@ class Pkcs11Wrapped:
 
     def create(self) -> bytes:
         """See `RootKeyProvider`."""
+        key = os.urandom(32)
+        self.keep(key)
+        return key
+
+    def keep(self, key: bytes) -> None:
+        """Wrap 32 bytes with a fresh key of the token; never over an existing file."""
         from pkcs11 import Attribute, KeyType
 
-        key, nonce = os.urandom(32), os.urandom(12)
+        nonce = os.urandom(12)
         with self._session(writes=True) as session:
             wrapping = session.generate_key(
                 KeyType.AES,
@@ -63,7 +69,6 @@ class Pkcs11Wrapped:
             "wrapped_in_token": b64url(wrapped),
         }
         write_private(self._path, (json.dumps(fields, indent=1) + "\n").encode())
-        return key
 
     def unlock(self) -> bytes:
         """See `RootKeyProvider`."""
