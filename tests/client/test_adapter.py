@@ -430,6 +430,15 @@ def test_rotated_keys_are_verified_anew_and_the_request_is_sent_once_more(server
     assert len(server.sealed) == 4
 
 
+def test_rotated_keys_are_verified_over_a_fresh_nonce_even_where_none_is_used_otherwise(server, policy):
+    session = session_for(server, policy, nonce=False)
+    session.post(server.url, data=b"one")
+    server.keys = KeySet()
+    assert session.post(server.url, data=b"two").content == b"two"
+    questions = [body for _, _, headers, body in server.seen if "keys-request" in headers["content-type"]]
+    assert questions[0] == b"{}" and b"nonce" in questions[1]
+
+
 def test_rotated_keys_of_a_server_that_fails_the_policy_now_get_nothing(server, policy):
     session = session_for(server, policy)
     session.post(server.url, data=b"one")

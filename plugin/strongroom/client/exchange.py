@@ -189,13 +189,15 @@ class Exchanges:
             server = yield from self.verify(endpoint, headers)
         return server
 
-    def verify(self, endpoint: Endpoint, headers: Headers = ()) -> Generator[Step, object, VerifiedServer]:
-        """Ask for the bundle, with a fresh nonce, and hold it against the policy.
+    def verify(
+        self, endpoint: Endpoint, headers: Headers = (), *, fresh: bool = False
+    ) -> Generator[Step, object, VerifiedServer]:
+        """Ask for the bundle, with a fresh nonce unless `nonce` is off and `fresh` does not insist, and judge it.
 
         Raises `ServerRefused`, `ServerUnsealed` or `ServerUnavailable`. `headers` are the request's; only the
         `outer` ones are sent.
         """
-        nonce = secrets.token_bytes(NONCE_SIZE) if self.nonce else None
+        nonce = secrets.token_bytes(NONCE_SIZE) if self.nonce or fresh else None
         fields = (("content-type", KEYS_REQUEST_TYPE), *self._outer(headers))
         head = yield Send(endpoint.url, fields, KeysRequest(nonce).serialise())
         assert isinstance(head, OuterHead)
@@ -227,7 +229,7 @@ class Exchanges:
             renewed = self.servers.get(server.endpoint, self.clock())
             if renewed is None or renewed is server:  # else another thread has verified it anew meanwhile
                 self.servers.drop(server)
-                renewed = yield from self.verify(server.endpoint, request.headers)
+                renewed = yield from self.verify(server.endpoint, request.headers, fresh=True)
             if renewed.config == server.config:
                 raise RequestRefused(
                     f"{server.endpoint} refuses the key that it still offers",
