@@ -7,10 +7,12 @@ interpreter (regopy) leaves some builtins undefined without saying so, and ``not
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -117,21 +119,16 @@ class ReleasePolicy:
         self, query: str, claims: Mapping[str, Any], data: Mapping[str, Any], *, binding: str = ""
     ) -> tuple[bool, object]:
         # Deferred: the interpreter is an extra of whoever runs a broker.
-        from regopy import Interpreter
-        from regopy.rego_shared import LogLevel, RegoError
+        from regopy.rego_shared import RegoError
 
         if "policy" in data:
             return False, "the request data would shadow the policy"
         with _ONE_AT_A_TIME:
             try:
-                interpreter = Interpreter()
-                interpreter.log_level = LogLevel.NONE
-                # Without this a builtin that fails is merely undefined, and `not` turns that into true.
-                interpreter.strict_built_in_errors = True
-                interpreter.add_module("policy", self.text)
-                interpreter.add_data(dict(data))
+                compiled = _compiled(self.text, query, json.dumps(data, sort_keys=True))
+                interpreter = _interpreter()
                 interpreter.set_input(dict(claims))
-                output = interpreter.query(query)
+                output = interpreter.query_bundle(compiled)
                 if not output.ok():
                     return False, "an error that the interpreter does not name"
                 if len(output) != 1:
@@ -142,6 +139,29 @@ class ReleasePolicy:
                 return True, expressions[0] if len(expressions) == 1 else None
             except (RegoError, ValueError, TypeError, KeyError, IndexError) as error:
                 return False, _first_line(str(error))
+
+
+def _interpreter() -> Any:
+    from regopy import Interpreter
+    from regopy.rego_shared import LogLevel
+
+    interpreter = Interpreter()
+    interpreter.log_level = LogLevel.NONE
+    # Without this a builtin that fails is merely undefined, and `not` turns that into true.
+    interpreter.strict_built_in_errors = True
+    return interpreter
+
+
+@lru_cache(maxsize=64)
+def _compiled(text: str, query: str, data: str) -> Any:
+    """A policy compiled together with a request's data: keepers of one archive ask the same again and again."""
+    interpreter = _interpreter()
+    interpreter.add_module("policy", text)
+    interpreter.add_data_json(data)
+    bundle = interpreter.build(query)
+    if not bundle.ok():
+        raise ValueError("an error that the interpreter does not name")
+    return bundle
 
 
 def _first_line(said: str) -> str:
