@@ -145,3 +145,25 @@ def test_a_broker_that_knows_no_credentials_gets_the_protocols_own_form(attester
         with pytest.raises(AttestationFailed, match="judged elsewhere"):
             client.fetch(("acme", "digits", "1-" + "00" * 32), ArchiveDigest(bytes(32)))
     assert [sorted(each.body) for each in asked] == [["ak_public", "tpm_quote"]]
+
+
+def test_a_key_in_a_file_with_a_certificate_of_the_same_ca_is_no_endorsement_key():
+    """Whoever has the private key opens any credential, so the certificate has to be an EK's."""
+    from datetime import timedelta
+
+    from doubles.paper_tpm import NOW, PaperTpm, der, maker, rsa_key
+    from strongroom.encoding import Fields
+    from strongroom.evidence.tpm import TpmVerifier
+    from strongroom.evidence.tpm_credential import Activation, Challenge, activation_answer
+    from strongroom.evidence.types import Checklist, Endorsements
+
+    in_a_file = der(maker().certificate(rsa_key(2048, 4)))
+    tpm = PaperTpm()
+    challenge = Challenge.make(in_a_file, tpm.public.serialise())
+    message = tpm.quote().serialise()
+    activation = challenge.answered(activation_answer(challenge._secret, message), message)
+    assert isinstance(activation, Activation)
+    verifier, checks = TpmVerifier(activation=activation), Checklist()
+    policy = verifier.policy(Fields({"ak_trust": "activated", "ek_roots": maker().pem}, where="tpm"))
+    verifier.verify(tpm.evidence(ek_cert=in_a_file), Endorsements(), NOW + timedelta(days=1), policy, checks)
+    assert [check.name for check in checks.failed] == ["tpm.ek-usage"]

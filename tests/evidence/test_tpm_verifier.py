@@ -503,3 +503,26 @@ def test_a_body_is_the_exact_inverse_of_its_parser():
 def test_a_body_of_another_form_is_refused(change):
     with pytest.raises(EvidenceMalformed):
         words(Evidence("tpm", TPM.body().serialise() | change))
+
+
+# -- Google Cloud ----------------------------------------------------------------------------------
+
+
+def gce(table):
+    from conftest import SHARED
+    from evidence.snp_tpm_cases import load, try_case
+
+    case = next(each for each in load(SHARED / "evidence", {"tpm"}) if "gce" in each.name and each.accept)
+    checks, claims = try_case(replace(case, table=case.table | table))
+    return claims, {str(check.word) for check in checks.failed}
+
+
+def test_googles_certificate_names_the_instance(shared_evidence):
+    claims, failed = gce({"gce_projects": ["google.com:wuale-gcp-testing"]})
+    assert failed == set()
+    assert (claims["gce_zone"], claims["gce_instance_name"]) == ("us-central1-a", "cos-test")
+
+
+@pytest.mark.parametrize("table", [{"gce_projects": ["another"]}, {"gce_projects": []}, {"gce_instance_ids": ["1"]}])
+def test_an_instance_of_somebody_else_is_refused(shared_evidence, table):
+    assert gce(table)[1] == {"identity"}

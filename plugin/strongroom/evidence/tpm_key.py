@@ -26,6 +26,7 @@ from strongroom.evidence.certificates import (
     verify_chain,
 )
 from strongroom.evidence.revocation import Lists, check_status
+from strongroom.evidence.tpm_certificate import EK_CERTIFICATE, GceInstance, is_endorsement
 from strongroom.evidence.tpm_credential import Activation, key_digest
 from strongroom.evidence.tpm_evidence import TpmEvidence
 from strongroom.evidence.tpm_policy import TpmPolicy, ak_roots
@@ -173,7 +174,9 @@ class KeyExamination:
         if octets is None:
             return
         certificate = parse_certificate(octets, what="AK certificate")
-        self._follow(certificate, ak_roots(self.policy), name="tpm.ak-certificate")
+        if self._follow(certificate, ak_roots(self.policy), name="tpm.ak-certificate"):
+            instance = GceInstance.read(certificate)
+            self.claims |= {name: Claim(value) for name, value in (instance.claims() if instance else {}).items()}
         if self.key is not None:
             certified = hashlib.sha256(public_key_info(certificate)).digest()
             self.checks.that(
@@ -203,6 +206,12 @@ class KeyExamination:
             found="given" if ek is not None else "none", source=_PROFILE,
             hint="read it from the TPM: tpm2_getekcertificate",
         )  # fmt: skip
+        if ek is not None:
+            self.checks.that(
+                is_endorsement(ek), "tpm.ek-usage", Word.IDENTITY, expected=f"extended key usage {EK_CERTIFICATE}",
+                found=name_of(ek), source="TCG EK Credential Profile 2.5 section 3.5.16",
+                hint="this certificate is not for an endorsement key: a key in a file activates any credential",
+            )  # fmt: skip
         digest = b"" if ek is None else hashlib.sha256(public_key_info(ek)).digest()
         proof, public = self.activation, self.public
         held = proof is not None and public is not None and (proof.ak_name, proof.ek) == (public.name, digest)

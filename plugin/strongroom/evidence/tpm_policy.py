@@ -11,7 +11,7 @@ from cryptography.x509 import Certificate
 
 from strongroom.encoding import Fields
 from strongroom.errors import EvidenceMalformed, MalformedInput
-from strongroom.evidence.allowlist import HexSet, hex_set
+from strongroom.evidence.allowlist import HexSet, check_allowed, hex_set, text_set
 from strongroom.evidence.certificates import parse_chain
 from strongroom.evidence.roots import root
 from strongroom.evidence.tpm_event_log import LAUNCH_PCR
@@ -45,6 +45,8 @@ class TpmPolicy:
     pcrs: PcrPolicy = field(default_factory=PcrPolicy)
     launch_pcr: int = LAUNCH_PCR
     launch: tuple[tuple[str, HexSet], ...] = ()
+    gce_projects: frozenset[str] | None = None
+    gce_instance_ids: frozenset[str] | None = None
 
     @classmethod
     def read(cls, table: Fields) -> TpmPolicy:
@@ -71,6 +73,8 @@ class TpmPolicy:
             pcrs=PcrPolicy.read(table),
             launch_pcr=table.number("launch_pcr", high=23, default=LAUNCH_PCR),
             launch=_launch(table),
+            gce_projects=text_set(table, "gce_projects"),
+            gce_instance_ids=text_set(table, "gce_instance_ids"),
         )
         if trust == "activated" and not policy.ek_roots:
             raise MalformedInput(f'{table.where}: ak_trust = "activated" needs ek_roots, the EK makers\' certificates')
@@ -86,6 +90,11 @@ class TpmPolicy:
                 found={True: "on", False: "off"}.get(state, "not shown by an event log"),
                 source="TCG PC Client Platform Firmware Profile section 3.3.4.8",
                 hint="turn secure boot on, and send the event log with the quote",
+            )  # fmt: skip
+        for key, claim in (("gce_projects", "gce_project"), ("gce_instance_ids", "gce_instance_id")):
+            check_allowed(
+                getattr(self, key), claims.get(claim, ""), checks, name=f"tpm.{claim.replace('_', '-')}",
+                word=Word.IDENTITY, key=key, source="Google Cloud, Shielded VM identity",
             )  # fmt: skip
         for event, allowed in self.launch:
             found = claims.get(f"launch.{event}", "")
