@@ -326,6 +326,16 @@ def test_a_zip_with_a_wrong_checksum_is_refused(author, tmp_path):
     assert os.listdir(tmp_path) == ["m.mar"]
 
 
+def test_a_zip_that_zipfile_cannot_read_is_refused_and_no_crash(mar, author, tmp_path):
+    """Found by fuzzing: a version needed that zipfile does not implement."""
+    octets = bytearray(mar.read_bytes())
+    octets[octets.rindex(b"PK\1\2") + 6] = 0xFF
+    mar.write_bytes(octets)
+
+    with pytest.raises(SealRefused, match="cannot be read"):
+        seal_archive(mar, tmp_path / "out", author=author)
+
+
 def test_sealing_needs_memory_for_chunks_and_not_for_the_model(author, tmp_path):
     source = write_folder(tmp_path / "m", model_files())
     with (source / "big.bin").open("wb") as file:

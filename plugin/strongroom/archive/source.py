@@ -5,8 +5,10 @@ Reads in O(chunk) memory and writes nothing. What cannot be sealed is refused he
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
+import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -20,6 +22,12 @@ from typing import IO
 from strongroom.archive.index import ENTRY_LIMIT, MEMBER_LIMIT, check_names
 from strongroom.archive.manifest import MANIFEST
 from strongroom.errors import ArchiveMalformed, SealRefused
+
+UNREADABLE = (
+    OSError, EOFError, ValueError, RuntimeError, OverflowError, struct.error, zlib.error, lzma.LZMAError,
+    zipfile.BadZipFile, tarfile.TarError,
+)  # fmt: skip
+"""What the standard library raises for damaged or exotic archives (`NotImplementedError` is a RuntimeError)."""
 
 SMALL_LIMIT = 1 << 20
 """A manifest or configuration that is read whole is at most this long."""
@@ -116,7 +124,7 @@ class ZipSource(Source):
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise SealRefused(f"{path} cannot be read: {error}") from error
         self.sizes = {}
         self._infos: dict[str, zipfile.ZipInfo] = {}
@@ -143,7 +151,7 @@ class ZipSource(Source):
             try:
                 with self._zip.open(self._infos[name]) as stream:
                     take(name, stream)
-            except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            except UNREADABLE as error:
                 raise SealRefused(f"{name} cannot be read out of the archive: {error}") from error
 
 
@@ -191,7 +199,7 @@ class TarSource(Source):
                     if not member.isreg():
                         raise SealRefused(f"{member.name!a} is no regular file", hint="package the file it stands for")
                     yield member, tar
-        except (OSError, tarfile.TarError, zlib.error, EOFError) as error:
+        except UNREADABLE as error:
             raise SealRefused(f"{self._path} cannot be read: {error}") from error
 
     def read(self, names: list[str], take: Callable[[str, IO[bytes]], None]) -> None:
