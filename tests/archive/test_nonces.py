@@ -97,3 +97,13 @@ def test_a_file_that_changes_meanwhile_is_refused_and_pairs_stay_unique(change, 
     victim.write_bytes(original)
     seal_archive(model, tmp_path / "out", author=author, **TINY)
     assert_each_once(used)
+
+
+def test_a_manifest_that_changes_between_reading_and_sealing_is_refused(model, author, tmp_path):
+    path = model / MANIFEST
+
+    def progress(done: int, _: int) -> None:
+        path.write_bytes(manifest("tinx"))
+
+    with pytest.raises(SealRefused, match="changed while it was being sealed"):
+        seal_archive(model, tmp_path / "out", author=author, progress=progress, **TINY)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from strongroom.archive import keyfile
-from strongroom.archive.blocks import DIGEST, Grid, Suite, merkle_root
+from strongroom.archive.blocks import DIGEST, Grid, Suite, hasher, merkle_root
 from strongroom.archive.cipher import KeySchedule
 from strongroom.archive.header import Flag, Header, SignedCore, check_name, check_owner
 from strongroom.archive.index import Index, Member
@@ -196,6 +196,10 @@ def seal_source(
             source.read(names, take)
             writer.pad()
             block_digests, crc = writer.finish()
+        for name, octets in source.consulted.items():
+            # The readable members were made from these; they must not tell of another model than is sealed.
+            if hasher(suite)(octets).digest() != digests[name]:
+                raise changed(name)
         files = [(each.name, each.size, digests[each.name]) for each in index.members]
         index = Index.build(grid, files, pad)
         core = replace(

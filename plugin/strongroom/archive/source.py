@@ -41,6 +41,10 @@ class Source(ABC):
 
     sizes: dict[str, int]
 
+    def __init__(self) -> None:
+        self.consulted: dict[str, bytes] = {}
+        """What was read before sealing, and has to be what is then sealed."""
+
     def __enter__(self) -> Source:
         return self
 
@@ -60,7 +64,11 @@ class Source(ABC):
         """Hand an open stream of each named file to `take`, in any order, each once."""
 
     def small(self, name: str) -> bytes:
-        """One small file, whole; raises `SealRefused`."""
+        """One small file, whole; raises `SealRefused`. `consulted` remembers it."""
+        self.consulted[name] = self._whole(name)
+        return self.consulted[name]
+
+    def _whole(self, name: str) -> bytes:
         if self.sizes[name] > SMALL_LIMIT:
             raise SealRefused(f"{name} has {self.sizes[name]} bytes; at most {SMALL_LIMIT} make sense")
         found = []
@@ -122,6 +130,7 @@ class ZipSource(Source):
     """A ``.mar`` as torch-model-archiver's formats ``default`` and ``zip-store`` write it."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         try:
             self._zip = zipfile.ZipFile(path)
         except UNREADABLE as error:
@@ -159,6 +168,7 @@ class TarSource(Source):
     """A tar.gz as the archiver's format ``tgz`` writes it: all files below one folder. Read twice."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path
         self.sizes = {}
         names: list[tuple[str, int]] = []
@@ -186,9 +196,8 @@ class TarSource(Source):
         """The tar's own order."""
         return list(self.sizes)
 
-    def small(self, name: str) -> bytes:
-        """One small file, from memory where the first pass kept it."""
-        return self._small[name] if name in self._small else super().small(name)
+    def _whole(self, name: str) -> bytes:
+        return self._small[name] if name in self._small else super()._whole(name)
 
     def _members(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         try:
@@ -221,6 +230,7 @@ class FilesSource(Source):
     """Files where they lie on the disk, each under its name in the model, and small ones made in memory."""
 
     def __init__(self, paths: Mapping[str, Path], made: Mapping[str, bytes] | None = None) -> None:
+        super().__init__()
         self._paths: dict[str, Path] = {}
         self._made: dict[str, bytes] = {}
         self.sizes = {}
