@@ -171,6 +171,16 @@ def test_the_server_is_verified_once_and_again_when_it_expires(server, policy):
     assert len(server.seen) == 6
 
 
+def test_one_connection_serves_many_requests_streamed_or_not(server, policy):
+    accepted = []
+    accept = server._server.get_request
+    server._server.get_request = lambda: accepted.append(1) or accept()
+    session = session_for(server, policy)
+    for stream in (False, True, False, True):
+        assert session.post(server.url, data=b"x", stream=stream).content == b"x"
+    assert len(accepted) == 1
+
+
 def test_threads_that_start_together_ask_for_evidence_once(server, policy):
     session = session_for(server, policy)
     with ThreadPoolExecutor(8) as pool:
