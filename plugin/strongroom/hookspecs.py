@@ -182,6 +182,18 @@ def strongroom_audit(event: Mapping[str, Any]) -> None:
 
 
 @hookspec
+def strongroom_cosign(checkpoint: str) -> str | None:
+    """Have a witness sign a checkpoint of the broker's audit log, or have none at the moment.
+
+    Called by the broker whenever it publishes its log, at most once a minute, in no order to rely on.
+    `checkpoint` is the signed note (C2SP tlog-checkpoint). Return the witness's signature lines as C2SP
+    signed-note has them, each ending in a newline, or None. They are published below the broker's own. An exception,
+    or something else than such lines, is logged and left out: a witness that is away stops no release.
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def strongroom_recipients() -> Sequence[RecipientOffer]:
     """Offer kinds of key slots.
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -36,6 +38,8 @@ from strongroom.hookspecs import (
 )
 
 GROUP = "strongroom"
+_log = logging.getLogger(__name__)
+_SIGNATURE_LINES = re.compile(r"(?:— [^\s+]+ [A-Za-z0-9+/]+={0,2}\n)+")
 BUILT_IN = ("strongroom.attest.offers",)
 """Built-in plugins of higher floors, by module name; the verifiers' is `BuiltInVerifiers` below."""
 
@@ -265,6 +269,22 @@ class Plugins:
                 ask(event=dict(event))
             except Exception as error:
                 raise AuditError(f"plugin {name!r} could not log: {type(error).__name__}") from error
+
+    def cosignatures(self, checkpoint: str) -> str:
+        """The signature lines of every witness that answers in form; what does not is logged and left out."""
+        lines = ""
+        for name, ask in self._each("strongroom_cosign"):
+            try:
+                answer = ask(checkpoint=checkpoint)
+            except Exception as error:  # the contract: a witness that is away stops nothing
+                _log.warning("plugin %r did not cosign the checkpoint: %s", name, type(error).__name__)
+                continue
+            if answer is not None:
+                if isinstance(answer, str) and _SIGNATURE_LINES.fullmatch(answer):
+                    lines += answer
+                else:
+                    _log.warning("plugin %r answered with something else than signature lines", name)
+        return lines
 
     def digests(self) -> tuple[PluginDigest, ...]:
         """The named plugins' distributions, sorted by name: what the evidence says about them."""

@@ -8,10 +8,21 @@ import pytest
 from broker.broker_in_a_room import MEASUREMENT, Peer, broker_room, error_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from strongroom.broker import tiles
+from strongroom.broker.audit import Checkpoint, NoteKey, public_octets
 from strongroom.broker.epochs import EPOCH_S, EpochSeed
 from strongroom.broker.initdata import check_init_data
+from strongroom.broker.serve import Publisher
 from strongroom.broker.statement import KeeperStatement
-from strongroom.errors import AttestationFailed, MalformedInput, ReleaseDenied, ReleaseError, ResourceMissing
+from strongroom.encoding import b64
+from strongroom.errors import (
+    AttestationFailed,
+    AuditError,
+    MalformedInput,
+    ReleaseDenied,
+    ReleaseError,
+    ResourceMissing,
+)
 from strongroom.evidence.types import Claim, Claims
 from strongroom.hookspecs import Denial, hookimpl
 from strongroom.keys import AuthorId
@@ -247,6 +258,36 @@ def test_a_second_log_that_fails_keeps_the_key(guarded):
     with pytest.raises(ResourceMissing):
         guarded.client().fetch_epoch(tuple(name), archive, broker_key(guarded))
     assert guarded.broker.audit.size == before + 1  # the attestation; the refused release was rolled back
+
+
+class Witness:
+    """Cosigns with a key of its own, as another program would."""
+
+    def __init__(self, answer=None):
+        self.private, self.answer = Ed25519PrivateKey.generate(), answer
+
+    @hookimpl
+    def strongroom_cosign(self, checkpoint):
+        if self.answer is not None:
+            return self.answer
+        body = checkpoint.split("\n\n")[0] + "\n"
+        key = NoteKey("witness.example", public_octets(self.private.public_key()))
+        return f"— witness.example {b64(key.key_hash + self.private.sign(body.encode()))}\n"
+
+
+@pytest.mark.parametrize("answer", [None, "nonsense", "— a b\nc", "", 5])
+def test_a_witness_signs_below_the_broker_and_nonsense_is_left_out(tmp_path, answer):
+    plugins, witness = Plugins.load(), Witness(answer)
+    plugins._manager.register(witness, "witness")
+    with broker_room(tmp_path, plugins=plugins) as room:
+        Publisher(room.broker, tmp_path / "log").publish()
+        note = (tmp_path / "log" / "checkpoint").read_text()
+        assert tiles.read(tmp_path / "log", room.broker.audit.key).entries
+        assert note.count("\n— ") == (2 if answer is None else 1)
+        if answer is None:
+            stranger = NoteKey("witness.example", public_octets(witness.private.public_key()))
+            with pytest.raises(AuditError, match="expected is"):  # its signature holds; the log is not its own
+                Checkpoint.verify(note, stranger)
 
 
 def test_without_a_plugin_of_that_name_nothing_is_attested(room):

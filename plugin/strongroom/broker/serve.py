@@ -106,7 +106,7 @@ def _server(broker: Broker, directory: Path, pace: Pace | None) -> tuple[uvicorn
     return _Server(config), "https" if tls else "http"
 
 
-class _Publisher:
+class Publisher:
     """Keeps ``audit/`` below the broker's folder up to date: the log as tiles, for whoever copies it away."""
 
     def __init__(self, broker: Broker, folder: Path) -> None:
@@ -124,7 +124,8 @@ class _Publisher:
         try:
             note = self._broker.audit.checkpoint()
             count = int(note.split("\n")[1])
-            tiles.write(self._folder, self._broker.audit.entries(0, count), note)
+            cosigned = note + self._broker.plugins.cosignatures(note)
+            tiles.write(self._folder, self._broker.audit.entries(0, count), cosigned)
             self._published = size
         except (OSError, StrongroomError) as error:
             log.error("the audit log could not be published to %s: %s", self._folder, error)
@@ -133,7 +134,7 @@ class _Publisher:
         while not self._stopped.wait(PUBLISH_SECONDS):
             self.publish()
 
-    def __enter__(self) -> _Publisher:
+    def __enter__(self) -> Publisher:
         self._thread.start()
         return self
 
@@ -165,7 +166,7 @@ def serve(
         bound = _bound(listen)
         server, scheme = _server(broker, directory, None)
         bound.listen(CONNECTION_LIMIT)
-        with _Publisher(broker, directory / "audit"):
+        with Publisher(broker, directory / "audit"):
             ready(_url(scheme, bound))
             server.run(sockets=[bound])
     finally:
