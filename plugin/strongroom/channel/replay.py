@@ -31,6 +31,34 @@ class Reservation(NamedTuple):
     generation: int
 
 
+class DateTerms(NamedTuple):
+    """Which Dates are taken at a moment; times in seconds since the epoch, `window` in seconds either way.
+
+    `undated` is how many more requests without a Date are taken.
+    """
+
+    latest: float
+    window: float
+    not_before: float
+    undated: int
+
+    def check(self, date: float | None) -> None:
+        """Raises `DateRefused` for a request that opened and must not be processed."""
+        if date is None:
+            if self.undated <= 0:
+                raise DateRefused(
+                    "no requests without a Date field are taken", hint="send a Date field inside the request"
+                )
+            return
+        if abs(date - self.latest) > self.window:
+            raise DateRefused(
+                f"the Date field is {date - self.latest:+.0f} seconds off, allowed are {self.window:.0f}",
+                hint="set the client's clock",
+            )
+        if date < self.not_before:
+            raise DateRefused("the Date field lies before this server started", hint="send the request anew")
+
+
 class ReplayMemory:
     """Remembers what was opened; thread-safe.
 
@@ -97,6 +125,15 @@ class ReplayMemory:
             self._pending.add(reservation)
         return reservation
 
+    def terms(self) -> DateTerms:
+        """Which Dates are taken now, for whoever opens what was reserved."""
+        with self._lock:
+            return self._terms()
+
+    def _terms(self) -> DateTerms:
+        undated = 0 if self._require_date else self._undated_limit - sum(map(len, self._undated.values()))
+        return DateTerms(self._latest, self._window, self._not_before, undated)
+
     def settle(self, reservation: Reservation, *, opened: bool, date: float | None, now: float) -> None:
         """Report what became of a reservation. `date` is the inner Date (seconds since the epoch) or None.
 
@@ -105,19 +142,36 @@ class ReplayMemory:
         `ReplayRefused` for a reservation that is not pending.
         """
         with self._lock:
-            self._move(now)
-            if reservation not in self._pending:
-                raise ReplayRefused("this request was settled before")
-            self._pending.remove(reservation)
-            if not opened:
-                return
-            if date is None:
-                self._admit_undated(reservation)
-                return
-            self._check_date(date)
-            forget = int((date + self._window) // _BUCKET) + 1  # its whole bucket lies behind its last valid moment
-            self._dated.setdefault(forget, set()).add(reservation.digest)
-            self._dated_count += 1
+            self._take(reservation, now)
+            if opened:
+                self._terms().check(date)
+                self._remember(reservation, date)
+
+    def record(self, reservation: Reservation, *, opened: bool, date: float | None, now: float) -> None:
+        """As `settle`, from one who held the Date against `terms` already and acts on what opened.
+
+        So it is remembered in any case: terms may have changed meanwhile, by a batch's requests at most.
+        """
+        with self._lock:
+            self._take(reservation, now)
+            if opened:
+                self._remember(reservation, date)
+
+    def _take(self, reservation: Reservation, now: float) -> None:
+        self._move(now)
+        if reservation not in self._pending:
+            raise ReplayRefused("this request was settled before")
+        self._pending.remove(reservation)
+
+    def _remember(self, reservation: Reservation, date: float | None) -> None:
+        if date is None:
+            self._undated[reservation.generation].add(reservation.digest)
+            return
+        # A Date out of all bounds was refused by whoever looked at it; it must not stay here for ever.
+        date = min(max(date, self._latest - self._window), self._latest + self._window)
+        forget = int((date + self._window) // _BUCKET) + 1  # its whole bucket lies behind its last valid moment
+        self._dated.setdefault(forget, set()).add(reservation.digest)
+        self._dated_count += 1
 
     def abandon(self, reservation: Reservation) -> None:
         """The one who held this reservation is gone: nobody knows whether it was processed, so it counts as opened."""
@@ -147,21 +201,3 @@ class ReplayMemory:
         over = [bucket for bucket in self._dated if bucket * _BUCKET < now]
         for bucket in over:
             self._dated_count -= len(self._dated.pop(bucket))
-
-    def _admit_undated(self, reservation: Reservation) -> None:
-        if self._require_date:
-            raise DateRefused("a Date field is required here", hint="send a Date field inside the request")
-        if sum(map(len, self._undated.values())) >= self._undated_limit:
-            raise DateRefused(
-                "no more requests without a Date field are taken", hint="send a Date field inside the request"
-            )
-        self._undated[reservation.generation].add(reservation.digest)
-
-    def _check_date(self, date: float) -> None:
-        if abs(date - self._latest) > self._window:
-            raise DateRefused(
-                f"the Date field is {date - self._latest:+.0f} seconds off, allowed are {self._window:.0f}",
-                hint="set the client's clock",
-            )
-        if date < self._not_before:
-            raise DateRefused("the Date field lies before this server started", hint="send the request anew")

@@ -17,7 +17,7 @@ from strongroom.channel.bundle import AdmittedArchive, BundleEvidence, BundlePar
 from strongroom.channel.kem import P256, X25519, XWING
 from strongroom.channel.keyset import KeySet
 from strongroom.channel.ohttp import Form, RequestHead
-from strongroom.channel.replay import ReplayMemory, Reservation
+from strongroom.channel.replay import DateTerms, ReplayMemory, Reservation
 from strongroom.errors import ChannelError, KeyUnknown, NonceRateExceeded
 from strongroom.evidence.types import Attester
 from strongroom.launch.config import Channel
@@ -125,9 +125,17 @@ class RequestKeys:
             self._replays.settle(reservation, opened=False, date=None, now=self.clock())
             raise
 
+    def terms(self) -> DateTerms:
+        """Which inner Dates are taken now."""
+        return self._replays.terms()
+
     def settle(self, reservation: Reservation, *, opened: bool, date: int | None) -> None:
         """What became of it; raises `DateRefused` or `ReplayRefused` where it must not be acted on."""
         self._replays.settle(reservation, opened=opened, date=date, now=self.clock())
+
+    def record(self, reservation: Reservation, *, opened: bool, date: int | None) -> None:
+        """What became of it, from a worker that held the Date against `terms`; raises `ReplayRefused`."""
+        self._replays.record(reservation, opened=opened, date=date, now=self.clock())
 
     def abandon(self, reservation: Reservation) -> None:
         """The worker that held it is gone."""
