@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +28,13 @@ MOST = 400_000
 """max_response_size of both servers: small enough to be exceeded at little cost."""
 
 
-def archives(folder: Path) -> Path:
+def archives(folder: Path, models: Mapping[str, str], config: bytes) -> Path:
     """Plain archives of all models, in a folder of their own."""
     folder.mkdir()
-    for name, handler in MODELS.items():
+    for name, handler in models.items():
         files = {
             handler: (HERE / handler).read_bytes(),
-            "config.yaml": TALK_CONFIG if name == "talk" else CONFIG,
+            "config.yaml": TALK_CONFIG if name == "talk" else config,
             "labels.json": json.dumps(["a", "b"]).encode(),
         }
         plain_archive(folder / f"{name}.mar", files, name=name, handler=handler, configFile="config.yaml")
@@ -54,23 +54,33 @@ class House:
 
 
 @contextlib.contextmanager
-def standing(folder: Path, settings: str = "", models: tuple[str, ...] = tuple(MODELS)) -> Iterator[House]:
+def standing(
+    folder: Path,
+    settings: str = "",
+    *,
+    models: Mapping[str, str] = MODELS,
+    config: bytes = CONFIG,
+    workers: int = 1,
+    limit: int = MOST,
+) -> Iterator[House]:
     """Start both at once, so that they load beside each other."""
-    store = archives(folder / "plain-store")
+    store = archives(folder / "plain-store", models, config)
     names = [f"{name}={name}.mar" for name in models]
-    limit = f"max_response_size={MOST}\nmax_request_size={2 * MOST}\n"
+    limits = f"max_response_size={limit}\nmax_request_size={2 * limit}\n"
     stage = Stage.make()
     with contextlib.ExitStack() as stack:
         stack.callback(stage.close)
-        plain = stack.enter_context(start_torchserve(folder / "plain", store, names[:2], properties=limit))
+        plain = stack.enter_context(start_torchserve(folder / "plain", store, names[:2], properties=limits))
         stage.make_author()
         stage.start_broker()
         for name in models:
             stage.seal(store / f"{name}.mar")
-        stage.start_server(models=tuple(names), properties=limit, settings=settings)
+        stage.start_server(models=tuple(names), properties=limits, settings=settings)
         for name in models:
-            stage.wait_until_ready(1, model=name)
-        plain.wait_until_ready("talk", workers=1)
+            stage.wait_until_ready(workers, model=name)
+        for name in list(models)[:2]:
+            plain.wait_until_ready(name, workers=workers)
         session = requests.Session()
-        session.mount(stage.url, SealedAdapter(policy=stage.client_policy()))
+        for url in (stage.url, f"http://127.0.0.1:{stage.inference}"):
+            session.mount(url, SealedAdapter(policy=stage.client_policy()))
         yield House(stage, plain, session)

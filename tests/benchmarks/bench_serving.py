@@ -1,0 +1,136 @@
+"""What sealing costs a served model: the same model plain and sealed, on one machine, in one run.
+
+    python tests/benchmarks/bench_serving.py
+
+prints medians, ratios and the copies of a 5 MB body. Plain and sealed take turns, so that whatever else the
+machine does falls on both. Run it from an installed package: a sealed server of the simulated TEE measures
+the installation, and refuses one that changes under it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import statistics
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from doubles.direct_link import DirectLink, request_keys
+from doubles.houses import House, standing
+from strongroom.channel import ohttp
+from strongroom.channel.bhttp import Limits, Request, Response
+from strongroom.worker.service import Outer, SealedService
+
+KIB = 1024
+MODELS = {"quick": "returning_handler.py", "slow": "waiting_handler.py"}
+WORKERS = 2
+
+
+def latency(house: House, size: int, rounds: int, at_once: int = 25) -> tuple[float, float]:
+    """(plain, sealed): median milliseconds of one request of `size` bytes that is answered with as many."""
+    body = bytes(size)
+    plain = requests.Session()
+    taken: dict[str, list[float]] = {"plain": [], "sealed": []}
+    ways: dict[str, tuple[requests.Session, str]] = {
+        "plain": (plain, house.plain.url),
+        "sealed": (house.session, f"http://127.0.0.1:{house.stage.inference}"),
+    }
+    for turn in range(rounds // at_once + 1):
+        for name, (session, url) in ways.items():
+            for _ in range(at_once):
+                before = time.perf_counter()
+                answer = session.post(f"{url}/predictions/quick", data=body)
+                after = time.perf_counter()
+                assert answer.content == body
+                if turn:  # the first turn warms up
+                    taken[name].append(after - before)
+    return statistics.median(taken["plain"]) * 1e3, statistics.median(taken["sealed"]) * 1e3
+
+
+def throughput(house: House, connections: int, seconds: float) -> tuple[float, float]:
+    """(plain, sealed): requests of 1 KiB a second to the 5 ms handler, over so many connections."""
+
+    def hammer(make: Callable[[], requests.Session], url: str) -> float:
+        until = time.monotonic() + seconds
+
+        def one() -> int:
+            session, done = make(), 0
+            while time.monotonic() < until:
+                assert session.post(f"{url}/predictions/slow", data=bytes(KIB)).status_code == 200
+                done += 1
+            return done
+
+        with concurrent.futures.ThreadPoolExecutor(connections) as pool:
+            return sum(pool.map(lambda _: one(), range(connections))) / seconds
+
+    plain = sealed = 0.0
+    for _ in range(2):
+        plain += hammer(requests.Session, house.plain.url) / 2
+        sealed += hammer(lambda: house.session, f"http://127.0.0.1:{house.stage.inference}") / 2
+    return plain, sealed
+
+
+def copies(size: int) -> tuple[float, float]:
+    """(request, response): the most extra copies of a body of `size` bytes that a worker holds at once.
+
+    The request's are counted until the handler has its row, beside the encapsulated body; the response's from
+    the handler's answer on, beside that answer.
+    """
+    from strongroom.adapters.torchserve.routes import Route
+    from strongroom.adapters.torchserve.rows import row_of
+
+    keys = request_keys()
+    service = SealedService(DirectLink(keys), limit=2 * size, limits=Limits())  # type: ignore[arg-type]
+    config, pair = keys._keys.keys.choose()
+    inner = Request("POST", "http", "h", "/predictions/m", (("content-type", "x/y"),), bytes(size)).serialise()
+    message, opener = ohttp.encapsulate(config, pair, inner)
+    peaks: list[float] = []
+    answer = bytes(size)
+
+    def handler(requests: list[Request], indices: list[int], stream: object) -> list[Response]:
+        rows = [row_of(each.content, each.headers, Route("m", None)) for each in requests]
+        assert len(rows[0][0]["body"]) == size
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        del rows
+        tracemalloc.reset_peak()
+        peaks.append(tracemalloc.get_traced_memory()[0])
+        return [Response(200, (), answer)]
+
+    outer = Outer("message/ohttp-req", message)
+    del inner
+    tracemalloc.start()
+    sealed = service.answer([outer], lambda: handler)[0]  # type: ignore[arg-type, return-value]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert Response.parse(opener.open(sealed.body)).content == answer
+    return peaks[0] / size, (peak - peaks[1]) / size
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    request, response = copies(5_000_000)
+    print(f"5 MB body: {request:.2f} extra copies of the request, {response:.2f} of the response (at most 2)")
+    config = f"minWorkers: {WORKERS}\nmaxWorkers: {WORKERS}\nbatchSize: 1\n".encode()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        standing(Path(folder), models=MODELS, config=config, workers=WORKERS, limit=6_553_500) as house,
+    ):
+        for size, rounds in ((KIB, 600), (100 * KIB, 300)):
+            plain, sealed = latency(house, size, rounds)
+            print(
+                f"{size // KIB} KiB: plain {plain:.2f} ms, sealed {sealed:.2f} ms: "
+                f"{sealed - plain:+.2f} ms, {sealed / plain:.2f}x"
+            )
+        plain, sealed = throughput(house, 4, 5)
+        print(f"5 ms handler, 4 connections: plain {plain:.0f}/s, sealed {sealed:.0f}/s: {sealed / plain:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
