@@ -6,7 +6,6 @@ import ast
 from pathlib import Path
 
 import pytest
-
 import strongroom.channel
 
 ROOM = Path(strongroom.channel.__file__).parent
