@@ -42,8 +42,10 @@ def plain_archive(path: Path, files: dict[str, bytes], *, name: str = "toy", han
     return path
 
 
-def sealed_toy(folder: Path, author: Author, *, name: str = "toy", version: int = 1, weights: bytes = b"") -> Sealed:
+def sealed_toy(
+    folder: Path, author: Author, *, name: str = "toy", version: int = 1, weights: bytes = b"", **terms
+) -> Sealed:
     """A sealed archive of a model that is a handler and a few weights."""
     files = {"toy.py": b"def handle(data, context):\n    return data and [b'toy'] * len(data)\n", "toy.pt": weights}
     plain = plain_archive(folder / f"{name}.plain.mar", files, name=name)
-    return seal_archive(plain, folder / f"{name}.mar", author=author.key, lineage=name, version=version)
+    return seal_archive(plain, folder / f"{name}.mar", author=author.key, lineage=name, version=version, **terms)

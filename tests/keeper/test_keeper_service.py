@@ -29,8 +29,10 @@ from strongroom.errors import (
     ReplayRefused,
 )
 from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
+from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Lineage
+from strongroom.keeper.release import Released
 from strongroom.keeper.service import KeeperService
 from strongroom.keys import ArchiveDigest
 from strongroom.launch.admission import Gate
@@ -71,7 +73,7 @@ class House:
     def release(self, sealed):
         if not self.broker_is_up:
             raise BrokerUnreachable("nobody answers")
-        return sealed.key
+        return Released(sealed.digest, sealed.key, boottime())
 
     def link(self, name: str) -> Link:
         return Link(self.sealed[name].digest, self.path, seconds=10)
@@ -165,8 +167,14 @@ def test_a_reservation_cannot_be_settled_by_another_worker(house):
     head, enc, _, _ = house.request("one")
     [(reservation, _)] = first.open([(head, enc, False)])
     second.bundle(None)
-    [refused] = second.settle([Settled(reservation, False, None)])
-    assert isinstance(refused, KeeperRefused)
+    with pytest.raises(KeeperRefused):
+        second.settle([Settled(reservation, False, None)])
+    second._reserved.add(reservation)  # a worker that says so all the same
+    second.settle([Settled(reservation, False, None)])
+    second.bundle(None)  # on a new connection: the keeper ended the old one
+    [pending] = house.link("one").open([(head, enc, False)])
+    assert isinstance(pending, ReplayRefused)
+    assert first.settle([Settled(reservation, False, None)]) == [None]
 
 
 def test_a_process_bound_to_one_model_cannot_claim_another(house):

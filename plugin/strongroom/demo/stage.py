@@ -140,6 +140,7 @@ class Stage:
         properties: str = "",
         models: tuple[str, ...] = ("digits=digits.mar",),
         settings: str = "",
+        grace_s: int = 300,
     ) -> None:
         """`strongroom launch -- torchserve …` with two workers, and the relay in front of it.
 
@@ -147,7 +148,7 @@ class Stage:
         """
         shutil.copy(self.owner / "author.pub", self.host / "author.pub")
         (self.host / "strongroom.toml").write_text(
-            f'[admission]\nauthors = ["author.pub"]\n\n[broker]\nurl = "{self.broker_url}"\n\n'
+            f'[admission]\nauthors = ["author.pub"]\n\n[broker]\nurl = "{self.broker_url}"\ngrace_s = {grace_s}\n\n'
             f'[attestation]\ntee = "simulated"\n{settings}'
         )
         self.inference, self.management, self.grpc = free_port(), free_port(), free_port()

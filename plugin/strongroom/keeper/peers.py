@@ -59,6 +59,14 @@ def _stat(pid: int) -> tuple[int, int]:
     return int(fields[1]), int(fields[19])
 
 
+def still_there(peer: Peer) -> bool:
+    """Whether that very process lives; a later one of the same number does not count."""
+    try:
+        return _stat(peer.pid)[1] == peer.started
+    except KeeperRefused:
+        return False
+
+
 class Peers:
     """The rules above, and the memory of who was bound to what."""
 
@@ -99,9 +107,5 @@ class Peers:
 
     def _forget_the_dead(self) -> None:
         for peer in list(self._bound):
-            try:
-                alive = _stat(peer.pid)[1] == peer.started
-            except KeeperRefused:
-                alive = False
-            if not alive:
+            if not still_there(peer):
                 del self._bound[peer]

@@ -26,9 +26,9 @@ from strongroom.evidence.types import Attester
 from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Lineage
-from strongroom.keeper.release import ReleaseClient
+from strongroom.keeper.release import ReleaseClient, Released
 from strongroom.keeper.service import KeeperService
-from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
+from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import Configuration
 from strongroom.launch.hardening import harden
@@ -141,15 +141,13 @@ def hold(
             configuration.channel,
             allowance,
         )
-        models.append(HeldModel(each.name, verified, keys, _release(client, verified.core.resource, each.archive)))
+        release = _release(client, verified.core.resource, each.archive)
+        models.append(HeldModel(each.name, verified, keys, release, grace=configuration.broker.grace))
     return models
 
 
-def _release(client: ReleaseClient, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], ModelKey]:
-    def release() -> ModelKey:
-        return client.fetch(resource, archive).key
-
-    return release
+def _release(client: ReleaseClient, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], Released]:
+    return lambda: client.fetch(resource, archive)
 
 
 def run(configuration: Configuration, charge: Charge, socket: Path, *, attester: Attester | None = None) -> None:
@@ -158,7 +156,9 @@ def run(configuration: Configuration, charge: Charge, socket: Path, *, attester:
     harden()
     plugins = Plugins.load(configuration.plugins)
     held = hold(charge.admitted, configuration, attester or plugins.attester(configuration.tee), plugins)
-    service = KeeperService(socket, {model.archive: model for model in held}, charge.lineage, configuration.worker)
+    service = KeeperService(
+        socket, {model.archive: model for model in held}, charge.lineage, configuration.worker, confined=True
+    )
 
     def stop(*_: object) -> None:
         service.close()

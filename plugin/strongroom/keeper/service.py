@@ -26,6 +26,7 @@ from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Lineage, Peer, Peers, peer_of
 from strongroom.keys import ArchiveDigest
 from strongroom.launch.config import Worker
+from strongroom.launch.hardening import check_hardened
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,11 @@ class KeeperService:
         models: Mapping[ArchiveDigest, HeldModel],
         lineage: Lineage | None,
         worker: Worker | None = None,
+        *,
+        confined: bool = False,
     ) -> None:
+        """`confined` holds workers to `launch.hardening.check_hardened` before they get anything."""
+        self._confined = confined
         self._models = dict(models)
         self._worker = worker or Worker()
         self._peers = Peers(lineage)
@@ -77,7 +82,9 @@ class KeeperService:
         with connection:
             conversation: Conversation | None = None
             try:
-                conversation = Conversation(connection, peer_of(connection), self._peers, self._models, self._worker)
+                conversation = Conversation(
+                    connection, peer_of(connection), self._peers, self._models, self._worker, self._confined
+                )
                 while True:
                     conversation.answer(wire.receive(connection))
             except KeeperUnavailable:
@@ -101,25 +108,31 @@ class Conversation:
         peers: Peers,
         models: Mapping[ArchiveDigest, HeldModel],
         worker: Worker,
+        confined: bool,
     ) -> None:
         self._worker = worker
+        self._unchecked = confined
         self._connection, self._peer, self._peers, self._models = connection, peer, peers, models
         self._model: HeldModel | None = None
         self._reserved: dict[bytes, Reservation] = {}
 
     def answer(self, frame: Any) -> None:
-        """One question, one answer; a refusal is an answer too."""
-        descriptors: list[int] = []
-        try:
-            question = Fields(frame, where="a worker's question")
-            answer = self._answers(question, descriptors)
-            question.done()
-        except StrongroomError as error:
-            answer, descriptors = _refusal(error), []
-        wire.send(self._connection, answer)
-        wire.send_descriptors(self._connection, descriptors)
+        """One question, one answer; a refusal is an answer too. A settlement has none, and must be right."""
+        if isinstance(frame, dict) and frame.get("op") == "settle":
+            self._settle(Fields(frame, where="a worker's settlement"))
+            return
+        with contextlib.ExitStack() as lent:
+            descriptors: list[int] = []
+            try:
+                question = Fields(frame, where="a worker's question")
+                answer = self._answers(question, descriptors, lent)
+                question.done()
+            except StrongroomError as error:
+                answer, descriptors = _refusal(error), []
+            wire.send(self._connection, answer)
+            wire.send_descriptors(self._connection, descriptors)
 
-    def _answers(self, question: Fields, descriptors: list[int]) -> dict[str, Any]:
+    def _answers(self, question: Fields, descriptors: list[int], lent: contextlib.ExitStack) -> dict[str, Any]:
         op = question.text("op", limit=16)
         if op == "status":
             self._peers.same_user(self._peer)
@@ -129,22 +142,31 @@ class Conversation:
         model = self._model
         if model is None:
             raise KeeperRefused("the first question of a worker is its claim")
-        if op == "model":
-            files = model.files()
-            descriptors += [file.descriptor for file in files]
-            return {"files": [[file.name, file.size] for file in files]}
-        if op == "open":
-            return {"contexts": [self._open(model, each) for each in _list(question, "heads")]}
-        if op == "settle":
-            return {"refused": [self._settle(model, each) for each in _list(question, "settled")]}
+        if op == "settings":
+            return _settings(self._worker, model.name)
+        if op == "held":
+            model.check_held()
+            return {}
         if op == "bundle":
             nonce = question.value("nonce")
             if nonce is not None and (not isinstance(nonce, bytes) or len(nonce) != 32):
                 raise MalformedInput("a nonce has 32 bytes")
             return {"bundle": model.keys.bundle(nonce)}
-        if op == "settings":
-            return _settings(self._worker, model.name)
+        self._check_confined()
+        if op == "model":
+            files = lent.enter_context(model.lent(self._peer))
+            descriptors += [file.descriptor for file in files]
+            return {"files": [[file.name, file.size] for file in files]}
+        if op == "open":
+            contexts = [self._open(model, each) for each in _list(question, "heads")]
+            return {"contexts": contexts, "terms": list(model.keys.terms())}
         raise KeeperRefused(f"{op!r} is not a question")
+
+    def _check_confined(self) -> None:
+        """What the kernel lets no process undo is looked at once a connection."""
+        if self._unchecked:
+            check_hardened(self._peer.pid)
+            self._unchecked = False
 
     def _claim(self, question: Fields) -> dict[str, Any]:
         archive = question.value("archive")
@@ -173,18 +195,20 @@ class Conversation:
         self._reserved[token] = reservation
         return [token, context]
 
-    def _settle(self, model: HeldModel, item: Any) -> Any:
-        try:
+    def _settle(self, question: Fields) -> None:
+        """What became of reservations; whatever is wrong ends the connection, and what it holds counts as used."""
+        question.text("op")
+        if self._model is None:
+            raise KeeperRefused("the first question of a worker is its claim")
+        for item in _list(question, "settled"):
             if not isinstance(item, list) or len(item) != 3 or not isinstance(item[0], bytes):
                 raise MalformedInput("a settlement is [reservation, opened, date]")
             reservation = self._reserved.pop(item[0], None)
             if reservation is None:
                 raise KeeperRefused("no such reservation is held by this connection")
             date = item[2] if isinstance(item[2], int) and not isinstance(item[2], bool) else None
-            model.keys.settle(reservation, opened=item[1] is not False, date=date)
-        except StrongroomError as error:
-            return _refusal(error)
-        return None
+            self._model.keys.record(reservation, opened=item[1] is not False, date=date)
+        question.done()
 
     def abandon(self) -> None:
         """The worker is gone: what it had reserved counts as used."""

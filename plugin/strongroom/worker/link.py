@@ -21,8 +21,9 @@ from typing import Any
 
 from strongroom import errors
 from strongroom.channel.padding import NO_PADDING, Padding
+from strongroom.channel.replay import DateTerms
 from strongroom.encoding import Fields
-from strongroom.errors import KeeperUnavailable, MalformedInput, StrongroomError
+from strongroom.errors import DateRefused, KeeperRefused, KeeperUnavailable, MalformedInput, StrongroomError
 from strongroom.keeper import wire
 from strongroom.keys import ArchiveDigest
 
@@ -93,6 +94,12 @@ class Link:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
+        self._reserved: set[bytes] = set()  # by this connection, and not settled
+        self._terms: DateTerms | None = None
+
+    def another(self) -> Link:
+        """A second line to the same keeper, for the same archive."""
+        return Link(self._archive, self._path, seconds=self._seconds)
 
     def model(self) -> list[ReceivedFile]:
         """The model's files. Raises `ModelUnavailable` while the key is not released."""
@@ -107,27 +114,45 @@ class Link:
         """One context for each (head, enc, chunked): (reservation, serialised context), or why not."""
         with self._lock:
             answer = self._ask({"op": "open", "heads": [list(each) for each in heads]})
-        contexts = answer["contexts"]
-        if len(contexts) != len(heads):
-            raise KeeperUnavailable(f"the keeper answered {len(contexts)} of {len(heads)} encapsulations")
-        return [_error(each) if isinstance(each, dict) else (bytes(each[0]), bytes(each[1])) for each in contexts]
+            contexts = answer["contexts"]
+            if len(contexts) != len(heads):
+                raise KeeperUnavailable(f"the keeper answered {len(contexts)} of {len(heads)} encapsulations")
+            granted = [
+                _error(each) if isinstance(each, dict) else (bytes(each[0]), bytes(each[1])) for each in contexts
+            ]
+            self._terms = DateTerms(*answer["terms"])
+            self._reserved.update(each[0] for each in granted if isinstance(each, tuple))
+        return granted
 
     def settle(self, settled: Sequence[Settled]) -> list[StrongroomError | None]:
         """Say which reservations opened, before any of their requests is acted on.
 
-        For each, None, or why it must not be acted on.
+        For each, None, or why it must not be acted on: by the terms that came with `open`. The keeper reads
+        this before anything that is sent after it, so nothing waits for an answer.
         """
         with self._lock:
+            refused = [self._refusal(each) for each in settled]
             question = [[each.reservation, each.opened, each.date] for each in settled]
+            if self._connection is None:
+                raise KeeperUnavailable("the connection that these reservations belong to is gone")
             try:
-                answer = self._ask_once({"op": "settle", "settled": question})
+                wire.send(self._connection, {"op": "settle", "settled": question})
             except (KeeperUnavailable, MalformedInput):
-                self.close()  # reservations belong to a connection: another one could not settle them
+                self.close()
                 raise
-        refused = answer["refused"]
-        if len(refused) != len(settled):
-            raise KeeperUnavailable(f"the keeper answered {len(refused)} of {len(settled)} settlements")
-        return [None if each is None else _error(each) for each in refused]
+        return refused
+
+    def _refusal(self, settled: Settled) -> StrongroomError | None:
+        if settled.reservation not in self._reserved:
+            raise KeeperRefused("no such reservation is held by this connection")
+        self._reserved.remove(settled.reservation)
+        if not settled.opened or self._terms is None:
+            return None
+        try:
+            self._terms.check(settled.date)
+        except DateRefused as refusal:
+            return refusal
+        return None
 
     def bundle(self, nonce: bytes | None) -> bytes:
         """The key bundle as JSON, made over `nonce` (32 bytes) or from the cache."""
@@ -139,8 +164,14 @@ class Link:
         with self._lock:
             return Settings.parse(self._ask({"op": "settings"}))
 
+    def held(self) -> None:
+        """Raises `ModelUnavailable` once the keeper may no longer hold this model, and so nobody else."""
+        with self._lock:
+            self._ask({"op": "held"})
+
     def close(self) -> None:
         """Drop the connection; the next question opens another."""
+        self._reserved.clear()
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.close()

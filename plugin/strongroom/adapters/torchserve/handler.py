@@ -8,6 +8,7 @@ of it with one 503 and put its text into the log. While the model is not open ev
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -27,6 +28,7 @@ from strongroom.worker.guard import OutputGuard
 from strongroom.worker.link import Link, Settings
 from strongroom.worker.loader import Room, sweep
 from strongroom.worker.service import Answer, Outer, SealedService
+from strongroom.worker.watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class SealedHandler:
         self._room: Room | None = None
         self._guard: OutputGuard | None = None
         self._settings: Settings | None = None
+        self._watch: Watch | None = None
 
     def handle(self, data: list[dict[str, Any]] | None, context: Any) -> list[Any] | None:
         """TorchServe's entry point. `data` is None at load."""
@@ -59,11 +62,12 @@ class SealedHandler:
         if service is None:  # the outer archive itself could not be read
             answers = [Answer.problem(UNAVAILABLE) for _ in data]
         else:
-            answers = service.answer(
-                [self._outer(row, context, index) for index, row in enumerate(data)],
-                lambda: self._ready(context),
-                sender(context),
-            )
+            with self._watch.busy() if self._watch is not None else contextlib.nullcontext():
+                answers = service.answer(
+                    [self._outer(row, context, index) for index, row in enumerate(data)],
+                    lambda: self._ready(context),
+                    sender(context),
+                )
         for index, answer in enumerate(answers):
             if service is not None and context.get_request_header(index, "describe") == "True":
                 answers[index] = answer = service.bundle()
@@ -93,11 +97,15 @@ class SealedHandler:
 
     def _ready(self, context: Any) -> _Bound:
         """The user's handler, loaded now if its model has become available; raises `KeeperError`."""
+        if self._watch is not None and self._watch.over:
+            raise ModelUnavailable("the model is withdrawn, and this worker is about to end")
         if self._inner is None:
             assert self._link is not None
             settings = self._enclosed(self._link)
             if self._room is None:
                 self._room = Room.furnish(self._link.model())
+                self._watch = Watch(self._link.another())
+                self._watch.start()
             try:
                 self._inner = InnerService.load(
                     self._room.folder, context, report=self._report, envelope=settings.envelope, rerun=settings.rerun
