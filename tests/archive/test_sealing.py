@@ -336,6 +336,15 @@ def test_a_zip_that_zipfile_cannot_read_is_refused_and_no_crash(mar, author, tmp
         seal_archive(mar, tmp_path / "out", author=author)
 
 
+def test_a_zip_entry_without_a_name_is_refused_and_no_crash(mar, author, tmp_path):
+    """Found by fuzzing: zipfile itself stumbles over such an entry."""
+    with zipfile.ZipFile(mar, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"nameless")
+
+    with pytest.raises(SealRefused, match="name has 0 bytes"):
+        seal_archive(mar, tmp_path / "out", author=author)
+
+
 def test_sealing_needs_memory_for_chunks_and_not_for_the_model(author, tmp_path):
     source = write_folder(tmp_path / "m", model_files())
     with (source / "big.bin").open("wb") as file:

@@ -17,6 +17,8 @@ READABLE = TRUTHS | NUMBERS | {"deviceType", "deviceIds"}
 REFUSED = {
     "parallelType": "the server would start the workers by torchrun, outside of ours",
     "torchrun": "the server would start the workers by torchrun, outside of ours",
+    "continuousBatching": "between its steps the server looks at the handler's answers, and they are encrypted",
+    "asyncCommunication": "the server would await the handler, and copy its context for each request",
     "useVenv": "the server would build and run code from the archive before ours",
 }
 REQUIREMENTS = "requirements.txt"
