@@ -161,6 +161,8 @@ def test_only_what_the_frontend_reads_is_readable(author, tmp_path):
         ({MANIFEST: manifest().replace(b'"python"', b'"LSP"')}, "runtime"),
         ({"c.yaml": b"useVenv: true", MANIFEST: manifest(configFile="c.yaml")}, "useVenv"),
         ({"c.yaml": b"parallelType: tp", MANIFEST: manifest(configFile="c.yaml")}, "torchrun"),
+        ({"c.yaml": b"continuousBatching: true", MANIFEST: manifest(configFile="c.yaml")}, "continuousBatching"),
+        ({"c.yaml": b"asyncCommunication: true", MANIFEST: manifest(configFile="c.yaml")}, "asyncCommunication"),
         ({"c.yaml": b"minWorkers: many", MANIFEST: manifest(configFile="c.yaml")}, "minWorkers"),
         ({"c.yaml": b"a: [", MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
         ({MANIFEST: manifest(configFile="none.yaml")}, "not there"),

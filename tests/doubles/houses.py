@@ -21,9 +21,15 @@ MODELS = {
     "talk": "talking_handler.py",
     "iris": "instances_handler.py",
     "tensors": "instances_handler.py",
+    "count": "counting_handler.py",
 }
 CONFIG = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\nhandler:\n  labels: [a, b]\n  depth: 3\n"
 TALK_CONFIG = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 4\nmaxBatchDelay: 60\n"
+SEQUENCE_CONFIG = (
+    b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 4\nmaxBatchDelay: 60\nsequenceBatching: true\nmaxNumSequence: 4\n"
+    b"sequenceMaxIdleMSec: 60000\nmaxSequenceJobQueueSize: 10\n"
+)
+CONFIGS = {"talk": TALK_CONFIG, "count": SEQUENCE_CONFIG}
 MOST = 400_000
 """max_response_size of both servers: small enough to be exceeded at little cost."""
 
@@ -34,7 +40,7 @@ def archives(folder: Path, models: Mapping[str, str], config: bytes) -> Path:
     for name, handler in models.items():
         files = {
             handler: (HERE / handler).read_bytes(),
-            "config.yaml": TALK_CONFIG if name == "talk" else config,
+            "config.yaml": CONFIGS.get(name, config),
             "labels.json": json.dumps(["a", "b"]).encode(),
         }
         plain_archive(folder / f"{name}.mar", files, name=name, handler=handler, configFile="config.yaml")

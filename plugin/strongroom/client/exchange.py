@@ -10,6 +10,7 @@ What is tried again, and what never: docs/protocol.md section 6.
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import secrets
 import threading
 import time
@@ -27,6 +28,7 @@ from strongroom.channel.padding import NO_PADDING, Padding
 from strongroom.channel.problems import DATE, OHTTP_KEY, PROBLEM_TYPE, Problem
 from strongroom.client.endpoint import Endpoint
 from strongroom.client.verify import Trust, VerifiedServer, verify_bundle
+from strongroom.encoding import labelled
 from strongroom.errors import (
     EncapsulationInvalid,
     MalformedInput,
@@ -38,6 +40,10 @@ from strongroom.errors import (
 
 PROBLEM_LIMIT = 64 * 1024
 RESPONSE_LIMIT = (1 << 30) + (1 << 20)
+SEQUENCE_ID = "ts_request_sequence_id"
+OUTER = ("authorization", SEQUENCE_ID, "ts_request_sequence_start", "ts_request_sequence_end")
+"""Fields that a frontend acts on: they go outside as well as inside. A sequence's id goes outside as a digest:
+whoever knows the id itself could send a request into the sequence and learn of its state."""
 _KEPT = 1 << 20  # bytes of a stream that a truncation can still show
 
 
@@ -175,7 +181,7 @@ class Exchanges:
 
     trust: Trust
     padding: Padding = NO_PADDING
-    outer: tuple[str, ...] = ("authorization",)
+    outer: tuple[str, ...] = OUTER
     retry: bool = True
     nonce: bool = True
     limits: Limits = field(default_factory=Limits)
@@ -251,7 +257,10 @@ class Exchanges:
         return again
 
     def _outer(self, headers: Headers) -> Headers:
-        return tuple((name, value) for name, value in headers if name.lower() in self.outer)
+        named = ((name.lower(), value) for name, value in headers)
+        return tuple(
+            (name, _shown(value) if name == SEQUENCE_ID else value) for name, value in named if name in self.outer
+        )
 
     def _attempt(
         self, server: VerifiedServer, request: Request, stream: bool
@@ -287,6 +296,11 @@ class Exchanges:
             return Answered(ResponseHead(response.status, response.headers), response.content)
         assert opener is not None
         return (yield from _started(ResponseStream(opener, self.limits)))
+
+
+def _shown(sequence: str) -> str:
+    """The name under which a sequence is routed (docs/protocol.md section 2)."""
+    return hashlib.sha256(labelled("strongroom sequence v1", sequence.encode("latin-1"))).hexdigest()[:32]
 
 
 def _whole_problem(answered: Answered) -> Generator[Step, object, Answered]:

@@ -23,7 +23,7 @@ from strongroom.channel.bhttp import Headers, Limits, Request
 from strongroom.channel.kem import XWING
 from strongroom.channel.padding import Padding
 from strongroom.client.endpoint import Endpoint
-from strongroom.client.exchange import Answered, Exchanges, OuterHead, ResponseStream, Send, Step
+from strongroom.client.exchange import OUTER, Answered, Exchanges, OuterHead, ResponseStream, Send, Step
 from strongroom.client.verify import MAX_AGE, Trust, VerifiedServer, no_endorsements
 from strongroom.errors import ClientError, StreamTruncated
 from strongroom.evidence.policy import Policy
@@ -40,7 +40,7 @@ class _Settings:
         policy: Policy | Path | str,
         *,
         models: Mapping[str, str] | None = None,
-        outer: Sequence[str] = ("authorization",),
+        outer: Sequence[str] = OUTER,
         padding: str = "none",
         kems: Sequence[int] = (XWING,),
         max_age: float = MAX_AGE,
