@@ -72,21 +72,43 @@ def standing(
     """Start both at once, so that they load beside each other."""
     store = archives(folder / "plain-store", models, config)
     names = [f"{name}={name}.mar" for name in models]
-    limits = f"max_response_size={limit}\nmax_request_size={2 * limit}\n"
+    with (
+        start_torchserve(folder / "plain", store, names[:2], properties=limits(limit)) as plain,
+        sealed_stage(store, models, settings, workers=workers, limit=limit) as stage,
+    ):
+        for name in list(models)[:2]:
+            plain.wait_until_ready(name, workers=workers)
+        yield House(stage, plain, session_for(stage))
+
+
+@contextlib.contextmanager
+def sealed_stage(
+    store: Path, models: Mapping[str, str], settings: str = "", *, workers: int = 1, limit: int = MOST
+) -> Iterator[Stage]:
+    """A sealed server alone, of plain archives that lie in `store`."""
     stage = Stage.make()
-    with contextlib.ExitStack() as stack:
-        stack.callback(stage.close)
-        plain = stack.enter_context(start_torchserve(folder / "plain", store, names[:2], properties=limits))
+    try:
         stage.make_author()
         stage.start_broker()
         for name in models:
             stage.seal(store / f"{name}.mar")
-        stage.start_server(models=tuple(names), properties=limits, settings=settings)
+        names = tuple(f"{name}={name}.mar" for name in models)
+        stage.start_server(models=names, properties=limits(limit), settings=settings)
         for name in models:
             stage.wait_until_ready(workers, model=name)
-        for name in list(models)[:2]:
-            plain.wait_until_ready(name, workers=workers)
-        session = requests.Session()
-        for url in (stage.url, f"http://127.0.0.1:{stage.inference}"):
-            session.mount(url, SealedAdapter(policy=stage.client_policy()))
-        yield House(stage, plain, session)
+        yield stage
+    finally:
+        stage.close()
+
+
+def limits(limit: int) -> str:
+    """The size limits of all servers, as lines of config.properties."""
+    return f"max_response_size={limit}\nmax_request_size={2 * limit}\n"
+
+
+def session_for(stage: Stage) -> requests.Session:
+    """A client of the sealed server, through the relay and past it."""
+    session = requests.Session()
+    for url in (stage.url, f"http://127.0.0.1:{stage.inference}"):
+        session.mount(url, SealedAdapter(policy=stage.client_policy()))
+    return session

@@ -14,9 +14,14 @@ from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.utils.util import PredictionException
 
 
+calls = 0
+
+
 def handle(data, context):
+    global calls
     if data is None:
         return None
+    calls += 1
     wishes = [row.get("body") for row in data]
     for index, wish in enumerate(wishes):
         if not isinstance(wish, dict):
@@ -26,6 +31,7 @@ def handle(data, context):
         if "type" in wish:
             context.set_response_content_type(index, wish["type"])
         context.set_response_header(index, "x-batch", str(len(data)))
+        context.set_response_header(index, "x-calls", str(calls))
     steps = max((len(wish.get("pieces", ())) for wish in wishes if isinstance(wish, dict)), default=0)
     for step in range(steps):
         speaking = [n for n, wish in enumerate(wishes) if isinstance(wish, dict) and step < len(wish.get("pieces", ()))]

@@ -8,6 +8,7 @@ it streams goes through the channel (see `streaming`).
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from strongroom.channel.bhttp import Request, Response
 from strongroom.errors import MessageInvalid
 from strongroom.torch import map_models
 from strongroom.worker.streams import BatchStream
+
+_log = logging.getLogger(__name__)
 
 JSON = ("content-type", "application/json")
 INTERNAL = "InternalServerException"
@@ -133,6 +136,7 @@ class InnerService:
         except Exception as error:  # the user's code may raise anything; each item gets an encrypted error
             self._report(error)
             if self._rerun and len(rows) > 1 and not stream.used(places):
+                _log.info("the items of a batch of %d run again, one by one", len(rows))
                 return [self._run([row], outer, indices, stream)[0] for row in rows]
             stream.fail(places)
             return [_failure(error, alone=len(rows) == 1)] * len(rows)

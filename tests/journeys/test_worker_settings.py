@@ -1,0 +1,92 @@
+"""What the operator may choose in the configuration's worker table, each choice against the default."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import time
+
+import pytest
+from doubles.grpc_inference import Inference
+from doubles.houses import archives, sealed_stage, session_for
+from strongroom.channel import chunked, ohttp
+from strongroom.channel.bhttp import MessageReader, Request, Response
+from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
+from strongroom.channel.keyset import KeyList
+
+pytestmark = pytest.mark.journey
+
+SETTINGS = '[worker]\ngather_ms = 0\npadding = "bucket:4096"\nrerun = true\ngrpc_streaming = true\n'
+MODELS = {"talk": "talking_handler.py"}
+PATH = "/predictions/talk"
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    store = archives(tmp_path_factory.mktemp("store") / "plain", MODELS, b"")
+    with sealed_stage(store, MODELS, SETTINGS) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def session(stage):
+    return session_for(stage)
+
+
+def key(inference: Inference):
+    octets = inference.predict("talk", body=b"{}", content_type=KEYS_REQUEST_TYPE.encode())
+    return KeyList.parse(KeyBundle.parse(octets).parts.ohttp_keys).choose()
+
+
+def inner(**wish: object) -> bytes:
+    content = json.dumps(wish).encode()
+    return Request("POST", "http", "h", PATH, (("content-type", "application/json"),), content).serialise()
+
+
+def test_without_gathering_each_piece_leaves_on_its_own(stage, session):
+    tokens = [f"t{n} " for n in range(20)]
+    answer = session.post(stage.url + PATH, json={"pieces": tokens, "last": "end"}, stream=True, timeout=30)
+    assert list(answer.iter_content(None)) == [*(token.encode() for token in tokens), b"end"]
+
+
+def test_with_padding_answers_of_different_lengths_look_alike_outside(stage, session):
+    with Inference(stage.grpc) as inference:
+        offered, sizes = key(inference), set()
+        for size in (1, 700, 3000):
+            message, opener = ohttp.encapsulate(*offered, inner(size=size))
+            sealed = inference.predict("talk", body=bytes(message), content_type=b"message/ohttp-req")
+            assert len(Response.parse(opener.open(sealed)).content) == size
+            sizes.add(len(sealed))
+    assert len(sizes) == 1
+
+
+def test_with_rerun_an_item_that_makes_the_handler_raise_fails_alone(stage, session):
+    url = stage.url + PATH
+    for _ in range(5):
+        before = int(session.post(url, json={}, timeout=30).headers["x-calls"])
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            bad = pool.submit(session.post, url, json={"wait": 0.1, "raise": "x"}, timeout=30)
+            good = [pool.submit(session.post, url, json={"last": f"good {n}"}, timeout=30) for n in range(2)]
+        assert bad.result().status_code == 500
+        assert [each.result().content for each in good] == [b"good 0", b"good 1"]
+        after = max(int(each.result().headers["x-calls"]) for each in good)
+        if after == before + 4:  # the batch, and then each of the three
+            return
+    raise AssertionError("no batch was ever run again")
+
+
+def test_real_grpc_streaming_brings_pieces_as_they_come(stage):
+    with Inference(stage.grpc) as inference:
+        sealer = chunked.RequestSealer(*key(inference))
+        body = sealer.front + sealer.seal(inner(pieces=["a ", "b ", "c "], pause=0.3, last="d")) + sealer.finish()
+        opener, reader = sealer.response_opener(), MessageReader(response=True)
+        came: list[tuple[float, bytes]] = []
+        for message in inference.stream("talk", body=body, content_type=b"message/ohttp-chunked-req"):
+            for opened in opener.feed(message):
+                came += [(time.monotonic(), each) for each in reader.feed(opened) if isinstance(each, bytes)]
+        opener.finish()
+        assert [piece for _, piece in came] == [b"a ", b"b ", b"c ", b"d"]
+        assert came[2][0] - came[0][0] > 0.4
+        message, single = ohttp.encapsulate(*key(inference), inner(last="whole"))
+        answers = list(inference.stream("talk", body=bytes(message), content_type=b"message/ohttp-req"))
+        assert Response.parse(single.open(b"".join(answers))).content == b"whole"
