@@ -32,6 +32,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 test-long: $(INSTALLED)
+	$(PIP) -e '.[fuzz]'
 	$(BIN)/python -m pytest -m long --timeout 7200 $(PYTEST_ARGS)
 
 bench: $(INSTALLED)
