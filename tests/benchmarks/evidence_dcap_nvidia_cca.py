@@ -17,7 +17,7 @@ from time import process_time
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evidence.dcap_device_mutants import accepted_cases
-from strongroom.evidence.dcap import forget_decoded
+from strongroom.evidence.dcap_endorsement import forget_decoded
 
 TARGETS = {"tdx": 5.0, "sgx": 5.0, "cca": 5.0, "nvidia": 50.0}
 

@@ -128,9 +128,9 @@ def test_a_missing_crl_is_a_refusal(intel, name):
 def test_a_crl_of_another_ca_or_with_a_foreign_signature_is_refused(intel):
     stranger = certify("Intel SGX PCK Platform CA", ca=True)
     collateral = intel.collateral(pck_crl=intel.crl(stranger))
-    assert judged(intel, collateral=collateral)[1] == {"sgx.pck-crl.signature": "signature"}
+    assert judged(intel, collateral=collateral)[1] == {"sgx.pck-crl.crl": "signature"}
     collateral = intel.collateral(pck_crl=intel.crl(intel.root))
-    assert judged(intel, collateral=collateral)[1] == {"sgx.pck-crl.issuer": "revocation"}
+    assert judged(intel, collateral=collateral)[1] == {"sgx.pck-crl.crl": "revocation"}
 
 
 def test_the_crl_of_the_other_pck_ca_is_refused(intel):
@@ -143,7 +143,7 @@ def test_the_crl_of_the_other_pck_ca_is_refused(intel):
 def test_everything_has_to_be_valid_at_the_time_that_is_given(intel):
     week = timedelta(days=7)
     stale = intel.collateral(pck_crl=intel.crl(intel.pck_ca, end=NOW - week / 2, begin=NOW - week))
-    assert judged(intel, collateral=stale)[1] == {"sgx.pck.crl-validity": "validity-period"}
+    assert judged(intel, collateral=stale)[1] == {"sgx.pck-crl.crl-validity": "validity-period"}
     for dates in ({"nextUpdate": "2026-05-31T23:59:59Z"}, {"issueDate": "2026-06-01T00:00:01Z"}):
         stale = intel.collateral(tcb_info=intel.tcb_info(**dates))
         assert judged(intel, collateral=stale)[1] == {"sgx.tcb-info.current": "validity-period"}

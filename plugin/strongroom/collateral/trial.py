@@ -15,8 +15,8 @@ from strongroom.collateral.wanted import Wanted
 from strongroom.encoding import Fields, parse_json
 from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
 from strongroom.evidence.certificates import check_crl, parse_certificate, parse_crl
-from strongroom.evidence.dcap import verify_collateral
 from strongroom.evidence.dcap_collateral import Collateral
+from strongroom.evidence.dcap_endorsement import verify_collateral
 from strongroom.evidence.revocation import Lists, answer_holds, speaks_of
 from strongroom.evidence.roots import root
 from strongroom.evidence.snp_certificate import Issuers, SnpCertificate, amd_issuers

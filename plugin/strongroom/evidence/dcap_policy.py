@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from strongroom.encoding import Fields
 from strongroom.errors import MalformedInput
-from strongroom.evidence.dcap import COLLATERAL_SOURCE, QUOTE_SOURCE, REFRESH, Verified
+from strongroom.evidence.dcap import QUOTE_SOURCE, Verified
+from strongroom.evidence.dcap_endorsement import COLLATERAL_SOURCE, REFRESH
 from strongroom.evidence.dcap_tcb import TcbStatus
 from strongroom.evidence.types import Checklist, Word
 
