@@ -33,12 +33,24 @@ def loud_stage(settings: str = "") -> Stage:
             handler="loud_handler.py",
         )
         stage.seal(plain)
+        plant(stage.host)
         stage.start_server(settings=settings)
         stage.wait_until_ready()
     except BaseException:
         stage.close()
         raise
     return stage
+
+
+def plant(folder: Path) -> None:
+    """What a hostile host leaves in the folder in which the server is started."""
+    for name in ("sitecustomize", "cbor2", "ts", "torch", "json", "strongroom"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'TAKEN')!r}, 'a').write('{name}')\n")
+    (folder / "org/pytorch/serve").mkdir(parents=True)
+    (folder / "org/pytorch/serve/ModelServer.class").write_bytes(b"no class at all")
+    (folder / "log4j2.xml").write_text("<Configuration><Appenders/></Configuration>")
+    (folder / "logs/config").mkdir(parents=True)
+    (folder / "logs/config/20990101-startup.cfg").write_text("model_snapshot={}")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +113,12 @@ def test_a_worker_can_reach_neither_the_network_nor_the_keeper_nor_more_rights(l
     assert found["ptrace"] == -1
     assert found["temp"].startswith("/dev/shm/strongroom-")
     assert not [name for name in found["environment"] if name.startswith(("AWS", "LD_", "JAVA_TOOL"))]
+
+
+def test_nothing_that_lies_in_the_folder_of_the_host_was_taken_for_code_or_settings(loud, ask):
+    assert ask({"say": "x"}).status_code == 200
+    assert not (loud.host / "TAKEN").exists()
+    assert (loud.host / "logs" / "access_log.log").read_text()
 
 
 def test_passing_output_is_for_development_and_says_so(tmp_path):

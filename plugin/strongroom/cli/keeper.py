@@ -42,5 +42,5 @@ def keeper(
             raise LaunchRefused("no archive is named", hint="strongroom keeper --config FILE digits=digits.mar")
         with tempfile.TemporaryDirectory() as fronts:  # admission writes fronts; a bare keeper needs none
             named = {name: Path(path) for name, path in pairs.items()}
-            charge = Charge(tuple(Gate(configuration.admission).admit(named, Path(fronts))), None)
+            charge = Charge(tuple(Gate(configuration.admission).admit(named, Path(fronts))), None, configuration.digest)
     run(configuration, charge, socket or DEFAULT_SOCKET)

@@ -29,6 +29,7 @@ VERBS: tuple[str, ...] = (
     "audit",
     "collateral",
     "launch",
+    "admit",
     "keeper",
     "request",
     "verify_server",

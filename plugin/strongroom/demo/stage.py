@@ -25,7 +25,7 @@ import requests
 from strongroom.demo.relay import Relay
 from strongroom.errors import StrongroomError
 
-COMMAND = (sys.executable, "-m", "strongroom.cli")
+COMMAND = (sys.executable, "-P", "-m", "strongroom.cli")
 READY_SECONDS = 90
 
 

@@ -34,6 +34,11 @@ MOST_AT_ONCE = 4096
 """Encapsulations of one `open`; TorchServe's batches are far smaller."""
 
 
+MOST_CONNECTIONS = 1024
+UNCLAIMED_S = 10.0
+"""Seconds in which a connection has to claim a model, or to ask its one question."""
+
+
 class KeeperService:
     """Listens on a unix socket (0600) and answers for its models until `close`."""
 
@@ -48,6 +53,7 @@ class KeeperService:
     ) -> None:
         """`confined` holds workers to `launch.hardening.check_hardened` before they get anything."""
         self._confined = confined
+        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self._models = dict(models)
         self._worker = worker or Worker()
         self._peers = Peers(lineage)
@@ -69,6 +75,9 @@ class KeeperService:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
+            if not self._places.acquire(blocking=False):
+                connection.close()  # whoever fills the house keeps others out, and no more
+                continue
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def close(self) -> None:
@@ -81,12 +90,15 @@ class KeeperService:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             conversation: Conversation | None = None
+            connection.settimeout(UNCLAIMED_S)
             try:
                 conversation = Conversation(
                     connection, peer_of(connection), self._peers, self._models, self._worker, self._confined
                 )
                 while True:
                     conversation.answer(wire.receive(connection))
+                    if conversation.claimed:
+                        connection.settimeout(None)
             except KeeperUnavailable:
                 pass  # the worker hung up
             except StrongroomError as error:
@@ -96,6 +108,7 @@ class KeeperService:
             finally:
                 if conversation is not None:
                     conversation.abandon()
+                self._places.release()
 
 
 class Conversation:
@@ -115,6 +128,11 @@ class Conversation:
         self._connection, self._peer, self._peers, self._models = connection, peer, peers, models
         self._model: HeldModel | None = None
         self._reserved: dict[bytes, Reservation] = {}
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the peer has said which model it serves, and may stay."""
+        return self._model is not None
 
     def answer(self, frame: Any) -> None:
         """One question, one answer; a refusal is an answer too. A settlement has none, and must be right."""

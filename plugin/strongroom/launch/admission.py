@@ -9,6 +9,7 @@ payload stays where it is; its path is an untrusted hint. Admission reads the he
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,9 @@ from strongroom.archive.unseal import SealedArchive, VerifiedArchive
 from strongroom.errors import ArchiveError, LaunchRefused
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.config import Admission
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""A model's name becomes a file's name in the private store and a part of URLs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,11 @@ class Gate:
         """Check every model and write its front into `store`; raises for the first that does not pass."""
         admitted = []
         for name, path in models.items():
+            if not NAME.fullmatch(name):
+                raise LaunchRefused(
+                    f"{name!r} is no name to serve a model under",
+                    hint="letters, digits, '.', '_' and '-', at most 128, beginning with a letter or digit",
+                )
             try:
                 verified = self.verified(path)
             except ArchiveError as error:

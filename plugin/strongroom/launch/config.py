@@ -16,6 +16,7 @@ from pathlib import Path
 from strongroom.channel.padding import NO_PADDING, Padding
 from strongroom.encoding import Fields
 from strongroom.errors import ConfigurationInvalid, MalformedInput
+from strongroom.launch.surroundings import Expected
 
 OUTPUTS = ("drop", "pass")
 NETWORKS = ("deny", "allow")
@@ -84,6 +85,7 @@ class Configuration:
     tee: str
     channel: Channel
     worker: Worker
+    surroundings: Expected
     plugins: tuple[str, ...]
     digest: bytes
 
@@ -113,16 +115,18 @@ class Configuration:
         attestation = fields.table("attestation")
         channel = fields.table("channel") if fields.has("channel") else Fields({}, where=f"{fields.where}: channel")
         worker = fields.table("worker") if fields.has("worker") else Fields({}, where=f"{fields.where}: worker")
+        around = fields.table("surroundings") if fields.has("surroundings") else Fields({}, where=fields.where)
         configuration = cls(
             admission=_admission(admission, folder),
             broker=_broker(broker, folder) if broker else None,
             tee=attestation.text("tee", limit=64),
             channel=_channel(channel),
             worker=_worker(worker),
+            surroundings=_surroundings(around, folder),
             plugins=fields.texts("plugins", limit=64, default=()),
             digest=digest,
         )
-        for read in filter(None, (admission, broker, attestation, channel, worker, fields)):
+        for read in filter(None, (admission, broker, attestation, channel, worker, around, fields)):
             read.done()
         if configuration.worker.output == "pass" and configuration.tee != "simulated":
             raise ConfigurationInvalid(
@@ -178,6 +182,14 @@ def _worker(read: Fields) -> Worker:
         envelopes={name: _one_of(envelopes, name, ENVELOPES, "body") for name in envelopes.left()},
         rerun=read.truth("rerun", default=False),
         grpc_streaming=read.truth("grpc_streaming", default=False),
+    )
+
+
+def _surroundings(read: Fields, folder: Path) -> Expected:
+    files = read.table("startup_files") if read.has("startup_files") else Fields({}, where=read.where)
+    return Expected(
+        startup_files={name: files.text(name, limit=64) for name in files.left()},
+        distributions=folder / read.text("distributions") if read.has("distributions") else None,
     )
 
 

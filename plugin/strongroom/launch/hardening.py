@@ -45,6 +45,12 @@ def harden_worker(*, network: bool) -> None:
     confine(network=network)
 
 
+def confine_server() -> None:
+    """For a child that becomes the server: no new rights, and of root's capabilities only a server's."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    drop_capabilities(KEPT_BY_A_SERVER)
+
+
 def drop_capabilities(keep: frozenset[int]) -> None:
     """Give up every capability but `keep`, also what an exec as root would bring back.
 

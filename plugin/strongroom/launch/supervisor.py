@@ -38,13 +38,15 @@ def prctl(option: int, value: int) -> None:
 
 @dataclass(slots=True)
 class Child:
-    """A process to keep alive. `before` runs ahead of each start, to sweep what the last one left."""
+    """A process to keep alive. `before` runs ahead of each start, to sweep what the last one left; `confine` runs
+    in the child before its program does."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     folder: Path
     before: Callable[[], None] = lambda: None
+    confine: Callable[[], None] = lambda: None
     stdin: bytes = b""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
@@ -61,11 +63,15 @@ class Child:
             env=dict(self.environment),
             stdin=subprocess.PIPE,
             process_group=0,
-            preexec_fn=_die_with_parent,
+            preexec_fn=self._prepare,
         )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:
             pipe.write(self.stdin)
+
+    def _prepare(self) -> None:
+        _die_with_parent()
+        self.confine()
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the process and everything it started."""
@@ -85,12 +91,17 @@ class Supervisor:
         self._children: list[Child] = []
         self._say = say
         self._stopping = False
+        self._chores: list[Callable[[], None]] = []
         prctl(PR_SET_CHILD_SUBREAPER, 1)
 
     def start(self, child: Child) -> None:
         """Start a child and watch it from now on."""
         child.start()
         self._children.append(child)
+
+    def also(self, chore: Callable[[], None]) -> None:
+        """Something small to do at every look at the children."""
+        self._chores.append(chore)
 
     def stop_on_signals(self) -> None:
         """SIGTERM and SIGINT end `run` instead of the process."""
@@ -126,6 +137,8 @@ class Supervisor:
             elif child.process is None and now >= child.due:
                 child.start()
         self._bury_orphans()
+        for chore in self._chores:
+            chore()
 
     def _bury_orphans(self) -> None:
         """Reap what was reparented to us; children of our own are left to their Popen."""

@@ -63,6 +63,8 @@ SAFE_PROPERTIES = frozenset(
     ]
 )
 
+FILE_PROPERTIES = frozenset(["keystore", "private_key_file", "certificate_file"])
+
 REFUSED_PROPERTIES = {
     "plugins_path": "a frontend plugin is Java code that nobody measured",
     "workflow_store": "workflows pass the outputs of models through the frontend in plaintext",
@@ -234,4 +236,7 @@ def write_properties(wanted: Wanted, path: Path) -> None:
         "install_py_dep_per_model": "false",
         "enable_envvars_config": "false",
     }
-    path.write_text("".join(f"{name}={value}\n" for name, value in (wanted.properties | forced).items()), "utf-8")
+    properties = wanted.properties | forced
+    for name in FILE_PROPERTIES & properties.keys():  # the server runs in a folder of ours
+        properties[name] = str(Path(properties[name]).absolute())
+    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), "utf-8")

@@ -28,10 +28,13 @@ from strongroom.keeper.peers import Lineage
 from strongroom.keeper.process import Charge
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import Configuration
+from strongroom.launch.hardening import confine_server
 from strongroom.launch.supervisor import Child, Supervisor
+from strongroom.launch.surroundings import check_surroundings
 from strongroom.worker.link import SOCKET_VARIABLE
 
 MEMORY = Path("/dev", "shm")
+KEY_FILE = "key_file.json"
 WORKER_DEPTH = 3
 """Launcher → TorchServe's Python wrapper → Java → worker."""
 
@@ -65,6 +68,7 @@ class Launch:
     admitted: tuple[Admitted, ...]
     keeper: Child
     server: Child
+    warnings: tuple[str, ...] = ()
 
     @property
     def socket(self) -> Path:
@@ -75,6 +79,9 @@ class Launch:
 def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str] = ()) -> Launch:
     """Check everything and write the private store; starts nothing. Raises `LaunchRefused` and its kin."""
     configuration = Configuration.load(config)
+    warnings = check_surroundings(configuration.surroundings, tee=configuration.tee)
+    if configuration.worker.output == "pass":
+        warnings.append("worker output is passed on: requests, answers and weights may end up in logs")
     wanted = read_command(list(command))
     if not wanted.models:
         raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
@@ -82,13 +89,13 @@ def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str]
         raise LaunchRefused(f"{MEMORY} is not there, and nothing may be written to a disk", hint="mount a tmpfs on it")
     folder = Path(tempfile.mkdtemp(prefix="strongroom-", dir=MEMORY))
     try:
-        for name in ("store", "temp", "config"):
+        for name in ("store", "temp", "config", "home"):
             (folder / name).mkdir(mode=0o700)
         admitted = tuple(Gate(configuration.admission).admit(wanted.models, folder / "store"))
         write_properties(wanted, folder / "config" / "config.properties")
         environment = _environment(folder, wanted)
-        charge = Charge(admitted, Lineage(os.getpid(), WORKER_DEPTH))
-        keeper = [sys.executable, "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
+        charge = Charge(admitted, Lineage(os.getpid(), WORKER_DEPTH), configuration.digest)
+        keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
         keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
         return Launch(
             folder,
@@ -98,9 +105,11 @@ def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str]
                 "torchserve",
                 _server_command(folder, wanted, admitted),
                 environment,
-                Path.cwd(),
+                folder / "home",
                 before=lambda: _sweep(folder / "temp"),
+                confine=confine_server,
             ),
+            tuple(warnings),
         )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -111,16 +120,21 @@ def _environment(folder: Path, wanted: Wanted) -> dict[str, str]:
     """An allow-list: a variable can name a library, a plugin or a setting, and nobody measured it."""
     kept = {name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith("LC_")}
     temp = str(folder / "temp")
-    return kept | {
-        "JAVA_HOME": str(java_home()),
-        "TEMP": temp,
-        "TMPDIR": temp,
-        "TORCHINDUCTOR_CACHE_DIR": f"{temp}/inductor",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONNOUSERSITE": "1",
-        SOCKET_VARIABLE: str(folder / "keeper.sock"),
-        SIZES_VARIABLE: ",".join(map(str, size_limits(wanted))),
-    }
+    logs = str(Path.cwd() / "logs")
+    return (
+        {"LOG_LOCATION": logs, "METRICS_LOCATION": logs}
+        | kept
+        | {
+            "JAVA_HOME": str(java_home()),
+            "TEMP": temp,
+            "TMPDIR": temp,
+            "TORCHINDUCTOR_CACHE_DIR": f"{temp}/inductor",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONNOUSERSITE": "1",
+            SOCKET_VARIABLE: str(folder / "keeper.sock"),
+            SIZES_VARIABLE: ",".join(map(str, size_limits(wanted))),
+        }
+    )
 
 
 def _server_command(folder: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
@@ -141,6 +155,9 @@ def run(launch: Launch, *, patience: float, say: Say) -> None:
     """Start the keeper, wait up to `patience` seconds for the models, start TorchServe, watch until a signal."""
     supervisor = Supervisor(say)
     supervisor.stop_on_signals()
+    supervisor.also(KeyFile(launch.folder / "home" / KEY_FILE, Path.cwd() / KEY_FILE))
+    for warning in launch.warnings:
+        say(f"strongroom: warning: {warning}")
     try:
         supervisor.start(launch.keeper)
         for model in _wait_for_models(launch.socket, supervisor, patience):
@@ -152,6 +169,36 @@ def run(launch: Launch, *, patience: float, say: Say) -> None:
     finally:
         supervisor.stop()
         shutil.rmtree(launch.folder, ignore_errors=True)
+
+
+class KeyFile:
+    """TorchServe's token file, brought to where an operator looks for it.
+
+    TorchServe writes it into its working folder, and searches that folder first for Java classes and log
+    settings. So the working folder is ours, and the file is copied out whenever it changes.
+    """
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._source, self._target = source, target
+        self._seen = 0
+
+    def __call__(self) -> None:
+        """Copy it if it is new."""
+        try:
+            changed = self._source.stat().st_mtime_ns
+            octets = self._source.read_bytes()
+        except OSError:
+            return
+        if changed == self._seen or not octets:
+            return
+        fresh = self._target.with_name(f".{self._target.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(octets)
+            fresh.replace(self._target)
+            self._seen = changed
 
 
 def _wait_for_models(path: Path, supervisor: Supervisor, patience: float) -> list[Mapping[str, Any]]:

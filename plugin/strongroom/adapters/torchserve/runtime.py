@@ -50,5 +50,5 @@ def java_version(java: Path) -> int:
 
 
 def torchserve_command() -> list[str]:
-    """Stock TorchServe's own entry point, run by this interpreter."""
-    return [sys.executable, "-m", "ts.model_server"]
+    """Stock TorchServe's own entry point, run by this interpreter; the working folder is not searched for modules."""
+    return [sys.executable, "-P", "-m", "ts.model_server"]

@@ -1,0 +1,298 @@
+"""A hostile host at the launcher's door: archives, flags, environment, files that change under its hands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from archive.forgery import streamed_names, with_hidden_entry
+from doubles.models import Author, plain_archive, sealed_toy
+from strongroom.adapters.torchserve.launcher import KeyFile, prepare
+from strongroom.attest.simulated import SimulatedAttester
+from strongroom.errors import ArchiveError, ArchiveTampered, AuthorUnknown, LaunchRefused, StrongroomError
+from strongroom.keeper.process import Charge, hold, run
+from strongroom.keeper.room import OpenRoom
+from strongroom.launch.config import Configuration
+from strongroom.launch.supervisor import Child
+from strongroom.plugins import Plugins
+
+
+class Host:
+    """A host's folder with a model store and a configuration that trusts one author."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store = folder, folder / "model_store"
+        self.store.mkdir()
+        self.folders: list[Path] = []
+        self.author = Author.make(folder)
+        self.config = folder / "strongroom.toml"
+        self.configure()
+
+    def configure(self, admission: str = "") -> None:
+        self.config.write_text(
+            f'[admission]\nauthors = ["author.pub"]\n{admission}\n[broker]\nurl = "http://127.0.0.1:1"\n'
+            '[attestation]\ntee = "simulated"\n'
+        )
+
+    def seal(self, name: str = "toy", **terms):
+        return sealed_toy(self.store, terms.pop("author", self.author), name=name, weights=os.urandom(9000), **terms)
+
+    def launch(self, *models: str):
+        command = ["torchserve", "--start", "--model-store", str(self.store), "--models", *(models or ("toy=toy.mar",))]
+        launched = prepare(self.config, command)
+        self.folders.append(launched.folder)
+        return launched
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Host(tmp_path)
+    yield made
+    for folder in made.folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fronts(launch) -> dict[str, list[str]]:
+    return {path.name: streamed_names(path.read_bytes()) for path in (launch.folder / "store").iterdir()}
+
+
+def test_the_store_that_the_server_gets_holds_three_written_entries_and_nothing_of_the_hosts_file(host):
+    host.seal()
+    (host.store / "unrelated.mar").write_bytes(b"PK not an archive")
+    assert fronts(host.launch()) == {"toy.mar": ["MAR-INF/MANIFEST.json", "model-config.yaml", "SEALED-INF/header"]}
+
+
+def test_an_entry_that_only_java_would_extract_is_refused(host):
+    path = host.seal().path
+    path.write_bytes(with_hidden_entry(path))
+    assert "sitecustomize.py" in streamed_names(path.read_bytes())
+    with pytest.raises(ArchiveError, match=r"toy\.mar is not admitted"):
+        host.launch()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sitecustomize.py", "ts/__init__.py", "../../evil.py", "/etc/cron.d/evil", "MAR-INF/MANIFEST.json", "a/../../b"],
+)
+def test_an_entry_that_a_zip_tool_adds_is_refused(host, name):
+    path = host.seal().path
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"print('evil')")
+    with pytest.raises(ArchiveError):
+        host.launch()
+
+
+def test_a_symbolic_link_as_entry_is_refused(host):
+    path = host.seal().path
+    link = zipfile.ZipInfo("weights.pt")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(ArchiveError):
+        host.launch()
+
+
+def test_an_ordinary_archive_is_refused(host):
+    plain_archive(host.store / "toy.mar", {"toy.py": b"print('evil')"})
+    with pytest.raises(ArchiveError, match="not admitted"):
+        host.launch()
+
+
+@pytest.mark.parametrize("size", [0, 3, 1000, 5 << 20])
+def test_rubbish_is_refused_at_once(host, size):
+    (host.store / "toy.mar").write_bytes(os.urandom(size))
+    with pytest.raises(ArchiveError):
+        host.launch()
+
+
+def test_an_archive_of_a_stranger_is_refused_by_the_strangers_id(host, tmp_path):
+    (tmp_path / "else").mkdir()
+    stranger = Author.make(tmp_path / "else", name="stranger")
+    host.seal(author=stranger)
+    with pytest.raises(AuthorUnknown, match=str(stranger.key.public.id)[:16]):
+        host.launch()
+
+
+def test_an_older_version_than_the_host_serves_is_refused(host):
+    host.configure("minimum_versions = { toy = 4 }\n")
+    host.seal(version=3)
+    with pytest.raises(LaunchRefused, match="version 3"):
+        host.launch()
+    shutil.rmtree(host.store)
+    host.store.mkdir()
+    host.seal(version=4)
+    host.launch()
+
+
+def test_one_archive_under_two_names_is_refused(host):
+    host.seal()
+    with pytest.raises(LaunchRefused, match="the same archive"):
+        host.launch("toy=toy.mar", "other=toy.mar")
+
+
+def test_one_bad_archive_stops_the_whole_launch(host):
+    host.seal()
+    (host.store / "bad.mar").write_bytes(b"bad")
+    with pytest.raises(ArchiveError, match=r"bad\.mar"):
+        host.launch("ALL")
+    assert not list(Path("/dev/shm").glob("strongroom-*/store/bad.mar"))
+
+
+def test_a_payload_under_another_archives_front_is_admitted_and_never_opened(host):
+    """Admission reads the front only; the keeper checks every block before it is seen."""
+    one, two = host.seal("one"), host.seal("two")
+    host.seal("toy")
+    front = one.path.read_bytes()[:4096]
+    mixed = front + two.path.read_bytes()[4096:]
+    (host.store / "toy.mar").write_bytes(mixed)
+    with pytest.raises(ArchiveError):
+        gate = held(host, host.launch())
+        OpenRoom.open(gate[0]._verified.unlock(one.key))
+
+
+def held(host, launch):
+    configuration = Configuration.load(host.config)
+    return hold(launch.admitted, configuration, SimulatedAttester(), Plugins.load())
+
+
+def test_an_archive_swapped_between_launcher_and_keeper_is_refused(host):
+    host.seal()
+    launch = host.launch()
+    (host.store / "toy.mar").unlink()
+    host.seal(version=2)
+    with pytest.raises(ArchiveTampered, match="not the archive that was admitted"):
+        held(host, launch)
+
+
+def test_a_configuration_swapped_between_launcher_and_keeper_is_refused(host, tmp_path):
+    host.seal()
+    charge = Charge.parse(host.launch().keeper.stdin)
+    host.configure("hybrid_signatures = false\n")
+    with pytest.raises(LaunchRefused, match="not the one that the launcher read"):
+        # In a process of its own: a keeper hardens the process that it runs in.
+        if (child := os.fork()) == 0:
+            try:
+                run(Configuration.load(host.config), charge, tmp_path / "sock")
+            except LaunchRefused:
+                os._exit(7)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        raise LaunchRefused("not the one that the launcher read")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["LD_PRELOAD", "LD_AUDIT", "PYTHONPATH", "PYTHONHOME", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "TS_CONFIG_FILE"],
+)
+def test_a_variable_that_would_bring_code_in_is_refused(host, monkeypatch, name):
+    host.seal()
+    monkeypatch.setenv(name, "/tmp/evil")
+    with pytest.raises(LaunchRefused, match=name):
+        host.launch()
+
+
+def test_no_other_variable_of_the_operator_reaches_a_child(host, monkeypatch):
+    host.seal()
+    hostile = ["AWS_SECRET_ACCESS_KEY", "http_proxy", "TS_MODEL_STORE", "SSL_CERT_FILE", "OPENSSL_CONF", "LD_DEBUG"]
+    hostile += ["GCONV_PATH", "MALLOC_CHECK_", "PYTHONWARNINGS", "STRONGROOM_KEEPER", "TEMP", "TMPDIR", "BASH_ENV"]
+    for name in hostile:
+        monkeypatch.setenv(name, "/tmp/evil")
+    launch = host.launch()
+    for child in (launch.keeper, launch.server):
+        assert "/tmp/evil" not in child.environment.values()
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [["--plugins-path", "/tmp/evil"], ["--log-config", "evil.xml"], ["--enable-model-api"], ["--workflow-store", "w"]],
+)
+def test_a_flag_that_lets_code_in_is_refused(host, flag):
+    host.seal()
+    with pytest.raises(LaunchRefused, match=flag[0]):
+        prepare(
+            host.config, ["torchserve", "--start", "--model-store", str(host.store), "--models", "toy=toy.mar", *flag]
+        )
+
+
+@pytest.mark.parametrize(
+    "model", ["toy=../outside.mar", "toy=http://evil/x.mar", "../toy=toy.mar", "toy/../../x=toy.mar"]
+)
+def test_a_model_name_or_file_that_leaves_the_store_is_refused(host, model):
+    host.seal()
+    with pytest.raises(StrongroomError):
+        host.launch(model)
+
+
+def test_the_keeper_and_the_server_do_not_look_for_code_in_the_operators_folder(host):
+    host.seal()
+    launch = host.launch()
+    assert "-P" in launch.keeper.command and "-P" in launch.server.command
+    assert launch.server.folder == launch.folder / "home"
+
+
+def test_what_a_hostile_folder_offers_to_a_child_is_not_taken(tmp_path, monkeypatch):
+    """The control: without -P the planted module runs."""
+    import subprocess
+    import sys
+
+    (tmp_path / "cbor2.py").write_text("print('EVIL')\nraise SystemExit(3)\n")
+    for flags, evil in (([], True), (["-P"], False)):
+        done = subprocess.run(
+            [sys.executable, *flags, "-m", "strongroom.cli", "keeper", "--help"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert ("EVIL" in done.stdout) is (
+            (evil and "cbor2" in done.stdout + done.stderr) or (evil and done.returncode == 3)
+        )
+        if not evil:
+            assert done.returncode == 0
+
+
+def test_the_key_file_is_copied_where_the_operator_looks_and_readable_by_no_other(tmp_path):
+    source, target = tmp_path / "home" / "key_file.json", tmp_path / "key_file.json"
+    source.parent.mkdir()
+    copy = KeyFile(source, target)
+    copy()
+    assert not target.exists()
+    source.write_text('{"key": 1}')
+    copy()
+    assert target.read_text() == '{"key": 1}'
+    assert target.stat().st_mode & 0o777 == 0o600
+    source.write_text('{"key": 2}')
+    os.utime(source, ns=(1, 1))
+    copy()
+    assert target.read_text() == '{"key": 2}'
+
+
+def test_a_link_planted_in_place_of_the_key_file_is_replaced_and_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    source, target = tmp_path / "source.json", tmp_path / "key_file.json"
+    source.write_text("tokens")
+    target.symlink_to(victim)
+    KeyFile(source, target)()
+    assert victim.read_text() == "precious"
+    assert not target.is_symlink()
+
+
+def test_a_server_started_by_root_has_lost_the_capability_to_read_other_processes(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("SKIPPED LOUDLY: only root has capabilities to lose")
+    from strongroom.launch.hardening import confine_server
+
+    program = "print([line for line in open('/proc/self/status') if line.startswith(('CapEff', 'NoNew'))])"
+    import sys
+
+    command = ["/bin/sh", "-c", f'{sys.executable} -c "{program}" > {tmp_path}/said']
+    child = Child("it", command, {}, tmp_path, confine=confine_server)
+    child.start()
+    assert child.process.wait(20) == 0
+    said = (tmp_path / "said").read_text()
+    assert int(said.split("CapEff:\\t")[1][:16], 16) & 1 << 19 == 0  # CAP_SYS_PTRACE
+    assert "NoNewPrivs:\\t1" in said
