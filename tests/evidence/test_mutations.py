@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
@@ -130,8 +131,7 @@ def flips(verdict: Verdict, count: int) -> Iterator[tuple[str, Verdict]]:
             if at < end - start:
                 octets = bytearray(verdict.files[role])
                 octets[start + at] ^= 1 << bit
-                if not says_the_same(role, verdict.files[role], bytes(octets)):
-                    yield f"flip {role}[{start + at}] bit {bit}", changed(verdict, role, bytes(octets))
+                yield f"flip {role}[{start + at}] bit {bit}", changed(verdict, role, bytes(octets))
                 break
             at -= end - start
 
@@ -146,11 +146,11 @@ def lengths(verdict: Verdict) -> Iterator[tuple[str, Verdict]]:
             continue
         body = octets.rstrip(b"\0\n") if role in PADDED or PEM.search(octets) else octets
         for size in sorted({0, 1, len(body) // 4, len(body) // 2, len(body) - 33, len(body) - 1} - {len(body)}):
-            if 0 <= size < len(body) and not says_the_same(role, octets, body[:size]):
+            if 0 <= size < len(body):
                 yield f"cut {role} to {size}", changed(verdict, role, body[:size])
         padding = b"\0\xff" if role in PADDED or PEM.search(octets) else b""
         for more in (b"\0", b"\xff", b"\x01" * 64, octets[:32], octets):
-            if more.strip(padding) and not says_the_same(role, octets, octets + more):
+            if more.strip(padding):
                 yield f"extend {role} by {len(more)}", changed(verdict, role, octets + more)
 
 
@@ -231,10 +231,12 @@ def chains(verdict: Verdict) -> Iterator[tuple[str, Verdict]]:
             yield f"{role} {name}", changed(verdict, role, new)
 
 
-def mutants(verdict: Verdict, flip: int) -> Iterator[tuple[str, Verdict]]:
+def mutants(verdict: Verdict, flip: int, every: int) -> Iterator[tuple[str, Verdict]]:
+    """`flip` bit flips, and one in `every` of all other mutants, beginning somewhere else for each verdict."""
     yield from flips(unread(verdict), flip)
-    for kind in (lengths, swaps, expectations, times, chains):
-        yield from kind(unread(verdict))
+    others = chain.from_iterable(kind(unread(verdict)) for kind in (lengths, swaps, expectations, times, chains))
+    start = next(spread(every, 1, verdict.name))
+    yield from islice(others, start, None, every)
 
 
 def unread(verdict: Verdict) -> Verdict:
@@ -249,21 +251,27 @@ def accepted(verdict: Verdict) -> bool:
     return not judge_verdict(verdict).failed
 
 
-def survivors(verdict: Verdict, flip: int) -> tuple[int, list[str]]:
+def survivors(verdict: Verdict, flip: int, every: int = 1) -> tuple[int, list[str]]:
     assert accepted(unread(verdict)), "the verdict itself is accepted, or its mutants show nothing"
     tried, alive = 0, []
-    for name, mutant in mutants(verdict, flip):
+    for name, mutant in mutants(verdict, flip, every):
         tried += 1
-        if accepted(mutant):
+        if accepted(mutant) and not only_respelt(verdict, mutant):
             alive.append(name)
     return tried, alive
 
 
+def only_respelt(verdict: Verdict, mutant: Verdict) -> bool:
+    """Whether all that changed is how a text is spelt."""
+    different = [role for role in mutant.files if mutant.files[role] != verdict.files[role]]
+    return bool(different) and all(says_the_same(role, verdict.files[role], mutant.files[role]) for role in different)
+
+
 @pytest.mark.parametrize("verdict", ACCEPTED, ids=lambda verdict: verdict.name)
 def test_no_sampled_mutant_is_accepted(verdict):
-    tried, alive = survivors(verdict, 25)
+    tried, alive = survivors(verdict, 10, 6)
     assert alive == []
-    assert tried >= 25
+    assert tried >= 12
 
 
 @pytest.mark.long

@@ -49,12 +49,12 @@ def test_the_runner_by_path_prints_a_line_a_case_and_a_sum(tmp_path, shared_evid
     assert done.returncode == 0
 
 
-def test_a_wrong_expectation_fails_the_run(tmp_path, shared_evidence):
+def test_a_wrong_expectation_fails_the_run(tmp_path, shared_evidence, capsys):
     manifest = case_of(tmp_path, shared_evidence)
     manifest["cases"][0]["expected"][1]["failed_check"] = "debug"
-    done = run(tmp_path, manifest)
-    assert done.stdout.splitlines()[-1] == "1 passed, 1 failed"
-    assert done.returncode == 1
+    (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest))
+    assert run_manifest.main([str(tmp_path / "MANIFEST.json")]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 1 failed"
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,14 @@ def test_a_wrong_expectation_fails_the_run(tmp_path, shared_evidence):
     ],
     ids=["parameter", "value", "other-tee", "role", "input", "verdict", "word", "tee", "field", "digest"],
 )
-def test_an_unknown_word_in_a_manifest_is_an_error(tmp_path, shared_evidence, spoil):
+def test_an_unknown_word_in_a_manifest_is_an_error(tmp_path, shared_evidence, capsys, spoil):
     manifest = case_of(tmp_path, shared_evidence)
     spoil(manifest["cases"][0])
-    done = run(tmp_path, manifest)
-    assert done.returncode == 2
-    assert "ManifestInvalid" in done.stderr
-    assert done.stdout == ""
+    (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest))
+    assert run_manifest.main([str(tmp_path / "MANIFEST.json")]) == 2
+    told = capsys.readouterr()
+    assert "ManifestInvalid" in told.err
+    assert told.out == ""
 
 
 @pytest.mark.parametrize("verdict", [v for v in VERDICTS if v.accepted], ids=lambda verdict: verdict.name)
