@@ -245,7 +245,7 @@ def test_a_flood_of_handshakes_does_not_push_out_an_attested_one(room, victim, m
 
     monkeypatch.setattr(sessions, "SESSION_LIMIT", 50)
     for _ in range(120):
-        room.broker.auth(b'{"version":"0.4.0","tee":"snp","extra-params":""}')
+        room.broker.handshakes.auth(b'{"version":"0.4.0","tee":"snp","extra-params":""}')
     assert len(room.broker.sessions) <= 51
     assert victim.get(room.name).ok
 

@@ -78,14 +78,14 @@ def main() -> int:
         broker.store.put_resource(resource, document, at=0, archive=str(archive), version=1)
         keys, prepared = TeeKeyPair.generate(), []
         for _ in range(count):
-            session = broker.auth(b'{"version":"0.4.0","tee":"snp","extra-params":""}')
+            session = broker.handshakes.auth(b'{"version":"0.4.0","tee":"snp","extra-params":""}')
             digest = document_digest(primary_document(session.challenge.nonce, keys.public, ""))
             evidence = SnpGuest().evidence(digest)
             body = Attestation(session.challenge.nonce, keys.public, evidence.body).serialise()
             prepared.append((session.id, json.dumps(body).encode()))
         begun = time.perf_counter()
         for session_id, body in prepared:
-            broker.attest(session_id, body)
+            broker.handshakes.attest(session_id, body)
         attested = time.perf_counter()
         for session_id, _ in prepared:
             broker.resource(session_id, None, resource)

@@ -80,7 +80,7 @@ def test_a_log_that_has_parted_from_the_backup_is_refused(history, tmp_path):
     folder, source, _, _ = history
     restore(source, tmp_path / "twin")
     with running(tmp_path / "twin") as (_, broker):
-        broker.record({"event": "elsewhere"})
+        broker.journal.record({"event": "elsewhere"})
     with pytest.raises(AuditError, match="parted"):
         restore(tmp_path / "twin", folder)
 

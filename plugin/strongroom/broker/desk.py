@@ -68,7 +68,7 @@ def put_resource(broker: Broker, who: Administrator, path: Params, query: Params
         facts = {"archive": str(document.archive), "version": document.version, "author": author}
     with broker.store.transaction():
         broker.store.put_resource(name, body, at=int(broker.clock()), **facts)
-        broker.record(_entry(who, "resource-put", resource=str(name), **facts))
+        broker.journal.record(_entry(who, "resource-put", resource=str(name), **facts))
 
 
 def delete_resource(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
@@ -78,7 +78,7 @@ def delete_resource(broker: Broker, who: Administrator, path: Params, query: Par
     with broker.store.transaction():
         if not broker.store.delete_resource(name):
             raise Refused.plugin(f"there is no resource {name}")
-        broker.record(_entry(who, "resource-delete", resource=str(name)))
+        broker.journal.record(_entry(who, "resource-delete", resource=str(name)))
 
 
 def list_resources(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
@@ -167,7 +167,7 @@ def revoke(broker: Broker, who: Administrator, path: Params, query: Params, body
     _revocable(who, kind, value)
     with broker.store.transaction():
         broker.store.revoke(Revocation(kind, value, reason, int(broker.clock())))
-        broker.record(_entry(who, "revoke", kind=kind, value=value, reason=reason))
+        broker.journal.record(_entry(who, "revoke", kind=kind, value=value, reason=reason))
 
 
 def unrevoke(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
@@ -177,7 +177,7 @@ def unrevoke(broker: Broker, who: Administrator, path: Params, query: Params, bo
     with broker.store.transaction():
         if not broker.store.unrevoke(kind, value):
             raise Refused.plugin(f"{kind} {value} is not revoked")
-        broker.record(_entry(who, "unrevoke", kind=kind, value=value))
+        broker.journal.record(_entry(who, "unrevoke", kind=kind, value=value))
 
 
 def list_revocations(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
@@ -196,7 +196,7 @@ def raise_minimum_version(broker: Broker, who: Administrator, path: Params, quer
     with broker.store.transaction():
         raised = broker.store.raise_minimum_version(lineage, version)
         if raised:
-            broker.record(_entry(who, "minimum-version", lineage=lineage, version=version))
+            broker.journal.record(_entry(who, "minimum-version", lineage=lineage, version=version))
     return {"lineage": lineage, "version": broker.store.minimum_version(lineage)}
 
 
@@ -217,7 +217,7 @@ def set_limit(broker: Broker, who: Administrator, path: Params, query: Params, b
     who.may("limit", lineage.partition("/")[0])
     with broker.store.transaction():
         broker.store.set_limit(lineage, keepers=keepers, lease_s=lease_s)
-        broker.record(_entry(who, "limit", lineage=lineage, keepers=keepers, lease_s=lease_s))
+        broker.journal.record(_entry(who, "limit", lineage=lineage, keepers=keepers, lease_s=lease_s))
 
 
 def list_leases(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
@@ -242,7 +242,7 @@ def end_lease(broker: Broker, who: Administrator, path: Params, query: Params, b
     with broker.store.transaction():
         if not leases.end(broker.store, lease, int(broker.clock())):
             raise Refused.plugin(f"no live lease {lease}")
-        broker.record(_entry(who, "lease-end", lease=lease))
+        broker.journal.record(_entry(who, "lease-end", lease=lease))
 
 
 # -- audit and status ----------------------------------------------------------------
@@ -274,5 +274,5 @@ def status(broker: Broker, who: Administrator, path: Params, query: Params, body
         "release_policy": release is not None,
         "sessions": len(broker.sessions),
         "audit_entries": broker.audit.size,
-        "trouble": broker.trouble(),
+        "trouble": broker.journal.trouble(),
     }

@@ -29,8 +29,9 @@ from cryptography.hazmat.primitives.serialization import (
 from strongroom.broker import admin, rootkey_pkcs11, rootkey_tpm
 from strongroom.broker.audit import AuditLog
 from strongroom.broker.certificate import self_signed
+from strongroom.broker.handshake import Policies, no_endorsements
 from strongroom.broker.rego import ReleasePolicy
-from strongroom.broker.release import Broker, Policies, no_endorsements
+from strongroom.broker.release import Broker
 from strongroom.broker.rootkey import PassphraseFile, PlainFile, RootKeyProvider, write_private
 from strongroom.broker.store import Store
 from strongroom.broker.tokens import TokenSigner
@@ -229,7 +230,7 @@ def make_administrator(
         with broker.store.transaction():
             key_id = admin.register(broker.store, key.private.public_key(), role, repository)
             write_private(key_file, key.serialise())
-            broker.record({"event": "administrator", "key": key_id, "role": role, "repository": repository})
+            broker.journal.record({"event": "administrator", "key": key_id, "role": role, "repository": repository})
         return key_id
     finally:
         broker.store.close()
@@ -244,6 +245,6 @@ def remove_administrator(directory: Path, key_id: str, *, passphrase: str | None
                 raise ConfigurationInvalid(f"no administrator has the id {key_id}")
             if not broker.store.rows("SELECT 1 FROM administrators WHERE role = 'admin'"):
                 raise ConfigurationInvalid("the last administrator of role admin stays", hint="make another one first")
-            broker.record({"event": "administrator-removed", "key": key_id})
+            broker.journal.record({"event": "administrator-removed", "key": key_id})
     finally:
         broker.store.close()

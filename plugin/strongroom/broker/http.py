@@ -153,13 +153,13 @@ class _Face:
 
     async def auth(self, request: Request) -> Response:
         self._admit(request)
-        session = await run_in_threadpool(self._broker.auth, await read_body(request))
+        session = await run_in_threadpool(self._broker.handshakes.auth, await read_body(request))
         return self._with_cookie(_json(session.challenge.serialise()), session)
 
     async def attest(self, request: Request) -> Response:
         self._admit(request)
         body = await read_body(request)
-        session = await run_in_threadpool(self._broker.attest, request.cookies.get(SESSION_COOKIE), body)
+        session = await run_in_threadpool(self._broker.handshakes.attest, request.cookies.get(SESSION_COOKIE), body)
         return self._with_cookie(_json({"token": session.token}), session)
 
     def _with_cookie(self, response: Response, session: Session) -> Response:
@@ -215,7 +215,7 @@ class _Face:
 
     async def health(self, request: Request) -> Response:
         """Empty 200 while the store can be written; 503 with a word otherwise."""
-        trouble = await run_in_threadpool(self._broker.trouble)
+        trouble = await run_in_threadpool(self._broker.journal.trouble)
         return Response(trouble, 503 if trouble else 200, media_type="text/plain" if trouble else None)
 
     async def metrics(self, request: Request) -> Response:

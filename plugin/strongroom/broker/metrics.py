@@ -14,7 +14,7 @@ def exposition(broker: Broker) -> str:
         "# HELP strongroom_broker_decisions_total Decisions by kind and outcome.",
         "# TYPE strongroom_broker_decisions_total counter",
     ]
-    for (what, outcome), value in sorted(broker.counters.values.items()):
+    for (what, outcome), value in sorted(broker.journal.counts.items()):
         lines.append(f'strongroom_broker_decisions_total{{kind="{what}",outcome="{outcome}"}} {value}')
     gauges = {
         "strongroom_broker_sessions": ("Handshakes remembered.", len(broker.sessions)),

@@ -1,0 +1,85 @@
+"""What a broker writes down: every decision in the audit log, refusals in full in its own log, and counts.
+
+A peer learns the class of a refusal; everything else is here. Text of peers is cut and cleaned before it is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from strongroom.broker.audit import AuditLog
+from strongroom.broker.store import Store
+from strongroom.errors import ReleaseError, StoreError
+from strongroom.evidence.types import Check
+from strongroom.plugins import Plugins
+
+log = logging.getLogger("strongroom.broker")
+
+CHECKS_KEPT = 8
+TEXT_KEPT = 200
+"""Characters of one value; an entry stays small, so that a peer who is refused fills no disk quickly."""
+
+_CHECK_FIELDS = ("name", "word", "expected", "found")
+
+
+class Journal:
+    """The one place where decisions are recorded. May be used from many threads."""
+
+    def __init__(self, store: Store, audit: AuditLog, plugins: Plugins, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._audit = audit
+        self._plugins = plugins
+        self._clock = clock
+        self._trouble = ""
+        self.counts: dict[tuple[str, str], int] = {}
+        """(kind of decision, outcome) → how often: what `/metrics` shows. Names no peer and no key."""
+
+    def count(self, what: str, outcome: str) -> None:
+        """One more decision."""
+        self.counts[what, outcome] = self.counts.get((what, outcome), 0) + 1
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Write an audit entry, inside the transaction of what it describes; raises `AuditError`, `StoreError`."""
+        dated = {"at": int(self._clock())} | {name: value for name, value in entry.items() if value not in ("", None)}
+        try:
+            with self._store.transaction():
+                self._audit.append(dated)
+                self._plugins.audit(dated)
+        except ReleaseError as error:
+            self._trouble = str(error)
+            raise
+        self._trouble = ""
+
+    def refuse(self, entry: Mapping[str, Any], reason: str, failed: tuple[Check, ...] = ()) -> None:
+        """Record a refusal with its reason and failed checks; a log that cannot be written changes nothing."""
+        self.count(str(entry["event"]), "refused")
+        log.warning("%s refused: %s", entry["event"], _clean(reason, 2000))
+        for check in failed:
+            log.warning(
+                "  %s: expected %s, found %s", check.name, _clean(check.expected, 400), _clean(check.found, 400)
+            )
+        kept = [
+            {name: _clean(value, TEXT_KEPT) for name, value in check.serialise().items() if name in _CHECK_FIELDS}
+            for check in failed[:CHECKS_KEPT]
+        ]
+        with suppress(ReleaseError):
+            self.record(dict(entry) | {"decision": "refused", "reason": _clean(reason, 1000), "checks": kept})
+
+    def trouble(self) -> str:
+        """Why nothing can be recorded, and so nothing released, at the moment; empty where it can."""
+        if self._trouble:
+            with suppress(StoreError):
+                # Tried again only after a failure: a probe writes to the disk, and as much as a few entries.
+                self._store.write("INSERT OR REPLACE INTO about VALUES ('probe', zeroblob(65536))")
+                self._store.write("DELETE FROM about WHERE name = 'probe'")
+                self._trouble = ""
+        return self._trouble
+
+
+def _clean(text: object, limit: int) -> str:
+    """A peer's text on one line, without control characters and lone surrogates, which no log can hold."""
+    shown = str(text)[:limit].encode("utf-8", "replace").decode("utf-8")
+    return "".join(each if each.isprintable() else "?" for each in shown)
