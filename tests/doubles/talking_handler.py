@@ -13,7 +13,6 @@ import time
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.utils.util import PredictionException
 
-
 calls = 0
 
 

@@ -18,6 +18,8 @@ from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
 from strongroom.channel.keyset import KeyList
 from strongroom.channel.ohttp import Form
 from strongroom.channel.problems import Problem
+from strongroom.client.grpc_inference import SealedInference
+from strongroom.errors import MalformedInput, ServerRefused, ServerUnsealed
 
 pytestmark = pytest.mark.journey
 
@@ -163,3 +165,39 @@ def test_rest_and_grpc_share_a_batch(house, inference, key):
         if dict(response.headers)["x-batch"] == "2":
             return
     raise AssertionError("the two never came into one batch")
+
+
+@pytest.fixture(scope="module")
+def sealed(house):
+    name = f"127.0.0.1:{house.stage.grpc}"
+    with grpc.insecure_channel(name) as channel:
+        yield SealedInference(channel, house.stage.client_policy(), name=name)
+
+
+JSON = {"content-type": "application/json"}
+
+
+def test_our_client_asks_over_grpc_and_gets_status_headers_and_content(sealed):
+    answer = sealed.predict("talk", b'{"last": "hello", "status": 203}', headers=JSON, timeout=30)
+    assert (answer.status, answer.content) == (203, b"hello")
+    assert dict(answer.headers)["x-batch"] == "1"
+    assert sealed.predict("talk", b"x", version="1.0", timeout=30).status == 400
+
+
+def test_our_client_takes_a_stream_that_was_gathered(sealed):
+    answer = sealed.stream("talk", json.dumps(WISH).encode(), headers=JSON, timeout=30)
+    assert (answer.status, b"".join(answer.pieces)) == (200, b"a b c")
+
+
+def test_our_client_sends_nothing_over_grpc_to_a_server_that_fails_its_policy(house, tmp_path):
+    policy = tmp_path / "strict.toml"
+    policy.write_text('name = "strict"\n[simulated]\nprotects_nothing = true\nmeasurements = ["' + "42" * 32 + '"]\n')
+    name = f"127.0.0.1:{house.stage.grpc}"
+    with grpc.insecure_channel(name) as channel, pytest.raises(ServerRefused):
+        SealedInference(channel, policy, name=name).predict("talk", b"secret", timeout=30)
+
+
+def test_our_client_says_that_a_plain_model_is_not_sealed(house):
+    name = f"127.0.0.1:{house.plain.ports.grpc_inference}"
+    with grpc.insecure_channel(name) as channel, pytest.raises((ServerRefused, ServerUnsealed, MalformedInput)):
+        SealedInference(channel, house.stage.client_policy(), name=name).predict("echo", b"secret", timeout=30)

@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import time
 
+import grpc
 import pytest
 from doubles.grpc_inference import Inference
 from doubles.houses import archives, sealed_stage, session_for
@@ -13,6 +14,8 @@ from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import MessageReader, Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
 from strongroom.channel.keyset import KeyList
+from strongroom.client.grpc_inference import SealedInference
+from strongroom.errors import StreamTruncated
 
 pytestmark = pytest.mark.journey
 
@@ -90,3 +93,19 @@ def test_real_grpc_streaming_brings_pieces_as_they_come(stage):
         message, single = ohttp.encapsulate(*key(inference), inner(last="whole"))
         answers = list(inference.stream("talk", body=bytes(message), content_type=b"message/ohttp-req"))
         assert Response.parse(single.open(b"".join(answers))).content == b"whole"
+
+
+def test_our_client_streams_over_grpc(stage):
+    name = f"127.0.0.1:{stage.grpc}"
+    with grpc.insecure_channel(name) as channel:
+        sealed = SealedInference(channel, stage.client_policy(), name=name)
+        headers = {"content-type": "application/json"}
+        wish = {"pieces": ["a ", "b "], "pause": 0.3, "last": "c", "status": 201}
+        answer = sealed.stream("talk", json.dumps(wish).encode(), headers=headers, timeout=30)
+        came = [(time.monotonic(), piece) for piece in answer.pieces]
+        assert (answer.status, [piece for _, piece in came]) == (201, [b"a ", b"b ", b"c"])
+        assert came[1][0] - came[0][0] > 0.2
+        broken = sealed.stream("talk", json.dumps(wish | {"raise": "x"}).encode(), headers=headers, timeout=30)
+        with pytest.raises(StreamTruncated) as truncated:
+            list(broken.pieces)
+        assert truncated.value.received == b"a b "
