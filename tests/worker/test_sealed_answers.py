@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import email.utils
 import json
+from datetime import UTC, datetime
 
 import pytest
 from doubles.direct_link import DirectLink, request_keys
+from hypothesis import given
+from hypothesis import strategies as st
 from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import Limits, Request, Response
 from strongroom.channel.kem import X25519
 from strongroom.channel.padding import Padding
 from strongroom.errors import KeeperUnavailable, MalformedInput, ModelUnavailable
 from strongroom.worker.link import Settings
-from strongroom.worker.service import Answer, Outer, SealedService
+from strongroom.worker.service import Answer, Outer, SealedService, _date
 
 LIMIT = 50_000
 
@@ -104,6 +108,27 @@ def test_while_the_model_is_not_open_every_sealed_item_gets_a_503_and_keys_are_a
         Outer("text/plain", b"x"),
     ]
     assert [each.status for each in model.service.answer(batch, not_open)] == [503, 200, 415]
+
+
+@given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9999, 12, 31), timezones=st.just(UTC)))
+def test_a_date_is_read_as_the_library_reads_it(moment):
+    written = email.utils.format_datetime(moment, usegmt=True)
+    request = Request("POST", "http", "h", "/", (("date", written),))
+    assert _date(request) == int(moment.replace(microsecond=0).timestamp())
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 784111777),
+        ("Sun, 06 Nov 1994 08:49:37 +0000", 784111777),
+        ("Sun, 06 Abc 1994 08:49:37 GMT", None),
+        ("", None),
+        ("tomorrow", None),
+    ],
+)
+def test_dates_in_other_forms_are_read_or_count_as_none(written, read):
+    assert _date(Request("POST", "http", "h", "/", (("date", written),))) == read
 
 
 @pytest.mark.parametrize(

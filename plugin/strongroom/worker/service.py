@@ -11,8 +11,10 @@ and brings an `Inner` that runs the user's handler.
 
 from __future__ import annotations
 
+import calendar
 import email.utils
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -41,6 +43,9 @@ _log = logging.getLogger(__name__)
 NO_STORE = ("cache-control", "no-store")
 INCREMENTAL = ("incremental", "?1")
 """RFC 10036: intermediaries are asked not to wait for the end."""
+
+_IMF_FIXDATE = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT\Z", re.ASCII)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +273,10 @@ def _date(request: Request | None) -> int | None:
     if value is None:
         return None
     try:
+        if (fixed := _IMF_FIXDATE.match(value)) is not None:  # what everybody sends; the others take their time
+            day, month, *rest = fixed.groups()
+            year, hour, minute, second = map(int, rest)
+            return calendar.timegm((year, _MONTHS.index(month) + 1, int(day), hour, minute, second))
         return int(email.utils.parsedate_to_datetime(value).timestamp())
     except (ValueError, OverflowError):
         return None
