@@ -70,7 +70,7 @@ def test_links_between_pages_lead_somewhere(page):
 def test_verbs_that_a_page_names_exist(page):
     from strongroom.cli.main import VERBS
 
-    named = set(re.findall(r"`strongroom ([a-z][a-z-]+)[ `]", page.read_text()))
+    named = set(re.findall(r"(?<!label )`strongroom ([a-z][a-z-]+)[ `]", page.read_text()))
     named |= set(re.findall(r"^(?:\$ |    )strongroom ([a-z][a-z-]+)", page.read_text(), re.MULTILINE))
     assert {name.replace("-", "_") for name in named} <= set(VERBS)
 
