@@ -329,6 +329,31 @@ def test_evidence_with_numbers_that_no_document_holds_is_refused_and_not_a_crash
     assert error_of(peer.attest(body))[1] == "AttestationError"
 
 
+@pytest.mark.parametrize("member", ["additional_evidence", "primary_evidence", "init-data"])
+def test_text_that_no_encoding_holds_is_refused_and_recorded_and_not_a_crash(room, peer, caplog, member):
+    peer.auth()
+    body = peer.attestation()
+    if member == "init-data":
+        body["init-data"] = {"format": "toml", "body": "\ud800"}
+    elif member == "primary_evidence":
+        body["tee-evidence"][member] = {"version": 1, "measurement": "\ud800"}
+    else:
+        body["tee-evidence"][member] = json.dumps({"x": 1}).replace("x", "\ud800")
+    answer = peer.http.post(f"{peer.base}/attest", data=json.dumps(body).encode("ascii"), timeout=10)
+    assert error_of(answer)[1] == "AttestationError"
+    assert "failed unexpectedly" not in caplog.text
+
+
+def test_a_refusal_takes_little_room_in_the_log_whatever_was_sent(room, peer):
+    peer.auth()
+    body = peer.attestation()
+    body["tee-evidence"]["primary_evidence"] = {"x" * 1000 + str(number): 1 for number in range(500)}
+    before = room.broker.audit.size
+    assert not peer.attest(body).ok
+    [entry] = room.broker.audit.entries(before)
+    assert len(entry) < 8192
+
+
 # -- what leaks -------------------------------------------------------------------------------------------
 
 

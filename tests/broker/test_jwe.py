@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strongroom.broker import jwe as jwe_module
 from strongroom.broker.jwe import Jwe, TeeKeyPair, ec_key, seal_to
@@ -169,6 +169,7 @@ def test_a_content_key_of_another_length_is_refused(pair, size):
         pair.open(short)
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(position=st.integers(0, 10_000), bit=st.integers(0, 7))
 def test_a_flipped_bit_anywhere_is_refused(position, bit):
     pair = PAIR
@@ -194,6 +195,7 @@ def test_a_further_member_is_refused(extra):
         Jwe.parse(json.dumps({**SEALED.serialise(), extra: "AA"}).encode())
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(st.binary(max_size=300))
 def test_noise_is_malformed_and_nothing_else(octets):
     with pytest.raises(MalformedInput):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strongroom.broker.jwe import TeeKeyPair
 from strongroom.broker.protocol import (
@@ -26,12 +26,14 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(extra=json_values)
 def test_a_request_is_the_inverse_of_its_json(extra):
     request = Request("snp", extra)
     assert Request.parse(json.dumps(request.serialise()).encode()) == request
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(primary=json_values, additional=st.text(max_size=50), init=st.none() | st.text(max_size=50))
 def test_an_attestation_is_the_inverse_of_its_json(primary, additional, init):
     attestation = Attestation("nonce", KEY, primary, additional, init)
@@ -90,6 +92,13 @@ def test_a_nonce_is_kept_verbatim():
     assert Challenge.parse(json.dumps({"nonce": odd, "extra-params": ""}).encode()).nonce == odd
 
 
+@pytest.mark.parametrize("member", ["nonce", "additional", "init_data"])
+def test_a_lone_surrogate_where_something_is_hashed_is_refused(member):
+    attestation = Attestation(**{"nonce": "n", "tee_key": KEY, "primary": {}, "additional": "", member: "\ud800"})
+    with pytest.raises(MalformedInput, match="surrogate"):
+        Attestation.parse(json.dumps(attestation.serialise()).encode("ascii"))
+
+
 def test_init_data_in_json_is_refused():
     body = Attestation("n", KEY, {}, "", "x").serialise()
     body["init-data"]["format"] = "json"
@@ -123,12 +132,14 @@ def test_a_name_inside_the_alphabet_is_kept(path):
     assert str(Resource.parse(path)) == path.removeprefix("kbs:///")
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(name=st.text(max_size=30), detail=st.text(max_size=60))
 def test_error_information_is_the_inverse_of_its_json(name, detail):
     information = ErrorInformation(name, detail)
     assert ErrorInformation.parse(json.dumps(information.serialise()).encode()) == information
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(st.binary(max_size=200))
 def test_noise_is_malformed_and_nothing_else(octets):
     for kind in (Attestation, Challenge, ErrorInformation):

@@ -237,6 +237,10 @@ class Attestation:
         )
         for each in (runtime, tee_evidence, read):
             each.done()
+        for text in (attestation.nonce, attestation.additional, attestation.init_data or ""):
+            # JSON can spell half of a surrogate pair; no document can be hashed over it.
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise MalformedInput("Attestation: a text holds a lone surrogate")
         return attestation
 
     def serialise(self) -> dict[str, Any]:
