@@ -5,6 +5,7 @@ The body of a request names what it does. It answers with what it found, so a te
 
 import ctypes
 import faulthandler
+import hashlib
 import json
 import logging
 import os
@@ -108,5 +109,8 @@ def handle(data, context):
             fail(body["raise"])
         if "exit" in body:
             sys.exit(body["exit"])
+        if "answer" in body:
+            answers.append({"answered": hashlib.sha256(body["answer"].encode()).hexdigest()})
+            continue
         answers.append({"looked": look()} if "look" in body else {"said": True})
     return answers
