@@ -137,5 +137,15 @@ def test_swap_is_refused_where_something_is_protected_and_said_where_nothing_is(
     assert "swap" in check_surroundings(NOTHING, tee="simulated", environment={})[0]
 
 
+def test_pythons_own_library_is_left_to_the_measured_image(tmp_path, monkeypatch):
+    """Debian's Python comes with a sitecustomize of its own."""
+    (tmp_path / "sitecustomize.py").write_text("# the distributor's\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(LaunchRefused):
+        check_startup_files({})
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    check_startup_files({})
+
+
 def test_this_installation_itself_passes():
     check_startup_files({})

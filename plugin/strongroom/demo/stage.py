@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ import requests
 
 from strongroom.demo.relay import Relay
 from strongroom.errors import StrongroomError
+from strongroom.launch.surroundings import REFUSED_VARIABLES
 
 COMMAND = (sys.executable, "-P", "-m", "strongroom.cli")
 READY_SECONDS = 90
@@ -39,11 +41,16 @@ def run(*arguments: str, folder: Path) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that was free a moment ago, below those that the kernel gives to outgoing connections.
+
+    A server that is still starting would otherwise lose its port to some client's connection.
+    """
+    for _ in range(100):
+        port = 15_000 + secrets.randbelow(15_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise StrongroomError("no free port was found between 15000 and 30000")
 
 
 @dataclass(slots=True)
@@ -162,8 +169,11 @@ class Stage:
         command = [*COMMAND, "launch", "--config", "strongroom.toml", "--", "torchserve", "--start", "--ncs"]
         command += ["--model-store", "model_store", "--models", *models]
         command += ["--ts-config", "config.properties", *([] if token_auth else ["--disable-token-auth"])]
+        environment = {name: value for name, value in os.environ.items() if name not in REFUSED_VARIABLES}
         with (self.host / "launch.log").open("wb") as log:
-            process = subprocess.Popen(command, cwd=self.host, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command, cwd=self.host, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
         self.processes.append(process)
         self.launcher, self.token_auth = process, token_auth
         self.relay = Relay(self.inference)

@@ -16,6 +16,7 @@ import json
 import os
 import site
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -141,8 +142,13 @@ def check_startup_files(allowed: Mapping[str, str], folders: Iterable[Path] | No
 
 
 def _site_folders() -> list[Path]:
+    """Where start-up files are looked for. Python's own library is left out: Debian ships a customizer in it, and
+    whoever can write there can change any module of the interpreter, which only a measured image can tell.
+    """
     user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
-    return [Path(folder) for folder in dict.fromkeys([*site.getsitepackages(), *user, *filter(None, sys.path)])]
+    own = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
+    folders = dict.fromkeys([*site.getsitepackages(), *user, *filter(None, sys.path)])
+    return [Path(folder) for folder in folders if Path(folder).resolve() not in own]
 
 
 def _startup_files(folders: Iterable[Path]) -> Iterator[Path]:
