@@ -28,7 +28,7 @@ from strongroom.errors import StrongroomError
 from strongroom.launch.surroundings import REFUSED_VARIABLES
 
 COMMAND = (sys.executable, "-P", "-m", "strongroom.cli")
-READY_SECONDS = 90
+READY_SECONDS = 180
 
 
 def run(*arguments: str, folder: Path) -> dict[str, Any]:
