@@ -29,8 +29,9 @@ from strongroom.keeper.process import Charge
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import Configuration
 from strongroom.launch.hardening import confine_server
+from strongroom.launch.measured import Measurement, extend, measurements
 from strongroom.launch.supervisor import Child, Supervisor
-from strongroom.launch.surroundings import check_surroundings
+from strongroom.launch.surroundings import Installed, check_surroundings
 from strongroom.worker.link import SOCKET_VARIABLE
 
 MEMORY = Path("/dev", "shm")
@@ -69,6 +70,7 @@ class Launch:
     keeper: Child
     server: Child
     warnings: tuple[str, ...] = ()
+    measured: tuple[Measurement, ...] = ()
 
     @property
     def socket(self) -> Path:
@@ -110,6 +112,7 @@ def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str]
                 confine=confine_server,
             ),
             tuple(warnings),
+            measurements(configuration.digest, admitted, Installed.all()) if configuration.tee == "tpm" else (),
         )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -155,6 +158,8 @@ def run(launch: Launch, *, patience: float, say: Say) -> None:
     """Start the keeper, wait up to `patience` seconds for the models, start TorchServe, watch until a signal."""
     supervisor = Supervisor(say)
     supervisor.stop_on_signals()
+    if launch.measured:
+        _extend(launch.measured, say)
     supervisor.also(KeyFile(launch.folder / "home" / KEY_FILE, Path.cwd() / KEY_FILE))
     for warning in launch.warnings:
         say(f"strongroom: warning: {warning}")
@@ -169,6 +174,19 @@ def run(launch: Launch, *, patience: float, say: Say) -> None:
     finally:
         supervisor.stop()
         shutil.rmtree(launch.folder, ignore_errors=True)
+
+
+def _extend(measured: Sequence[Measurement], say: Say) -> None:
+    """Before anything that is not ours runs: into the TPM's register."""
+    from strongroom.attest.tpm import TpmAttester, launch_log_of, read_launch_log
+    from strongroom.attest.tpm_connection import default_tcti
+
+    tcti = default_tcti()
+    with TpmAttester(tcti) as register:
+        fresh = extend(register, read_launch_log(launch_log_of(tcti)), measured)
+    for each in measured:
+        said = "extended" if each in fresh else "measured already in this boot"
+        say(f"strongroom: launch.{each.event} {each.digest.hex()}: {said}")
 
 
 class KeyFile:
