@@ -18,6 +18,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import requests
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -56,6 +57,39 @@ def latency(house: House, size: int, rounds: int, at_once: int = 25) -> dict[str
                     taken[name].append(after - before)
     cuts = [statistics.quantiles(taken[name], n=20) for name in ways]
     return {name: (cuts[0][at] * 1e3, cuts[1][at] * 1e3) for name, at in (("median", 9), ("least", 0))}
+
+
+def processor(house: House, size: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """(plain, sealed) milliseconds of processor time a request, by who spends it; waiting does not count."""
+    body = bytes(size)
+    spent: dict[str, list[float]] = {"client": [], "frontend and workers": [], "keeper": []}
+    plain = requests.Session()
+    for session, url, root in (
+        (plain, house.plain.url, house.plain.process.pid),
+        (house.session, f"http://127.0.0.1:{house.stage.inference}", house.stage.launcher.pid),
+    ):
+        for _ in range(20):
+            session.post(f"{url}/predictions/quick", data=body)
+        before, own = _spent(root), time.process_time()
+        for _ in range(rounds):
+            session.post(f"{url}/predictions/quick", data=body)
+        own, after = time.process_time() - own, _spent(root)
+        spent["client"].append(own / rounds * 1e3)
+        for name, at in (("frontend and workers", 0), ("keeper", 1)):
+            spent[name].append((after[at] - before[at]) / rounds * 1e3)
+    return {name: (values[0], values[1]) for name, values in spent.items()}
+
+
+def _spent(root: int) -> tuple[float, float]:
+    """Seconds of processor time of the processes below `root`: (all but the keeper, the keeper)."""
+    others = keeper = 0.0
+    for process in [psutil.Process(root), *psutil.Process(root).children(recursive=True)]:
+        times = process.cpu_times()
+        if "keeper" in process.cmdline():
+            keeper += times.user + times.system
+        else:
+            others += times.user + times.system
+    return others, keeper
 
 
 def throughput(house: House, connections: int, seconds: float) -> tuple[float, float]:
@@ -132,6 +166,8 @@ def main() -> None:
                     f"{size // KIB} KiB, {name}: plain {plain:.2f} ms, sealed {sealed:.2f} ms: "
                     f"{sealed - plain:+.2f} ms, {sealed / plain:.2f}x"
                 )
+            for name, (plain, sealed) in processor(house, size, rounds).items():
+                print(f"{size // KIB} KiB, processor time, {name}: plain {plain:.2f} ms, sealed {sealed:.2f} ms")
         plain, sealed = throughput(house, 4, 5)
         print(f"5 ms handler, 4 connections: plain {plain:.0f}/s, sealed {sealed:.0f}/s: {sealed / plain:.2f}x")
 
