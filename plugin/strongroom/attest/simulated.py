@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import site
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -61,8 +62,7 @@ def installed_measurement() -> bytes:
     Computed once a process. Two machines with the same installed wheels agree; an editable install adds
     its sources' digests (`distribution_digest`).
     """
-    digests = sorted(
-        (each.name.lower(), each.version, distribution_digest(each)) for each in metadata.distributions() if each.name
-    )
+    installed = metadata.distributions(path=site.getsitepackages())  # not what lies in the present folder
+    digests = sorted((each.name.lower(), each.version, distribution_digest(each)) for each in installed if each.name)
     parts = [part for name, version, digest in digests for part in (name.encode(), version.encode(), digest)]
     return hashlib.sha256(labelled("strongroom simulated measurement v1", *parts)).digest()
