@@ -20,7 +20,8 @@ from strongroom.launch.surroundings import Expected
 
 OUTPUTS = ("drop", "pass")
 NETWORKS = ("deny", "allow")
-MODES = ("host", "fleet")
+MODES = ("host",)
+"""Mode ``fleet`` (docs/protocol.md section 7) is specified and its seeds are released; keepers do not use them yet."""
 KEMS = ("x-wing", "x25519", "p-256")
 ENVELOPES = ("body", "json", "kserve", "kservev2")
 
