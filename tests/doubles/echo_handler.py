@@ -23,7 +23,8 @@ def handle(data, context):
     answers = []
     for index, row in enumerate(data):
         seen = {"row": _plain(row), "headers": context.get_all_request_header(index)}
-        seen["files"] = sorted(os.listdir(context.system_properties["model_dir"]))
+        # Python leaves its cache in a plain server's folder; a room has none, since nothing is written there.
+        seen["files"] = sorted(set(os.listdir(context.system_properties["model_dir"])) - {"__pycache__"})
         seen["manifest"] = context.manifest
         seen["yaml"] = context.model_yaml_config
         seen["model_name"] = context.model_name

@@ -102,9 +102,7 @@ class Stage:
 
         Called again after its process died, it opens the same folder on the same port.
         """
-        from strongroom.attest.simulated import installed_measurement
-
-        self.measurement = installed_measurement().hex()
+        self.measurement = run("measure", "--tee", "simulated", folder=self.owner)["values"]["measurements"][0]
         policy = "\n".join(
             [
                 'name = "demo"',
