@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -54,8 +55,12 @@ def until_it_answers(stage: Stage, session: requests.Session, scan, seconds: flo
 
 
 def processes(stage: Stage, word: str) -> list[psutil.Process]:
-    children = psutil.Process(stage.launcher.pid).children(recursive=True)
-    return [each for each in children if word in " ".join(each.cmdline())]
+    found = []
+    for each in psutil.Process(stage.launcher.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may end while we look
+            if word in " ".join(each.cmdline()):
+                found.append(each)
+    return found
 
 
 class Traffic:
@@ -128,7 +133,9 @@ def test_what_is_killed_under_requests_comes_back_and_clients_recover(guarded, d
 
 def test_after_all_that_no_plaintext_is_left_anywhere(guarded, digits):
     secrets = Story._secrets(digits)
-    places = [*guarded.host_places(), *Path("/tmp").glob("model*"), *Path("/tmp").glob("tmp*")]
+    began = psutil.Process(guarded.launcher.pid).create_time()
+    temporary = [*Path("/tmp").glob("model*"), *Path("/tmp").glob("tmp*")]
+    places = [*guarded.host_places(), *(path for path in temporary if path.stat().st_ctime >= began)]
     found, files, _ = hits(places, secrets)
     assert files > 10
     assert found == []

@@ -1,0 +1,85 @@
+"""The output guard in processes of its own: what comes out of descriptor 1 and 2, and what does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+CANARY = "canary-59d1"
+START = """
+import ctypes, faulthandler, logging, os, subprocess, sys, threading, warnings
+logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+from strongroom.worker.guard import OutputGuard
+guard = OutputGuard.install(lambda line: line.startswith("[OK]"), ("framework",))
+CANARY = "canary-59d1"
+"""
+WAYS = {
+    "print": "print(CANARY, flush=True)",
+    "stderr": "print(CANARY, file=sys.stderr, flush=True)",
+    "the first stdout": "sys.__stdout__.write(CANARY); sys.__stdout__.flush()",
+    "buffer": "sys.stdout.buffer.write(CANARY.encode()); sys.stdout.flush()",
+    "fileno": "os.write(sys.stdout.fileno(), CANARY.encode())",
+    "descriptors": "os.write(1, CANARY.encode()); os.write(2, CANARY.encode())",
+    "C": "ctypes.CDLL(None).puts(CANARY.encode()); ctypes.CDLL(None).fflush(None)",
+    "root logger": "logging.warning(CANARY)",
+    "a logger": "logging.getLogger('handler').error('%s', CANARY)",
+    "reconfigured logging": "logging.basicConfig(force=True); logging.error(CANARY)",
+    "the framework's logger": "logging.getLogger('framework.service').error(CANARY)",
+    "a broken format": "logging.error('%d', CANARY)",
+    "warnings": "warnings.warn(CANARY)",
+    "an exception": "raise ValueError(CANARY)",
+    "sys.exit": "sys.exit(CANARY)",
+    "a thread": "t = threading.Thread(target=lambda: int(CANARY)); t.start(); t.join()",
+    "a finalizer": "class A:\\n    def __del__(self): int(CANARY)\\nA()".replace("\\\\n", "\\n"),
+    "a child": "subprocess.run(['/bin/sh', '-c', f'echo {CANARY}; echo {CANARY} >&2'])",
+    "faulthandler": "faulthandler.dump_traceback()",
+}
+
+
+def said(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", START + program], capture_output=True, text=True, timeout=60)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_that_is_put_out_in_any_way_comes_out(way):
+    assert CANARY not in said(WAYS[way].replace("\\n", "\n"))
+
+
+@pytest.mark.parametrize("way", ["print", "root logger", "a thread", "an exception"])
+def test_without_the_guard_it_would(way):
+    program = "guard.lift()\n" + WAYS[way].replace("\\n", "\n")
+    assert CANARY in said(program)
+
+
+def test_class_names_and_counts_stand_in_its_place():
+    text = said("print('x' * 100, flush=True); logging.error('x'); threading.Thread(target=lambda: int('x')).start()")
+    assert "bytes on stdout" in text
+    assert "log records (ERROR)" in text
+    assert "raised ValueError in a thread" in text
+
+
+def test_our_own_lines_and_the_frameworks_protocol_pass_even_after_logging_was_reconfigured():
+    text = said(
+        "logging.basicConfig(force=True)\n"
+        "logging.getLogger('strongroom.worker').warning('ours')\n"
+        "logging.getLogger('framework.metrics').info('[OK] 1')"
+    )
+    assert "strongroom: ours" in text
+    assert "[OK] 1" in text
+
+
+def test_one_record_is_one_line():
+    text = said("logging.getLogger('strongroom').warning('two\\nlines')")
+    assert "two lines" in text
+
+
+def test_a_flood_is_counted_and_not_told_line_by_line():
+    text = said("for _ in range(10000): logging.error('x')")
+    assert text.count("dropped what the handler put out") == 1
+
+
+def test_lifted_it_says_so_loudly():
+    assert "OUTPUT IS NOT GUARDED" in said("guard.lift()")
