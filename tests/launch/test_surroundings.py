@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -143,7 +144,8 @@ def test_pythons_own_library_is_left_to_the_measured_image(tmp_path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(LaunchRefused):
         check_startup_files({})
-    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    found = sysconfig.get_path
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path) if name == "platstdlib" else found(name))
     check_startup_files({})
 
 
