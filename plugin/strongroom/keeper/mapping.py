@@ -11,12 +11,17 @@ import contextlib
 import ctypes
 import mmap
 import os
+import time
 from collections.abc import Iterator
 
 HUGE = 2 << 20
 MADV_COLLAPSE = 25
 MADV_DONTDUMP = 16
 MAP_FIXED = 0x10
+
+STEP = 32 << 20
+SLOWEST = 1 << 30
+"""Bytes a second below which huge pages are not worth their making; filling small ones runs at about this."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -47,11 +52,22 @@ class AlignedMapping:
         self.view = memoryview((ctypes.c_char * size).from_address(self.address)).cast("B")
 
     def collapse(self) -> bool:
-        """Ask for huge pages on every whole 2 MiB; False where the kernel did not give them."""
+        """Ask for huge pages on every whole 2 MiB; False where the kernel did not give them all.
+
+        On a machine whose free memory is in small pieces the kernel moves pages about for each huge one, which
+        can cost far more than small pages do. So it is asked a step at a time, and no more once a step was slow.
+        """
         whole = self._size // HUGE * HUGE
-        for at in range(0, whole, HUGE):
-            self.view[at] = self.view[at]
-        return whole == 0 or _libc.madvise(self.address, whole, MADV_COLLAPSE) == 0
+        for start in range(0, whole, STEP):
+            size = min(STEP, whole - start)
+            began = time.monotonic()
+            for at in range(start, start + size, HUGE):
+                self.view[at] = self.view[at]
+            if _libc.madvise(self.address + start, size, MADV_COLLAPSE) != 0:
+                return False
+            if (time.monotonic() - began) * SLOWEST > size:
+                return False
+        return True
 
     def close(self) -> None:
         """Unmap. Whoever still holds a view of it must not touch it."""
