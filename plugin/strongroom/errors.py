@@ -209,6 +209,10 @@ class ModelUnavailable(KeeperError):
     """The model is not open: its key has not been released, or was taken back."""
 
 
+class ModelOpening(ModelUnavailable):
+    """The model's key is there and it is being opened; it will be available in a moment."""
+
+
 class NonceRateExceeded(KeeperError):
     """Fresh evidence is made at a bounded rate, and that rate is used up; cached evidence is still served."""
 

@@ -26,6 +26,19 @@ def touch(state):
     return total
 """
 
+WARM = """
+def warm(size):
+    import mmap
+    for huge in (True, False):
+        with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+            if huge:
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            memory.madvise(23)  # MADV_POPULATE_WRITE
+warm(2 * (folder / 'plain.pt').stat().st_size)
+"""
+"""A hypervisor may take memory back that a guest does not use, and giving it again costs more than any of the ways
+here. So each child first uses what it will need, in large pages and in small ones, and gives it back to its kernel."""
+
 WAYS = {
     "torch.load": "state = torch.load(folder / 'plain.pt')",
     "torch.load(mmap=True)": "state = torch.load(folder / 'plain.pt', mmap=True)",
@@ -70,6 +83,7 @@ from strongroom.archive.signature import AuthorPublic
 folder = Path(sys.argv[1])
 author = AuthorPublic.load(folder / 'author.pub')
 def key(name): return load_model_key(folder / (name + '.modelkey'))
+{warm}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
 {way}
@@ -107,12 +121,12 @@ for name, member, file in (('pt', 'model.pt', 'plain.pt'), ('st', 'model.safeten
 try:
     import base64, cryptotensors
     from cryptotensors.torch import save_file
-    b = lambda octets: base64.urlsafe_b64encode(octets).rstrip(b'=').decode()
+    b = lambda octets: base64.b64encode(octets).decode()
     secret = bytes(range(32))
     jwk = {'kty': 'oct', 'alg': 'aes256gcm', 'kid': 'bench', 'k': b(secret)}
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     public = Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
-    signing = {'kty': 'OKP', 'alg': 'ed25519', 'crv': 'Ed25519', 'kid': 'sign', 'd': b(secret), 'x': b(public)}
+    signing = {'kty': 'okp', 'alg': 'ed25519', 'crv': 'Ed25519', 'kid': 'sign', 'd': b(secret), 'x': b(public)}
     save_file(state, folder / 'crypto.safetensors', config={'enc_key': jwk, 'sign_key': signing})
     (folder / 'jwk.json').write_text(json.dumps([jwk, signing]))
 except Exception as error:
@@ -153,7 +167,8 @@ def main() -> None:
                 if name in left_out:
                     continue
                 try:
-                    results.setdefault(name, []).append(child(CHILD.format(touch=TOUCH, way=way), str(folder)))
+                    program = CHILD.format(touch=TOUCH, warm=WARM, way=way)
+                    results.setdefault(name, []).append(child(program, str(folder)))
                 except RuntimeError as error:
                     left_out[name] = str(error)
         report(results, left_out)

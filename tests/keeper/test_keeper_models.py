@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 import pytest
 from doubles.models import Author, sealed_toy
 from strongroom.archive.unseal import SealedArchive
-from strongroom.errors import BrokerUnreachable, ModelUnavailable, ReleaseDenied
+from strongroom.errors import BrokerUnreachable, ModelOpening, ModelUnavailable, ReleaseDenied
 from strongroom.keeper import models
 from strongroom.keeper.asking import Asking
 from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Peer, _stat
 from strongroom.keeper.release import Released
+from strongroom.keeper.room import OpenRoom
 
 HERE = Peer(os.getpid(), os.geteuid(), 0)
 
@@ -29,11 +30,14 @@ class Desk:
     def __init__(self, sealed, lease_s=2):
         self.sealed, self.lease_s, self.refusal, self.asked = sealed, lease_s, None, 0
         self.hangs = threading.Event()
+        self.opens = threading.Event()
+        self.opens.set()
 
     def __call__(self):
         self.asked += 1
         if self.hangs.is_set():
             time.sleep(30)
+        self.opens.wait(20)
         if self.refusal is not None:
             raise self.refusal
         return Released(
@@ -45,15 +49,18 @@ class Desk:
 def opened(tmp_path):
     made = []
 
-    def make(*, lease_s=2, grace=1, **sealing):
+    def make(*, lease_s=2, grace=1, waits=False, **sealing):
         author = Author.make(tmp_path)
         sealed = sealed_toy(tmp_path, author, weights=b"weights" * 1000, **sealing)
         desk = Desk(sealed, lease_s)
+        if waits:
+            desk.opens.clear()
         verified = SealedArchive.open(sealed.path).verified((author.key.public,), now=datetime.now(UTC))
         model = HeldModel("toy", verified, None, desk, grace=grace)
         made.append(model)
         model.start()
-        model.wait(10)
+        if not waits:
+            model.wait(10)
         return model, desk
 
     yield make
@@ -76,6 +83,50 @@ def is_open(model):
     except ModelUnavailable:
         return False
     return True
+
+
+def test_a_worker_that_waits_gets_the_model_as_soon_as_it_is_open(opened):
+    model, desk = opened(waits=True)
+    threading.Timer(0.3, desk.opens.set).start()
+    began = time.monotonic()
+    with model.lent(HERE, patience=15) as files:
+        assert files
+    assert time.monotonic() - began < 10
+
+
+def test_a_worker_waits_no_longer_than_it_said(opened):
+    model, _ = opened(waits=True)
+    with pytest.raises(ModelUnavailable), model.lent(HERE, patience=1):
+        pass
+
+
+def test_a_worker_does_not_wait_for_an_attempt_that_has_failed(opened):
+    model, desk = opened(waits=True)
+    desk.refusal = ReleaseDenied("no")
+    desk.opens.set()
+    began = time.monotonic()
+    with pytest.raises(ModelUnavailable, match="ReleaseDenied"), model.lent(HERE, patience=15):
+        pass
+    assert time.monotonic() - began < 10
+
+
+def test_a_model_whose_key_is_there_says_that_it_is_being_opened(opened, monkeypatch):
+    opening = threading.Event()
+    real = OpenRoom.open.__func__
+
+    def slow(cls, archive, **keywords):
+        opening.wait(20)
+        return real(cls, archive, **keywords)
+
+    monkeypatch.setattr(OpenRoom, "open", classmethod(slow))
+    model, desk = opened(waits=True)
+    desk.opens.set()
+    until(lambda: model._opening)
+    with pytest.raises(ModelOpening), model.lent(HERE, patience=0):
+        pass
+    opening.set()
+    with model.lent(HERE, patience=15) as files:
+        assert files
 
 
 def test_a_renewed_lease_keeps_the_model_open(opened):

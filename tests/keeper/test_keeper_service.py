@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import threading
 import time
@@ -151,6 +152,52 @@ def test_a_worker_that_dies_between_opening_and_settling_leaves_its_request_used
     link.close()
     time.sleep(0.3)
     [again] = house.link("one").open([(head, enc, False)])
+    assert isinstance(again, ReplayRefused)
+
+
+def untold(house, enc):
+    """Whether the keeper still waits to hear what became of this request to the model `one`."""
+    digest = hashlib.sha256(enc).digest()[:16]
+    return digest in {each.digest for each in house.models["one"].keys._replays._pending}
+
+
+def test_what_opened_is_settled_with_the_next_question(house):
+    link = house.link("one")
+    head, enc, _, _ = house.request("one")
+    [(reservation, _)] = link.open([(head, enc, False)])
+    link.settle([Settled(reservation, True, int(time.time()))])
+    assert untold(house, enc)
+    [again] = house.link("one").open([(head, enc, False)])
+    assert isinstance(again, ReplayRefused)
+    other_head, other_enc, _, _ = house.request("one")
+    [(other, _)] = link.open([(other_head, other_enc, False)])
+    assert not untold(house, enc)
+    link.settle([Settled(other, False, None)])
+    [again] = house.link("one").open([(head, enc, False)])
+    assert isinstance(again, ReplayRefused)
+
+
+def test_a_settlement_is_told_by_the_flush_that_nobody_has_to_wait_for(house):
+    link = house.link("one")
+    head, enc, _, _ = house.request("one")
+    [(reservation, _)] = link.open([(head, enc, False)])
+    link.settle([Settled(reservation, True, int(time.time()))])
+    link.flush()
+    link.settings()  # answered after what was flushed
+    assert not untold(house, enc)
+
+
+def test_an_untold_settlement_of_a_broken_connection_leaves_its_request_used(house):
+    link = house.link("one")
+    head, enc, _, _ = house.request("one")
+    [(reservation, _)] = link.open([(head, enc, False)])
+    link.settle([Settled(reservation, True, int(time.time()))])
+    link._connection.close()
+    other_head, other_enc, _, _ = house.request("one")
+    [(other, _)] = link.open([(other_head, other_enc, False)])  # on a new connection
+    link.settle([Settled(other, True, None)])
+    time.sleep(0.3)
+    [again] = link.open([(head, enc, False)])
     assert isinstance(again, ReplayRefused)
 
 

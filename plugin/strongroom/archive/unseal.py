@@ -266,27 +266,31 @@ class OpenedArchive:
         targets: Mapping[Member, memoryview],
         *,
         threads: int | None = None,
+        before: Callable[[Member, int, int], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Decrypt members, each into its own writable buffer of exactly its size, on all cores.
 
         Each block is read once into a private buffer, its digest checked there, and every chunk wanted
         decrypted from there. Raises `ArchiveTampered` or `ArchiveTruncated`; then **no** buffer may be
-        used, whichever member the error names. `progress` gets (blocks done, all).
+        used, whichever member the error names. `before` gets (member, offset, size) of the octets that
+        this very thread is about to write; `progress` gets (blocks done, all).
         """
         grid = self.core.grid
-        wanted: dict[int, list[tuple[MemberCipher, Chunk, memoryview]]] = {}
+        wanted: dict[int, list[tuple[Member, MemberCipher, Chunk, memoryview]]] = {}
         for member, into in targets.items():
             if len(into) != member.size:
                 raise ArchiveError(f"{member.name} has {member.size} bytes, its buffer {len(into)}")
             cipher = self._schedule.member(member.number)
             for chunk in grid.chunks(member.start, member.size):
                 target = into[chunk.offset : chunk.offset + chunk.size]
-                wanted.setdefault(chunk.at // grid.block, []).append((cipher, chunk, target))
+                wanted.setdefault(chunk.at // grid.block, []).append((member, cipher, chunk, target))
 
         def look(number: int, octets: memoryview) -> None:
             self._check_block(number, octets)
-            for cipher, chunk, target in wanted[number]:
+            for member, cipher, chunk, target in wanted[number]:
+                if before is not None:
+                    before(member, chunk.offset, chunk.size)
                 inside = chunk.at % grid.block
                 cipher.open_into(chunk, octets[inside : inside + chunk.sealed_size], target)
 

@@ -24,6 +24,7 @@ from strongroom.channel.reader import (
     Trailers,
 )
 from strongroom.channel.varint import varint
+from strongroom.channel.whole import read_whole
 from strongroom.errors import MessageInvalid
 
 __all__ = [
@@ -57,7 +58,8 @@ class Request:
     @classmethod
     def parse(cls, octets: Octets, limits: Limits = DEFAULT_LIMITS) -> Request:
         """From either framing; raises `MessageInvalid`."""
-        heads, content, trailers = _whole(octets, limits, response=False)
+        whole = read_whole(octets, limits, response=False)
+        heads, content, trailers = ([whole[0]], *whole[1:]) if whole else _whole(octets, limits, response=False)
         head = heads[0]
         if not isinstance(head, RequestHead):
             raise MessageInvalid("a response stands where a request is expected")
@@ -86,7 +88,8 @@ class Response:
     @classmethod
     def parse(cls, octets: Octets, limits: Limits = DEFAULT_LIMITS) -> Response:
         """From either framing; raises `MessageInvalid`."""
-        heads, content, trailers = _whole(octets, limits, response=True)
+        whole = read_whole(octets, limits, response=True)
+        heads, content, trailers = ([whole[0]], *whole[1:]) if whole else _whole(octets, limits, response=True)
         informational = tuple(head for head in heads[:-1] if isinstance(head, ResponseHead))
         head = heads[-1]
         if not isinstance(head, ResponseHead):

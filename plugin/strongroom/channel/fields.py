@@ -17,11 +17,29 @@ Headers = tuple[tuple[str, str], ...]
 """Field lines in their order; repeated names stay separate."""
 
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-_VALUE = re.compile(rb"(?:[^\x00\r\n \t](?:[^\x00\r\n]*[^\x00\r\n \t])?)?\Z")
+_NOT_IN_VALUES = re.compile(rb"[\x00\r\n]")
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*\Z")
 _VISIBLE = re.compile(rb"[\x21-\x7e]*\Z")
 _RESERVED = frozenset((b":method", b":scheme", b":authority", b":path", b":status"))
+
+_USUAL = {
+    name.encode(): name
+    for name in (
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "host",
+        "user-agent",
+    )
+}
+"""Names that nearly every message has; they need no look at their bytes."""
 
 HOP_BY_HOP = frozenset(
     (
@@ -53,9 +71,9 @@ def first(headers: Headers, name: str) -> str | None:
 
 def check_line(name: bytes, value: bytes, *, pseudo_allowed: bool) -> None:
     """Refuse what RFC 9292 section 3.6 forbids; pseudo-fields may stand before all others only."""
-    if not _NAME.match(name):
+    if name not in _USUAL and not _NAME.match(name):
         raise MessageInvalid("a field name holds a byte that HTTP does not permit")
-    if not _VALUE.match(value):
+    if _NOT_IN_VALUES.search(value) or value.strip(b" \t") != value:
         raise MessageInvalid("a field value holds NUL, CR or LF, or has white space at an end")
     if name[0] == 0x3A:
         if name in _RESERVED:
@@ -68,7 +86,7 @@ def decode_line(name: bytes, value: bytes, before: list[tuple[str, str]], *, tra
     """One field line, checked against RFC 9292 section 3.6 and what stands `before` it."""
     name = name.lower()
     check_line(name, value, pseudo_allowed=not trailers and (not before or before[-1][0][0] == ":"))
-    return name.decode("ascii"), value.decode("latin-1")
+    return _USUAL.get(name) or name.decode("ascii"), value.decode("latin-1")
 
 
 def decode_section(section: bytes, limit: int, *, trailers: bool) -> list[tuple[str, str]]:

@@ -84,8 +84,7 @@ class Suite:
     def schedule(self, shared_secret: bytes, info: bytes) -> _Secrets:
         """KeySchedule of RFC 9180 section 5.1 in base mode, without a PSK."""
         name, suite_id = self.hash_name, self.suite_id
-        info_hash = labelled_extract(name, suite_id, b"", b"info_hash", info)
-        context = b"\x00" + _psk_id_hash(name, suite_id) + info_hash
+        context = _schedule_context(name, suite_id, info)
         secret = labelled_extract(name, suite_id, shared_secret, b"secret", b"")
         return _Secrets(
             key=labelled_expand(name, suite_id, secret, b"key", context, self.key_size),
@@ -100,9 +99,11 @@ def suite_of(kem_id: int, kdf_id: int, aead_id: int) -> Suite:
     return Suite(kem_id, kdf_id, aead_id)
 
 
-@functools.lru_cache(maxsize=64)
-def _psk_id_hash(name: str, suite_id: bytes) -> bytes:
-    return labelled_extract(name, suite_id, b"", b"psk_id_hash", b"")
+@functools.lru_cache(maxsize=256)
+def _schedule_context(name: str, suite_id: bytes, info: bytes) -> bytes:
+    """Made once for many requests: `info` names a key that is on offer, and nothing of a request."""
+    psk_id_hash = labelled_extract(name, suite_id, b"", b"psk_id_hash", b"")
+    return b"\x00" + psk_id_hash + labelled_extract(name, suite_id, b"", b"info_hash", info)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

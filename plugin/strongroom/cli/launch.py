@@ -1,4 +1,4 @@
-"""`strongroom launch`: admission, the keeper and stock TorchServe, started in that order and watched."""
+"""`strongroom launch`: admission first, then the keeper and stock TorchServe, watched together."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ def launch(
         list[str], typer.Argument(metavar="-- torchserve …", help="stock TorchServe with its usual flags")
     ],
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="the configuration (docs/configuration.md)")],
-    patience: Annotated[
-        float, typer.Option(help="seconds to wait for model keys before TorchServe starts anyway")
-    ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="print the admitted archives as JSON on stdout")] = False,
 ) -> None:
     """Check the archives, open them in a keeper, and serve them with stock TorchServe.
@@ -38,5 +35,5 @@ def launch(
         print(describe(prepared.admitted), flush=True)
     for each in prepared.admitted:
         print(f"strongroom: admitted {each.name}: archive {each.archive}, author {each.author}", file=sys.stderr)
-    run(prepared, patience=patience, say=lambda line: print(line, file=sys.stderr, flush=True))
+    run(prepared, say=lambda line: print(line, file=sys.stderr, flush=True))
     print("strongroom: stopped; nothing was left behind", file=sys.stderr)

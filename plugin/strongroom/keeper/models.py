@@ -3,7 +3,8 @@
 A thread asks the broker, opens the archive into a room, renews the lease, and closes the room when the right
 to it has ended: at once when the broker says no, after lease and grace when the broker cannot be reached.
 Then it asks again for as long as the model is wanted: after 1 s and at most 30 s apart, 60 s after a refusal.
-Nobody waits on it: whoever asks for the model meanwhile gets `ModelUnavailable` at once.
+Whoever asks for the model meanwhile gets `ModelUnavailable` at once, or when the time it said it would wait
+is over.
 
 What workers hold by then cannot be taken out of their hands, so a withdrawal is final for them: they are told
 to end, and whoever has not ended after `FAREWELL_S` is killed by the kernel's name for it (a pidfd).
@@ -23,6 +24,7 @@ from strongroom.archive.unseal import VerifiedArchive
 from strongroom.errors import (
     AttestationFailed,
     LeaseExpired,
+    ModelOpening,
     ModelUnavailable,
     ReleaseDenied,
     ReleaseError,
@@ -68,22 +70,26 @@ class HeldModel:
         self._holders: set[Peer] = set()
         self._reason: StrongroomError = ModelUnavailable("the key has not been asked for yet")
         self._lock = threading.RLock()
-        self._settled = threading.Event()
+        self._changed = threading.Condition(self._lock)
+        self._trying = self._opening = False
         self._stop = threading.Event()
 
     def start(self) -> None:
         """Begin to ask for the key, in a thread of its own."""
+        self._trying = True
         threading.Thread(target=self._pursue, name=f"model {self.name}", daemon=True).start()
 
     def wait(self, seconds: float) -> None:
-        """Until the first attempt ended, in whatever way, or the time is over."""
-        self._settled.wait(seconds)
+        """Until the model is open or the present attempt has failed, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._room is not None or not self._trying, seconds)
 
     # -- asking and holding -------------------------------------------------------------
 
     def _pursue(self) -> None:
         pause = FIRST_PAUSE
         while not self._stop.is_set():
+            self._note(trying=True)
             try:
                 self._hold()
                 pause = FIRST_PAUSE
@@ -94,12 +100,14 @@ class HeldModel:
                 pause = min(2 * pause, longest)
             except Exception as error:  # a bug of ours may not leave a model open without a lease
                 _log.error("model %s: %s", self.name, type(error).__name__)
+                self._note(trying=False)
                 self._withdraw(ReleaseError(f"holding it failed with {type(error).__name__}"))
                 self._stop.wait(LONGEST_PAUSE)
 
     def _hold(self) -> None:
         """Get the key, open, and stay until the right has ended; raises where it never began."""
         released = self._release()
+        self._note(trying=True, opening=True)
         if self._verified.core.lease_required and released.lease_s is None:
             raise ReleaseDenied(
                 f"the archive of {self.name} may be opened only under a lease, and the broker gives none",
@@ -112,9 +120,9 @@ class HeldModel:
             self._room, self._lease, self._withdrawn = room, tenure.lease, False
             if self._stop.is_set():
                 self._close_room()
+            self._note(trying=False)
         until = "without end" if tenure.lease.lease_s is None else f"for {tenure.lease.lease_s} s at a time"
         _log.info("model %s is open %s: %d files", self.name, until, len(room.files))
-        self._settled.set()
         while tenure.held and not self._stop.is_set():
             self._stop.wait(min(tenure.step(), 60.0))
             with self._lock:
@@ -122,13 +130,18 @@ class HeldModel:
                 if self._room is None:  # somebody asked and found the lease over, before this thread did
                     return
 
+    def _note(self, *, trying: bool, opening: bool = False) -> None:
+        with self._changed:
+            self._trying, self._opening = trying, opening
+            self._changed.notify_all()
+
     def _not_open(self, error: StrongroomError) -> None:
         with self._lock:
             self._reason = error
+            self._note(trying=False)
             if isinstance(error, REFUSALS):
                 self._withdrawn = True  # workers of a keeper before this one may still hold the model
         _log.warning("model %s is not open: %s: %s", self.name, type(error).__name__, error)
-        self._settled.set()
 
     def _withdraw(self, error: ReleaseError) -> None:
         """Close the room and see that no worker keeps what it was given."""
@@ -170,6 +183,8 @@ class HeldModel:
         if self._room is not None and self._lease is not None and self._lease.expired():
             # The renewing thread may be waiting for a slow broker; that prolongs nothing.
             self._withdraw(LeaseExpired("the lease and its grace are over", hint="the broker has not answered since"))
+        if self._room is None and self._opening:
+            raise ModelOpening(f"model {self.name} is being opened", hint="it will be there in a moment")
         if self._room is None:
             raise ModelUnavailable(
                 f"model {self.name} is not open: {type(self._reason).__name__}",
@@ -178,12 +193,15 @@ class HeldModel:
         return self._room
 
     @contextlib.contextmanager
-    def lent(self, peer: Peer) -> Iterator[tuple[MemoryFile, ...]]:
-        """The sealed memory files for one worker, open for the length of the block; raises `ModelUnavailable`.
+    def lent(self, peer: Peer, *, patience: float = 0.0) -> Iterator[tuple[MemoryFile, ...]]:
+        """The sealed memory files for one worker, open for the length of the block.
 
-        They are duplicates: a room that closes meanwhile must not leave numbers that mean other files.
+        Waits for up to `patience` seconds for an attempt that is under way. Raises `ModelUnavailable`, of it
+        `ModelOpening` while the opening itself is what takes the time. They are duplicates: a room that closes
+        meanwhile must not leave numbers that mean other files.
         """
         copies: list[MemoryFile] = []
+        self.wait(patience)
         try:
             with self._lock:
                 for file in self._checked().files:
@@ -203,6 +221,7 @@ class HeldModel:
                 "name": self.name,
                 "archive": str(self.archive),
                 "state": "open" if open_now else "withdrawn" if self._withdrawn else "waiting",
+                "trying": self._trying,
                 "reason": "" if open_now else f"{type(self._reason).__name__}: {self._reason}",
                 "hint": "" if open_now else self._reason.hint,
                 "lease": None if lease is None else lease.lease_s,
@@ -214,6 +233,7 @@ class HeldModel:
         with self._lock:
             self._close_room()
             self._reason = ModelUnavailable("the keeper is stopping")
+            self._note(trying=False)
 
 
 def _end(name: str, holders: set[Peer]) -> None:

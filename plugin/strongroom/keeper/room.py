@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from strongroom.archive.index import Member
 from strongroom.archive.unseal import OpenedArchive
-from strongroom.keeper.mapping import written
+from strongroom.keeper.mapping import AlignedMapping, Pace, written
 
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -42,13 +42,21 @@ class OpenRoom:
         files: list[MemoryFile] = []
         try:
             with contextlib.ExitStack() as mappings:
-                targets = {}
+                pages: dict[Member, AlignedMapping] = {}
+                empty = memoryview(bytearray())
+                targets: dict[Member, memoryview] = {}
                 for member in archive.members if only is None else only:
                     descriptor = os.memfd_create("strongroom", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
                     descriptors.append(descriptor)
                     files.append(MemoryFile(member.name, member.size, descriptor))
-                    targets[member] = mappings.enter_context(written(descriptor, member.size))
-                archive.unseal(targets)
+                    if member.size:
+                        pages[member] = mappings.enter_context(written(descriptor, member.size))
+                    targets[member] = pages[member].view if member.size else empty
+                pace = Pace()
+                archive.unseal(
+                    targets,
+                    before=lambda member, start, size: pages[member].prepare(start, size, pace) if size else None,
+                )
             for descriptor in descriptors:
                 fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
         except BaseException:

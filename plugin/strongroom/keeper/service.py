@@ -35,6 +35,9 @@ MOST_AT_ONCE = 4096
 
 
 MOST_CONNECTIONS = 1024
+MOST_PATIENCE_S = 15
+"""Seconds that a worker may have the keeper wait for a model that is being opened."""
+
 UNCLAIMED_S = 10.0
 """Seconds in which a connection has to claim a model, or to ask its one question."""
 
@@ -90,15 +93,17 @@ class KeeperService:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             conversation: Conversation | None = None
-            connection.settimeout(UNCLAIMED_S)
+            wire.limit_waiting(connection, UNCLAIMED_S)
             try:
                 conversation = Conversation(
                     connection, peer_of(connection), self._peers, self._models, self._worker, self._confined
                 )
+                claimed = False
                 while True:
                     conversation.answer(wire.receive(connection))
-                    if conversation.claimed:
-                        connection.settimeout(None)
+                    if conversation.claimed and not claimed:
+                        claimed = True
+                        wire.limit_waiting(connection, 0)
             except KeeperUnavailable:
                 pass  # the worker hung up
             except StrongroomError as error:
@@ -136,9 +141,10 @@ class Conversation:
 
     def answer(self, frame: Any) -> None:
         """One question, one answer; a refusal is an answer too. A settlement has none, and must be right."""
-        if isinstance(frame, dict) and frame.get("op") == "settle":
-            self._settle(Fields(frame, where="a worker's settlement"))
-            return
+        if isinstance(frame, dict) and frame.get("op") in ("settle", "open") and "settled" in frame:
+            self._settle(frame.pop("settled"))
+            if frame == {"op": "settle"}:
+                return
         with contextlib.ExitStack() as lent:
             descriptors: list[int] = []
             try:
@@ -172,11 +178,12 @@ class Conversation:
             return {"bundle": model.keys.bundle(nonce)}
         self._check_confined()
         if op == "model":
-            files = lent.enter_context(model.lent(self._peer))
+            patience = question.number("wait", high=MOST_PATIENCE_S, default=0)
+            files = lent.enter_context(model.lent(self._peer, patience=patience))
             descriptors += [file.descriptor for file in files]
             return {"files": [[file.name, file.size] for file in files]}
         if op == "open":
-            contexts = [self._open(model, each) for each in _list(question, "heads")]
+            contexts = [self._open(model, each) for each in _listed(question.value("heads"), "heads")]
             return {"contexts": contexts, "terms": list(model.keys.terms())}
         raise KeeperRefused(f"{op!r} is not a question")
 
@@ -213,12 +220,11 @@ class Conversation:
         self._reserved[token] = reservation
         return [token, context]
 
-    def _settle(self, question: Fields) -> None:
+    def _settle(self, settled: Any) -> None:
         """What became of reservations; whatever is wrong ends the connection, and what it holds counts as used."""
-        question.text("op")
         if self._model is None:
             raise KeeperRefused("the first question of a worker is its claim")
-        for item in _list(question, "settled"):
+        for item in _listed(settled, "settled"):
             if not isinstance(item, list) or len(item) != 3 or not isinstance(item[0], bytes):
                 raise MalformedInput("a settlement is [reservation, opened, date]")
             reservation = self._reserved.pop(item[0], None)
@@ -226,7 +232,6 @@ class Conversation:
                 raise KeeperRefused("no such reservation is held by this connection")
             date = item[2] if isinstance(item[2], int) and not isinstance(item[2], bool) else None
             self._model.keys.record(reservation, opened=item[1] is not False, date=date)
-        question.done()
 
     def abandon(self) -> None:
         """The worker is gone: what it had reserved counts as used."""
@@ -248,8 +253,7 @@ def _settings(worker: Worker, model: str) -> dict[str, Any]:
     }
 
 
-def _list(question: Fields, name: str) -> list[Any]:
-    value = question.value(name)
+def _listed(value: Any, name: str) -> list[Any]:
     if not isinstance(value, list) or len(value) > MOST_AT_ONCE:
         raise MalformedInput(f"{name} is not a list of at most {MOST_AT_ONCE}")
     return value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,18 +48,30 @@ def receive(connection: socket.socket) -> Any:
         raise MalformedInput("a keeper frame that is not CBOR") from error
 
 
+def limit_waiting(connection: socket.socket, seconds: float) -> None:
+    """From now on each send and receive fails after so many seconds; 0 means never.
+
+    The kernel counts. Python's own `settimeout` asks it before every call whether the call would block, and a
+    worker's request waits for each of those questions.
+    """
+    spec = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    connection.settimeout(None)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, spec)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, spec)
+
+
 def _exactly(connection: socket.socket, size: int) -> bytes:
-    octets = bytearray(size)
-    view, got = memoryview(octets), 0
+    pieces, left = [], size
     try:
-        while got < size:
-            read = connection.recv_into(view[got:])
-            if read == 0:
+        while left:
+            piece = connection.recv(left, socket.MSG_WAITALL)
+            if not piece:
                 raise KeeperUnavailable("the other end of the keeper's socket is gone")
-            got += read
+            pieces.append(piece)
+            left -= len(piece)
     except OSError as error:
         raise KeeperUnavailable(f"the keeper's socket failed: {error.strerror}") from error
-    return bytes(octets)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def send_descriptors(connection: socket.socket, descriptors: Sequence[int]) -> None:

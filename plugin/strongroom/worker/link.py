@@ -95,16 +95,20 @@ class Link:
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
         self._reserved: set[bytes] = set()  # by this connection, and not settled
+        self._unsent: list[list[Any]] = []  # settlements that travel with the next question, or by `flush`
         self._terms: DateTerms | None = None
 
     def another(self) -> Link:
         """A second line to the same keeper, for the same archive."""
         return Link(self._archive, self._path, seconds=self._seconds)
 
-    def model(self) -> list[ReceivedFile]:
-        """The model's files. Raises `ModelUnavailable` while the key is not released."""
+    def model(self, *, wait: int = 0) -> list[ReceivedFile]:
+        """The model's files; the keeper waits up to `wait` seconds (at most 15) for an attempt that is under way.
+
+        Raises `ModelUnavailable` while the key is not released, `ModelOpening` while the model is being opened.
+        """
         with self._lock:
-            answer = self._ask({"op": "model"})
+            answer = self._ask({"op": "model", "wait": wait})
             described = [(str(name), int(size)) for name, size in answer["files"]]
             assert self._connection is not None
             descriptors = wire.receive_descriptors(self._connection, len(described))
@@ -113,7 +117,10 @@ class Link:
     def open(self, heads: Sequence[tuple[bytes, bytes, bool]]) -> list[tuple[bytes, bytes] | StrongroomError]:
         """One context for each (head, enc, chunked): (reservation, serialised context), or why not."""
         with self._lock:
-            answer = self._ask({"op": "open", "heads": [list(each) for each in heads]})
+            question: dict[str, Any] = {"op": "open", "heads": [list(each) for each in heads]}
+            if self._unsent:
+                question["settled"], self._unsent = self._unsent, []
+            answer = self._ask(question)
             contexts = answer["contexts"]
             if len(contexts) != len(heads):
                 raise KeeperUnavailable(f"the keeper answered {len(contexts)} of {len(heads)} encapsulations")
@@ -127,20 +134,30 @@ class Link:
     def settle(self, settled: Sequence[Settled]) -> list[StrongroomError | None]:
         """Say which reservations opened, before any of their requests is acted on.
 
-        For each, None, or why it must not be acted on: by the terms that came with `open`. The keeper reads
-        this before anything that is sent after it, so nothing waits for an answer.
+        For each, None, or why it must not be acted on: by the terms that came with `open`. Until the keeper hears
+        of a settlement, a second copy is refused anyway, and if this process dies the request counts as opened. So
+        what opened may be told with the next question; what did not is told now, since its sender may try again.
         """
         with self._lock:
             refused = [self._refusal(each) for each in settled]
-            question = [[each.reservation, each.opened, each.date] for each in settled]
-            if self._connection is None:
-                raise KeeperUnavailable("the connection that these reservations belong to is gone")
-            try:
-                wire.send(self._connection, {"op": "settle", "settled": question})
-            except (KeeperUnavailable, MalformedInput):
-                self.close()
-                raise
+            self._unsent += ([each.reservation, each.opened, each.date] for each in settled)
+            if not all(each.opened for each in settled):
+                self._flush()
         return refused
+
+    def flush(self) -> None:
+        """Tell what is settled and not told yet; for a thread that looks once a second."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._unsent or self._connection is None:
+            return
+        settled, self._unsent = self._unsent, []
+        try:
+            wire.send(self._connection, {"op": "settle", "settled": settled})
+        except KeeperUnavailable:
+            self.close()  # what was reserved by this connection counts as opened
 
     def _refusal(self, settled: Settled) -> StrongroomError | None:
         if settled.reservation not in self._reserved:
@@ -172,6 +189,7 @@ class Link:
     def close(self) -> None:
         """Drop the connection; the next question opens another."""
         self._reserved.clear()
+        self._unsent.clear()
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.close()
@@ -190,6 +208,7 @@ class Link:
             raise
         # The old connection had died quietly. A keeper that was restarted has forgotten every
         # reservation with the keys they belonged to, so asking again repeats nothing.
+        question.pop("settled", None)
         try:
             return self._ask_once(question)
         except KeeperUnavailable:
@@ -214,7 +233,7 @@ class Link:
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        connection.settimeout(self._seconds)
+        wire.limit_waiting(connection, self._seconds)
         try:
             connection.connect(str(self._path))
         except OSError as error:

@@ -24,10 +24,13 @@ PATIENCE_S = 5.0
 
 
 class Watch:
-    """Asks the keeper over a line of its own; `over` is true from the moment the model is withdrawn."""
+    """Asks the keeper over a line of its own; `over` is true from the moment the model is withdrawn.
+
+    Once a second it also has the worker's line tell what it has not told yet.
+    """
 
     def __init__(self, link: Link) -> None:
-        self._link = link
+        self._line, self._link = link, link.another()
         self._busy = threading.Lock()
         self.over = False
 
@@ -44,6 +47,7 @@ class Watch:
     def _run(self) -> None:
         pause = threading.Event()
         while not pause.wait(ASK_EVERY_S):
+            self._line.flush()
             try:
                 self._link.held()
             except ModelUnavailable:

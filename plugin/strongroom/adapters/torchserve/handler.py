@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from strongroom.archive.header import Header
 from strongroom.channel.bhttp import Limits, Response
 from strongroom.channel.bundle import BUNDLE_TYPE
 from strongroom.channel.problems import UNAVAILABLE
-from strongroom.errors import ModelUnavailable, StrongroomError
+from strongroom.errors import KeeperUnavailable, ModelOpening, ModelUnavailable, StrongroomError
 from strongroom.launch.hardening import harden_worker
 from strongroom.worker.guard import OutputGuard
-from strongroom.worker.link import Link, Settings
+from strongroom.worker.link import Link, ReceivedFile, Settings
 from strongroom.worker.loader import Room, sweep
 from strongroom.worker.service import Answer, Outer, SealedService
 from strongroom.worker.watch import Watch
@@ -39,6 +40,15 @@ A wrong value costs a worker or an answer, never a secret.
 """
 
 DEFAULT_SIZES = "6553500,6553500"
+
+ASKING_S = 10
+"""Seconds that a worker waits at load while its keeper asks for the key; requests wait with it."""
+
+KEEPER_S = 5
+"""Seconds that a worker waits at load for a keeper that is just starting."""
+
+DEFAULT_STARTUP_S = 120
+"""TorchServe's own default of ``startupTimeout``; a worker that loads for longer is killed."""
 
 
 class SealedHandler:
@@ -91,11 +101,33 @@ class SealedHandler:
         request, response = map(int, os.environ.get(SIZES_VARIABLE, DEFAULT_SIZES).split(","))
         self._service = SealedService(self._link, limit=response, limits=Limits(content=request))
         try:
-            self._ready(context)
+            self._ready(context, files=self._awaited(context))
         except StrongroomError as error:
             _log.warning("the model is not open yet: %s: %s", type(error).__name__, error)
 
-    def _ready(self, context: Any) -> _Bound:
+    def _awaited(self, context: Any) -> list[ReceivedFile]:
+        """The model's files, also where the keeper is just opening it; raises `KeeperError`.
+
+        The server starts beside the keeper, so at load the model is often not open yet, or the keeper itself not
+        there. Half of the time that the server grants is left for the user's own handler.
+        """
+        assert self._link is not None
+        granted = int((context.model_yaml_config or {}).get("startupTimeout", DEFAULT_STARTUP_S))
+        began = time.monotonic()
+        while True:
+            waited = time.monotonic() - began
+            try:
+                self._enclosed(self._link)
+                return self._link.model(wait=int(min(ASKING_S, max(0.0, granted / 2 - waited))))
+            except ModelOpening:
+                if waited >= granted / 2:
+                    raise
+            except KeeperUnavailable:
+                if waited >= KEEPER_S:
+                    raise
+                time.sleep(0.1)
+
+    def _ready(self, context: Any, *, files: list[ReceivedFile] | None = None) -> _Bound:
         """The user's handler, loaded now if its model has become available; raises `KeeperError`."""
         if self._watch is not None and self._watch.over:
             raise ModelUnavailable("the model is withdrawn, and this worker is about to end")
@@ -103,8 +135,8 @@ class SealedHandler:
             assert self._link is not None
             settings = self._enclosed(self._link)
             if self._room is None:
-                self._room = Room.furnish(self._link.model())
-                self._watch = Watch(self._link.another())
+                self._room = Room.furnish(self._link.model() if files is None else files)
+                self._watch = Watch(self._link)
                 self._watch.start()
             try:
                 self._inner = InnerService.load(

@@ -13,7 +13,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,8 +153,8 @@ def _sweep(temp: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def run(launch: Launch, *, patience: float, say: Say) -> None:
-    """Start the keeper, wait up to `patience` seconds for the models, start TorchServe, watch until a signal."""
+def run(launch: Launch, *, say: Say) -> None:
+    """Start the keeper and TorchServe, which start up beside each other, and watch them until a signal."""
     supervisor = Supervisor(say)
     supervisor.stop_on_signals()
     if launch.measured:
@@ -165,11 +164,8 @@ def run(launch: Launch, *, patience: float, say: Say) -> None:
         say(f"strongroom: warning: {warning}")
     try:
         supervisor.start(launch.keeper)
-        for model in _wait_for_models(launch.socket, supervisor, patience):
-            said = f"{model['reason']}; it will be tried again" if model["reason"] else "in memory"
-            say(f"strongroom: model {model['name']} is {model['state']}: {said}")
-        if not supervisor.stopping:
-            supervisor.start(launch.server)
+        supervisor.start(launch.server)
+        supervisor.also(Outcomes(launch.socket, {each.name for each in launch.admitted}, say))
         supervisor.run()
     finally:
         supervisor.stop()
@@ -219,23 +215,28 @@ class KeyFile:
             self._seen = changed
 
 
-def _wait_for_models(path: Path, supervisor: Supervisor, patience: float) -> list[Mapping[str, Any]]:
-    deadline = time.monotonic() + patience
-    models: list[Mapping[str, Any]] = []
-    while time.monotonic() < deadline and not supervisor.stopping:
-        supervisor.tend()
+class Outcomes:
+    """Tells the operator once, for each model, how its first opening ended."""
+
+    def __init__(self, path: Path, names: set[str], say: Say) -> None:
+        self._path, self._left, self._say = path, names, say
+
+    def __call__(self) -> None:
+        """Ask the keeper, as long as there is something to tell."""
+        if not self._left:
+            return
         with contextlib.suppress(KeeperUnavailable):
-            models = keeper_status(path)
-            if models and not any("not been asked" in model["reason"] for model in models):
-                break
-        time.sleep(0.05)
-    return models
+            for model in keeper_status(self._path):
+                if model["name"] in self._left and not model["trying"]:
+                    self._left.remove(model["name"])
+                    said = f"{model['reason']}; it will be tried again" if model["reason"] else "in memory"
+                    self._say(f"strongroom: model {model['name']} is {model['state']}: {said}")
 
 
 def keeper_status(path: Path) -> list[Mapping[str, Any]]:
     """What a keeper says of its models; raises `KeeperUnavailable`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(5)
+        connection.settimeout(2)
         try:
             connection.connect(str(path))
         except OSError as error:
