@@ -73,8 +73,8 @@ class Serving:
                     ready = [each for each in answer.json()[0]["workers"] if each["status"] == "READY"]
                     if len(ready) >= workers:
                         return
-            except requests.ConnectionError:
-                pass
+            except (requests.ConnectionError, requests.Timeout) as error:
+                state = type(error).__name__
             time.sleep(0.2)
         raise AssertionError(f"{model} is not ready after {seconds} s: {state}\n{self.tail()}")
 
