@@ -10,6 +10,7 @@ here: this finds mistakes and additions to a good image, and only the measured i
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import importlib.machinery
 import json
@@ -20,7 +21,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from strongroom.encoding import Fields, parse_json
 from strongroom.errors import LaunchRefused, MalformedInput
@@ -166,10 +167,13 @@ def _recorded_startup_files() -> dict[Path, str]:
     """Path → SHA-256 in hex, of start-up files that distributions recorded."""
     found = {}
     for distribution in metadata.distributions():
-        for file in distribution.files or ():
-            startup = file.suffix == ".pth" or file.stem in CUSTOMIZERS
-            if startup and file.hash is not None and file.hash.mode == "sha256":
-                found[Path(str(distribution.locate_file(file))).resolve()] = _unpadded(file.hash.value).hex()
+        record = distribution.read_text("RECORD") or ""
+        # Among the tens of thousands of lines that torch brings only these can matter.
+        lines = [line for line in record.splitlines() if ".pth" in line or "customize" in line]
+        for name, digest, _ in (row for row in csv.reader(lines) if len(row) == 3):
+            file, (kind, _, value) = PurePosixPath(name), digest.partition("=")
+            if (file.suffix == ".pth" or file.stem in CUSTOMIZERS) and kind == "sha256":
+                found[Path(str(distribution.locate_file(name))).resolve()] = _unpadded(value).hex()
     return found
 
 

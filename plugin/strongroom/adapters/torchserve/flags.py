@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from strongroom.adapters.torchserve import sizes
 from strongroom.errors import LaunchRefused
 
 SAFE_PROPERTIES = frozenset(
@@ -92,9 +93,6 @@ REFUSED_FLAGS = {
     "cpp_log_config": "the C++ backend does not load sealed models",
 }
 
-
-DEFAULT_SIZE = 6_553_500
-"""Bytes: TorchServe's default of max_request_size and max_response_size."""
 
 SEALING_ROOM = 128 * 1024
 """Bytes that encapsulation, header fields and chunk framing may add to a small message."""
@@ -219,7 +217,7 @@ def size_limits(wanted: Wanted) -> tuple[int, int]:
     """
     limits = []
     for name in ("max_request_size", "max_response_size"):
-        value = wanted.properties.get(name, str(DEFAULT_SIZE))
+        value = wanted.properties.get(name, str(sizes.DEFAULT))
         if not value.isdecimal() or not 0 < int(value) <= JAVA_INT:
             raise LaunchRefused(f"{name} is {value[:40]!r}", hint=f"a number of bytes up to {JAVA_INT}")
         limits.append(int(value))

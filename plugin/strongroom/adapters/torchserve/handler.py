@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from strongroom.adapters.torchserve import sizes
 from strongroom.adapters.torchserve.inner import InnerService
 from strongroom.adapters.torchserve.metrics import MetricLines, known_metrics
 from strongroom.adapters.torchserve.streaming import sender
@@ -32,14 +33,6 @@ from strongroom.worker.service import Answer, Outer, SealedService
 from strongroom.worker.watch import Watch
 
 _log = logging.getLogger(__name__)
-
-SIZES_VARIABLE = "STRONGROOM_SIZES"
-"""Set by the launcher: max_request_size and max_response_size in bytes, for what is inside, with a comma.
-
-A wrong value costs a worker or an answer, never a secret.
-"""
-
-DEFAULT_SIZES = "6553500,6553500"
 
 ASKING_S = 10
 """Seconds that a worker waits at load while its keeper asks for the key; requests wait with it."""
@@ -98,7 +91,7 @@ class SealedHandler:
         except (OSError, StrongroomError) as error:
             _log.error("this archive cannot be served: %s", type(error).__name__)
             return
-        request, response = map(int, os.environ.get(SIZES_VARIABLE, DEFAULT_SIZES).split(","))
+        request, response = sizes.heard(os.environ)
         self._service = SealedService(self._link, limit=response, limits=Limits(content=request))
         try:
             self._ready(context, files=self._awaited(context))

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from strongroom.adapters.torchserve import sizes
 from strongroom.adapters.torchserve.flags import Wanted, read_command, size_limits, write_properties
-from strongroom.adapters.torchserve.handler import SIZES_VARIABLE
 from strongroom.adapters.torchserve.runtime import java_home, torchserve_command
 from strongroom.errors import KeeperUnavailable, LaunchRefused
 from strongroom.keeper import wire
@@ -134,8 +134,8 @@ def _environment(folder: Path, wanted: Wanted) -> dict[str, str]:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONNOUSERSITE": "1",
             SOCKET_VARIABLE: str(folder / "keeper.sock"),
-            SIZES_VARIABLE: ",".join(map(str, size_limits(wanted))),
         }
+        | sizes.told(*size_limits(wanted))
     )
 
 

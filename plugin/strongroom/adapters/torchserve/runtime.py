@@ -40,13 +40,26 @@ def java_home(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def java_version(java: Path) -> int:
-    """The feature release of a Java (17 for 17.0.15), or 0 where it does not run."""
+    """The feature release of a Java (17 for 17.0.15), or 0 where there is none that runs.
+
+    A JDK says it in its file ``release``; asking the program itself would start a virtual machine for it.
+    """
+    if not os.access(java, os.X_OK):
+        return 0
+    try:
+        said = (java.parent.parent / "release").read_text("utf-8", "replace")
+    except OSError:
+        said = ""
+    version = re.search(r'^JAVA_VERSION="(?:1\.)?(\d+)', said, re.MULTILINE) or _asked(java)
+    return int(version[1]) if version else 0
+
+
+def _asked(java: Path) -> re.Match[str] | None:
     try:
         said = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
     except (OSError, subprocess.SubprocessError):
-        return 0
-    version = re.search(r'version "(?:1\.)?(\d+)', said)
-    return int(version[1]) if version else 0
+        return None
+    return re.search(r'version "(?:1\.)?(\d+)', said)
 
 
 def torchserve_command() -> list[str]:
