@@ -74,7 +74,7 @@ WAYS = {
 }
 
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 import torch, safetensors.torch, strongroom.torch
 from strongroom.archive.modelkey import load_model_key
@@ -83,13 +83,17 @@ from strongroom.archive.signature import AuthorPublic
 folder = Path(sys.argv[1])
 author = AuthorPublic.load(folder / 'author.pub')
 def key(name): return load_model_key(folder / (name + '.modelkey'))
+def kib(name):
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 {warm}
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
+before = kib('VmRSS')
 start = time.perf_counter()
 {way}
 total = touch(state)
 seconds = time.perf_counter() - start
-peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+peak = (kib('VmHWM') - before) / 1024
 print(json.dumps({{"seconds": seconds, "total": total, "peak_mib": peak}}))
 """
 
@@ -141,6 +145,38 @@ except Exception as error:
 """
 
 
+STEPS = """
+import ctypes, json, os, sys, time
+from pathlib import Path
+from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from strongroom.keeper.mapping import AlignedMapping, Pace
+folder, block, rounds = Path(sys.argv[1]), (4 << 20) + 16, 128
+{warm}
+buffer, out, aead = bytearray(block), bytearray(4 << 20), AESGCM(bytes(32))
+sealed = aead.encrypt(bytes(12), bytes(out), None)
+source = os.open(folder / 'pt.mar', os.O_RDONLY)
+descriptor = os.memfd_create('steps')
+os.ftruncate(descriptor, rounds << 22)
+mapping, pace = AlignedMapping(descriptor, rounds << 22, shared=True), Pace()
+steps = {{
+    'reading a block from the page cache': lambda n: os.preadv(source, [buffer], n * block),
+    'BLAKE3 of a block': lambda n: blake3(buffer).digest(),
+    'AES-256-GCM of a chunk': lambda n: aead.decrypt_into(bytes(12), sealed, None, out),
+    'making huge pages': lambda n: mapping.prepare(n << 22, 4 << 20, pace),
+    'memcpy into hot memory': lambda n: ctypes.memmove((ctypes.c_char * len(out)).from_buffer(out), sealed, len(out)),
+}}
+rates = {{}}
+for name, step in steps.items():
+    began = time.perf_counter()
+    for n in range(rounds):
+        step(n)
+    rates[name] = rounds * (4 << 20) / (time.perf_counter() - began) / 1e9
+print(json.dumps(rates))
+"""
+"""What a block costs, step by step, on one core."""
+
+
 def child(program: str, *arguments: str) -> dict:
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     if done.returncode != 0:
@@ -172,6 +208,10 @@ def main() -> None:
                 except RuntimeError as error:
                     left_out[name] = str(error)
         report(results, left_out)
+        steps = [child(STEPS.format(warm=WARM), str(folder)) for _ in range(3)]
+        print("\nSteps of opening, GB/s on one core (median of 3):")
+        for name in steps[0]:
+            print(f"  {name}: {statistics.median(each[name] for each in steps):.2f}")
 
 
 def report(results: dict[str, list[dict]], left_out: dict[str, str]) -> None:
