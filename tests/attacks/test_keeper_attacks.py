@@ -238,7 +238,9 @@ print(len(link.model()))
 """
 
 
-@pytest.mark.parametrize(("how", "served"), [("harden_worker(network=False)", True), ("harden()", False), ("", False)])
+@pytest.mark.parametrize(
+    ("how", "served"), [("harden_worker(network=False, disk=False)", True), ("harden()", False), ("", False)]
+)
 def test_the_kernel_is_asked_and_not_the_worker(keeper, how, served):
     keeper = keeper(confined=True)
     command = [sys.executable, "-c", HARDENED.format(how=how), str(keeper.sealed.digest), str(keeper.path)]

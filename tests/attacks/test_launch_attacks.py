@@ -290,7 +290,7 @@ def test_a_server_started_by_root_has_lost_the_capability_to_read_other_processe
     import sys
 
     command = ["/bin/sh", "-c", f'{sys.executable} -c "{program}" > {tmp_path}/said']
-    child = Child("it", command, {}, tmp_path, confine=confine_server)
+    child = Child("it", command, {}, tmp_path, confine=lambda: confine_server(None, ()))
     child.start()
     assert child.process.wait(20) == 0
     said = (tmp_path / "said").read_text()

@@ -89,7 +89,7 @@ def test_an_event_is_extended_once_a_boot(guest):
 
 def test_a_register_that_somebody_else_extended_first_is_refused_before_anything_is_written(guest):
     guest.registers.write("rtmr3:sha384", b"\x01" * 48)
-    with pytest.raises(AttesterUnavailable, match="something else|account for"):
+    with pytest.raises(AttesterUnavailable, match="account for"):
         guest.attester().extend(DIGEST, "configuration")
     assert not guest.launch_log.exists()
 

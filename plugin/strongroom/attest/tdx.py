@@ -76,7 +76,7 @@ class TdxAttester:
         self._reports = reports or tsm.Configfs()
         self._device, self._event_log = device, event_log
         self._registers = registers or Sysfs()
-        self._launched = LaunchLog(launch_log, LaunchRecord.parse)
+        self._launch_log_file = LaunchLog(launch_log, LaunchRecord.parse)
         self._ioctl, self._connect = ioctl, connect
         self._options: dict[str, Any] = {} if sleep is None else {"sleep": sleep}
 
@@ -104,10 +104,9 @@ class TdxAttester:
             return self._read(CONFIG_ID)
         return self._tdreport(bytes(64))[_CONFIG_ID_AT : _CONFIG_ID_AT + SIZE]
 
-    @property
     def launched(self) -> tuple[LaunchRecord, ...]:
         """What was extended in this boot; raises `AttesterUnavailable`."""
-        return self._launched.read()
+        return self._launch_log_file.read()
 
     def launch_trouble(self) -> str:
         """Why launch events cannot be extended or shown, in one sentence; empty where they can."""
@@ -127,8 +126,8 @@ class TdxAttester:
         if trouble:
             raise AttesterUnavailable(trouble)
         record = LaunchRecord.parse(LaunchRecord(event, bytes(digest)).serialise())
-        self._insist(self.launched)
-        records = self._launched.add(record)
+        self._insist(self.launched())
+        records = self._launch_log_file.add(record)
         try:
             self._registers.write(_REGISTER, record.extended)
         except OSError as error:
@@ -158,7 +157,7 @@ class TdxAttester:
         return octets
 
     def _log(self) -> str | None:
-        octets, records = self._ccel(), self.launched
+        octets, records = self._ccel(), self.launched()
         if octets is None:
             return None
         try:

@@ -231,7 +231,6 @@ class TpmAttester:
             self._tpm.extend(pcr, {name: entry.extended(name) for name in self._tpm.banks()})
         return entry
 
-    @property
     def launched(self) -> tuple[LaunchEvent, ...]:
         """What was extended in this boot; raises `AttesterUnavailable`."""
         return read_launch_log(self._launch_log)

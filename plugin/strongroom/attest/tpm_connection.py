@@ -24,25 +24,23 @@ DEVICE = Path("/dev/tpmrm0")
 TCTI_VARIABLE = "TPM2TOOLS_TCTI"
 """The variable by which tpm2-tools name another TPM. It carries no security meaning: who is led to another
 TPM makes evidence that no policy for this machine accepts."""
+KINDS_FROM_OUTSIDE = ("device", "mssim", "swtpm", "tabrmd")
+"""What the variable may name. libtss2 would also load a library by its path, or run a command (``cmd``)."""
 _ATTEMPTS = 3
 
 T = TypeVar("T")
 
 
-TRANSPORTS = ("device", "swtpm", "mssim", "tabrmd")
-"""Modules of libtss2 that may be named. It loads any other name as a library, from a path too."""
-
-
 def default_tcti() -> str:
     """The TCTI to use where none is named: that of the environment, else the kernel's resource manager.
 
-    Raises `AttesterUnavailable` for one that is not of `TRANSPORTS`.
+    Raises `AttesterUnavailable` where the environment names one that is not of `KINDS_FROM_OUTSIDE`.
     """
     named = os.environ.get(TCTI_VARIABLE) or f"device:{DEVICE}"
-    if named.partition(":")[0] not in TRANSPORTS:
+    if named.partition(":")[0] not in KINDS_FROM_OUTSIDE:
         raise AttesterUnavailable(
-            f"{TCTI_VARIABLE} names {named[:80]!r}, which libtss2 would load as a library",
-            hint="one of " + ", ".join(f"{each}:…" for each in TRANSPORTS),
+            f"{TCTI_VARIABLE} names {named[:60]!r}, which could bring in a library or a command",
+            hint=f"one of {', '.join(KINDS_FROM_OUTSIDE)}, or unset it for {DEVICE}",
         )
     return named
 

@@ -52,11 +52,13 @@ class Expected:
     """What a configuration's ``[surroundings]`` table expects.
 
     `startup_files` maps a file's name to its SHA-256 in hex; a file that an installed distribution recorded,
-    unchanged, needs no mention. `distributions` is a list as `Installed.write` makes one, or None.
+    unchanged, needs no mention. `distributions` is a list as `Installed.write` makes one, or None. `java_home` is
+    the Java that runs the server, where it is not the first one found in the system's own folders.
     """
 
     startup_files: Mapping[str, str]
     distributions: Path | None
+    java_home: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """`strongroom launch -- torchserve …`: admission, the keeper, then stock TorchServe, watched together.
 
 Order matters: what is admitted and how TorchServe is configured is fixed before any code that is not ours
-runs. Everything is written into one private folder in memory, which goes when the launcher does.
+runs, and where the hardware can say what this guest was started with, it is asked first. Everything is written into
+one private folder in memory, which goes when the launcher does.
 """
 
 from __future__ import annotations
@@ -19,58 +20,54 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strongroom.adapters.torchserve.flags import Wanted, read_command, size_limits, write_properties
-from strongroom.adapters.torchserve.handler import SIZES_VARIABLE
-from strongroom.adapters.torchserve.runtime import java_home, torchserve_command
+from strongroom.adapters.torchserve.environment import java_for, keeper_environment, server_environment
+from strongroom.adapters.torchserve.flags import FILE_PROPERTIES, Wanted, read_command, size_limits, write_properties
+from strongroom.adapters.torchserve.key_file import KeyFile
+from strongroom.adapters.torchserve.runtime import torchserve_command
 from strongroom.errors import KeeperUnavailable, LaunchRefused
+from strongroom.evidence.init_data import InitData
+from strongroom.evidence.types import Attester
 from strongroom.keeper import wire
 from strongroom.keeper.peers import Lineage
 from strongroom.keeper.process import Charge
+from strongroom.launch import init_files
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import Configuration
-from strongroom.launch.hardening import confine_server
-from strongroom.launch.measured import Measurement, extend, measurements
+from strongroom.launch.hardening import confine_server, harden
+from strongroom.launch.landlock import version as landlock_version
+from strongroom.launch.measured import Measurement, Register, extend, measurements, trust_roots
+from strongroom.launch.roots import BY_EVENT, SIMULATED, bind_init_data, check_init_data, opened
 from strongroom.launch.supervisor import Child, Supervisor
 from strongroom.launch.surroundings import Installed, check_surroundings
-from strongroom.worker.link import SOCKET_VARIABLE
+from strongroom.launch.user import User
+from strongroom.plugins import Plugins
 
 MEMORY = Path("/dev", "shm")
 KEY_FILE = "key_file.json"
 WORKER_DEPTH = 3
 """Launcher → TorchServe's Python wrapper → Java → worker."""
 
-KEPT_VARIABLES = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "USER",
-        "LANG",
-        "LANGUAGE",
-        "TZ",
-        "JAVA_HOME",
-        "LOG_LOCATION",
-        "METRICS_LOCATION",
-        "CUDA_VISIBLE_DEVICES",
-        "NVIDIA_VISIBLE_DEVICES",
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "VIRTUAL_ENV",
-    ]
-)
-
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is about to run: the folder in memory, the admitted archives, both children."""
+    """What is about to run: the folder in memory, the admitted archives, both children.
+
+    `measured` are the events that are extended where `attester` has a register; `init_data` is what the guest was
+    started with, and `held` says what holds its digest.
+    """
 
     folder: Path
     admitted: tuple[Admitted, ...]
     keeper: Child
     server: Child
+    attester: Callable[[], Attester]
+    measured: tuple[Measurement, ...]
     warnings: tuple[str, ...] = ()
-    measured: tuple[Measurement, ...] = ()
+    user: User | None = None
+    init_data: InitData | None = None
+    held: str = ""
 
     @property
     def socket(self) -> Path:
@@ -78,66 +75,133 @@ class Launch:
         return self.folder / "keeper.sock"
 
 
-def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str] = ()) -> Launch:
-    """Check everything and write the private store; starts nothing. Raises `LaunchRefused` and its kin."""
-    configuration = Configuration.load(config)
-    warnings = check_surroundings(configuration.surroundings, tee=configuration.tee)
-    if configuration.worker.output == "pass":
-        warnings.append("worker output is passed on: requests, answers and weights may end up in logs")
-    wanted = read_command(list(command))
-    if not wanted.models:
-        raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
+def prepare(
+    config: Path | None,
+    command: Sequence[str],
+    *,
+    init_data: Path | None = None,
+    attester: Callable[[], Attester] | None = None,
+    keeper_flags: Sequence[str] = (),
+) -> Launch:
+    """Check everything and write the private store; starts nothing. Raises `LaunchRefused` and its kin.
+
+    The configuration is a file or is in an init-data file. `attester` opens another attester than the configured one.
+    """
+    if (config is None) == (init_data is None):
+        raise LaunchRefused(
+            "the configuration comes from one place: a file, or an init-data file",
+            hint="give --config FILE, or --init-data FILE",
+        )
     if not MEMORY.is_dir():
         raise LaunchRefused(f"{MEMORY} is not there, and nothing may be written to a disk", hint="mount a tmpfs on it")
     folder = Path(tempfile.mkdtemp(prefix="strongroom-", dir=MEMORY))
     try:
-        for name in ("store", "temp", "config", "home"):
-            (folder / name).mkdir(mode=0o700)
-        admitted = tuple(Gate(configuration.admission).admit(wanted.models, folder / "store"))
-        write_properties(wanted, folder / "config" / "config.properties")
-        environment = _environment(folder, wanted)
-        charge = Charge(admitted, Lineage(os.getpid(), WORKER_DEPTH), configuration.digest)
-        keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
-        keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
-        return Launch(
-            folder,
-            admitted,
-            Child("the keeper", keeper, environment, Path.cwd(), stdin=charge.serialise()),
-            Child(
-                "torchserve",
-                _server_command(folder, wanted, admitted),
-                environment,
-                folder / "home",
-                before=lambda: _sweep(folder / "temp"),
-                confine=confine_server,
-            ),
-            tuple(warnings),
-            measurements(configuration.digest, admitted, Installed.all()) if configuration.tee == "tpm" else (),
-        )
+        started = None if init_data is None else init_files.read(init_data)
+        if started is not None:
+            config = init_files.unpack(started, folder / "init-data")
+        assert config is not None
+        return _prepared(folder, config, command, started, attester, keeper_flags)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _environment(folder: Path, wanted: Wanted) -> dict[str, str]:
-    """An allow-list: a variable can name a library, a plugin or a setting, and nobody measured it."""
-    kept = {name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith("LC_")}
-    temp = str(folder / "temp")
-    logs = str(Path.cwd() / "logs")
-    return (
-        {"LOG_LOCATION": logs, "METRICS_LOCATION": logs}
-        | kept
-        | {
-            "JAVA_HOME": str(java_home()),
-            "TEMP": temp,
-            "TMPDIR": temp,
-            "TORCHINDUCTOR_CACHE_DIR": f"{temp}/inductor",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONNOUSERSITE": "1",
-            SOCKET_VARIABLE: str(folder / "keeper.sock"),
-            SIZES_VARIABLE: ",".join(map(str, size_limits(wanted))),
-        }
+def _prepared(
+    folder: Path,
+    config: Path,
+    command: Sequence[str],
+    started: InitData | None,
+    attester: Callable[[], Attester] | None,
+    keeper_flags: Sequence[str],
+) -> Launch:
+    configuration = Configuration.load(config)
+    plugins = Plugins.load(configuration.plugins)
+    attest = attester or (lambda: plugins.attester(configuration.tee))
+    warnings = check_surroundings(configuration.surroundings, tee=configuration.tee)
+    held = ""
+    if started is not None:
+        with opened(attest()) as device:
+            held = check_init_data(started, device, plugins.verifiers())
+        warnings += [f"init-data is held by {held}"] if configuration.tee == SIMULATED else []
+    if configuration.worker.output == "pass":
+        warnings.append("worker output is passed on: requests, answers and weights may end up in logs")
+    wanted = read_command(list(command))
+    if not wanted.models:
+        raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
+    user = User.named(configuration.worker.user) if configuration.worker.user else None
+    if configuration.worker.disk == "deny" and not landlock_version():
+        warnings.append("this kernel has no Landlock: a handler that writes to a disk is not stopped")
+    if user is None and os.geteuid() == 0:
+        warnings.append("server and workers run as root, as the keeper does: name another user in worker.user")
+    gate = Gate(configuration.admission)
+    for name in ("store", "temp", "config", "home"):
+        (folder / name).mkdir(mode=0o700)
+    admitted = tuple(gate.admit(wanted.models, folder / "store"))
+    write_properties(wanted, folder / "config" / "config.properties")
+    ca = configuration.broker.ca if configuration.broker is not None else None
+    roots = trust_roots((each.id for each in gate.authors), b"" if ca is None else _read(ca))
+    logs = _logs(user)
+    _give(folder, user, wanted, logs)
+    lineage = Lineage(os.getpid(), WORKER_DEPTH, *((user.uid, user.gid) if user else ()))
+    charge = Charge(admitted, lineage, configuration.digest, roots, _sent(started, held))
+    keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
+    keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
+    temp, java = folder / "temp", java_for(configuration)
+    writable = (temp, folder / "home", *logs, MEMORY) if configuration.worker.disk == "deny" else ()
+    server = Child(
+        "torchserve",
+        _server_command(folder, wanted, admitted),
+        server_environment(temp, folder / "keeper.sock", logs[0], java, size_limits(wanted)),
+        folder / "home",
+        before=lambda: _sweep(temp, user),
+        confine=lambda: confine_server(user, writable),
     )
+    events = measurements(
+        configuration.digest, admitted, Installed.all(), roots=roots,
+        init_data=started.text.encode() if started is not None else None,
+    )  # fmt: skip
+    keeper_child = Child("the keeper", keeper, keeper_environment(folder), Path.cwd(), stdin=charge.serialise())
+    return Launch(
+        folder, admitted, keeper_child, server, attest, events, tuple(warnings), user, started, held
+    )  # fmt: skip
+
+
+def _sent(started: InitData | None, held: str) -> str | None:
+    """The text for the broker: it looks into the hardware's field, so it gets none that only an event vouches for."""
+    return None if started is None or held == BY_EVENT else started.text
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LaunchRefused(f"{path} cannot be read: {error.strerror}", hint="see [broker] ca") from error
+
+
+def _logs(user: User | None) -> tuple[Path, ...]:
+    """Where the server writes its logs: beside the operator unless they say otherwise."""
+    named = [os.environ.get(name) for name in ("LOG_LOCATION", "METRICS_LOCATION")]
+    folders = tuple(dict.fromkeys(Path(each or "logs").absolute() for each in named))
+    for path in folders:
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True)
+            if user is not None:
+                user.own(path)
+    return folders
+
+
+def _give(folder: Path, user: User | None, wanted: Wanted, logs: Sequence[Path]) -> None:
+    """What the server's user needs of ours, and no more; raises `LaunchRefused` where it cannot reach something."""
+    if user is None:
+        return
+    folder.chmod(0o711)  # to be passed through, not listed
+    for name in ("store", "config"):
+        os.chown(folder / name, 0, user.gid)
+        (folder / name).chmod(0o750)
+    for name in ("temp", "home"):
+        user.own(folder / name)
+    certificates = (Path(wanted.properties[each]) for each in sorted(FILE_PROPERTIES & wanted.properties.keys()))
+    user.check([Path(sys.executable), Path(__file__), *certificates], [folder / "temp", folder / "home", *logs])
 
 
 def _server_command(folder: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
@@ -147,23 +211,39 @@ def _server_command(folder: Path, wanted: Wanted, admitted: Sequence[Admitted]) 
     return [*command, "--models", *(f"{each.name}={each.name}.mar" for each in admitted)]
 
 
-def _sweep(temp: Path) -> None:
-    """What the last run left: unpacked fronts, sockets, rooms. Nothing of it is readable or needed."""
+def _sweep(temp: Path, user: User | None) -> None:
+    """What the last run left: unpacked fronts, sockets, rooms, caches. Nothing of it is needed."""
     for path in temp.iterdir():
         with contextlib.suppress(OSError):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (temp / "home").mkdir(mode=0o700)
+    if user is not None:
+        user.own(temp / "home")
+
+
+def _sweep_shared(user: User | None, since: float) -> None:
+    """Shared memory that workers made by name and did not live to remove; of a user of their own it can be told."""
+    if user is None:
+        return
+    for path in MEMORY.iterdir():
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if status.st_uid == user.uid and status.st_ctime >= since and not path.is_dir():
+                path.unlink()
 
 
 def run(launch: Launch, *, patience: float, say: Say) -> None:
     """Start the keeper, wait up to `patience` seconds for the models, start TorchServe, watch until a signal."""
+    harden()  # or a handler of the same user could write into this process
+    since = time.time()
     supervisor = Supervisor(say)
     supervisor.stop_on_signals()
-    if launch.measured:
-        _extend(launch.measured, say)
-    supervisor.also(KeyFile(launch.folder / "home" / KEY_FILE, Path.cwd() / KEY_FILE))
-    for warning in launch.warnings:
-        say(f"strongroom: warning: {warning}")
     try:
+        for warning in launch.warnings:
+            say(f"strongroom: warning: {warning}")
+        fix(launch, say)
+        owner = launch.user.uid if launch.user is not None else None
+        supervisor.also(KeyFile(launch.folder / "home" / KEY_FILE, Path.cwd() / KEY_FILE, owner=owner))
         supervisor.start(launch.keeper)
         for model in _wait_for_models(launch.socket, supervisor, patience):
             said = f"{model['reason']}; it will be tried again" if model["reason"] else "in memory"
@@ -174,49 +254,25 @@ def run(launch: Launch, *, patience: float, say: Say) -> None:
     finally:
         supervisor.stop()
         shutil.rmtree(launch.folder, ignore_errors=True)
+        _sweep_shared(launch.user, since)
 
 
-def _extend(measured: Sequence[Measurement], say: Say) -> None:
-    """Before anything that is not ours runs: into the TPM's register."""
-    from strongroom.attest.tpm import TpmAttester, launch_log_of, read_launch_log
-    from strongroom.attest.tpm_connection import default_tcti
-
-    tcti = default_tcti()
-    with TpmAttester(tcti) as register:
-        fresh = extend(register, read_launch_log(launch_log_of(tcti)), measured)
-    for each in measured:
+def fix(launch: Launch, say: Say) -> None:
+    """Before anything that is not ours runs: into the registers of this machine, where it has some."""
+    with opened(launch.attester()) as device:
+        if launch.init_data is not None:
+            bind_init_data(launch.init_data, device)
+            say(f"strongroom: init-data {launch.init_data.digest.hex()}: held by {launch.held}")
+        if not isinstance(device, Register):
+            return
+        trouble = device.launch_trouble()
+        if trouble:
+            say(f"strongroom: warning: launch events are not extended: {trouble}")
+            return
+        fresh = extend(device, launch.measured)
+    for each in launch.measured:
         said = "extended" if each in fresh else "measured already in this boot"
         say(f"strongroom: launch.{each.event} {each.digest.hex()}: {said}")
-
-
-class KeyFile:
-    """TorchServe's token file, brought to where an operator looks for it.
-
-    TorchServe writes it into its working folder, and searches that folder first for Java classes and log
-    settings. So the working folder is ours, and the file is copied out whenever it changes.
-    """
-
-    def __init__(self, source: Path, target: Path) -> None:
-        self._source, self._target = source, target
-        self._seen = 0
-
-    def __call__(self) -> None:
-        """Copy it if it is new."""
-        try:
-            changed = self._source.stat().st_mtime_ns
-            octets = self._source.read_bytes()
-        except OSError:
-            return
-        if changed == self._seen or not octets:
-            return
-        fresh = self._target.with_name(f".{self._target.name}.{os.getpid()}")
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(octets)
-            fresh.replace(self._target)
-            self._seen = changed
 
 
 def _wait_for_models(path: Path, supervisor: Supervisor, patience: float) -> list[Mapping[str, Any]]:
