@@ -77,4 +77,4 @@ def pack(config: Path, *, algorithm: str) -> str:
 def _written(text: str) -> str:
     """A TOML string: literal where people can read it so, else basic."""
     plain = "'''" not in text and not text.endswith("'") and all(each.isprintable() or each in "\n\t" for each in text)
-    return f"'''\n{text}'''" if plain else json.dumps(text).replace("\x7f", "\\u007f")
+    return f"'''\n{text}'''" if plain else json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

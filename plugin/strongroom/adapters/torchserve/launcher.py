@@ -147,6 +147,9 @@ def _prepared(
     keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
     keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
     temp, java = folder / "temp", java_for(configuration)
+    named = os.environ.get("JAVA_HOME")
+    if named and Path(named) != java:
+        warnings.append(f"JAVA_HOME of the environment is not used, but {java}: see [surroundings] java_home")
     writable = (temp, folder / "home", *logs, MEMORY) if configuration.worker.disk == "deny" else ()
     server = Child(
         "torchserve",
