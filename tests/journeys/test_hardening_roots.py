@@ -11,6 +11,7 @@ import os
 import pwd
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -201,11 +202,17 @@ def test_a_handler_that_compiles_leaves_sources_and_kernels_in_memory(house):
     assert not memory_only(house)
 
 
+def searched(house) -> list:
+    """Canaries in files wherever anything of a server or a library is written; test_hardening_leaks.py looks at all."""
+    places = ["/tmp", "/var", "/run", "/etc", "/root", "/home", "/opt", "/usr/local", "/dev/shm", sys.prefix]
+    house.hunt.found.clear()
+    house.hunt.files([Path(each) for each in places])
+    return house.hunt.found
+
+
 def memory_only(house) -> list:
     """Canaries in files that are not below the launcher's folder in memory (nor shared memory, which is memory)."""
-    house.hunt.found.clear()
-    house.hunt.files()
-    return [each for each in house.hunt.found if not each.where.startswith("/dev/shm/")]
+    return [each for each in searched(house) if not each.where.startswith("/dev/shm/")]
 
 
 def test_a_keeper_that_dies_comes_back_with_the_same_roots(house):
@@ -225,7 +232,5 @@ def test_at_the_end_nothing_is_left_not_even_shared_memory_that_nobody_unlinked(
     assert list(Path("/dev/shm").glob("nosy_*"))
     house.stage.launcher.send_signal(signal.SIGTERM)
     house.stage.launcher.wait(60)
-    house.hunt.found.clear()
-    house.hunt.files()
-    assert house.hunt.found == []
+    assert searched(house) == []
     assert not list(Path("/dev/shm").glob("nosy_*"))

@@ -187,6 +187,9 @@ def _recorded_startup_files() -> dict[Path, str]:
     """Path → SHA-256 in hex, of start-up files that distributions recorded."""
     found = {}
     for distribution in metadata.distributions():
+        record = distribution.read_text("RECORD") or ""
+        if not any(name in record for name in (".pth", *CUSTOMIZERS)):
+            continue  # making a path of every file of every distribution takes seconds
         for file in distribution.files or ():
             startup = file.suffix == ".pth" or file.stem in CUSTOMIZERS
             if startup and file.hash is not None and file.hash.mode == "sha256":

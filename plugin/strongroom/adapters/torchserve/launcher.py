@@ -159,10 +159,10 @@ def _prepared(
         before=lambda: _sweep(temp, user),
         confine=lambda: confine_server(user, writable),
     )
-    events = measurements(
-        configuration.digest, admitted, Installed.all(), roots=roots,
-        init_data=started.text.encode() if started is not None else None,
-    )  # fmt: skip
+    events: tuple[Measurement, ...] = ()
+    if configuration.tee != SIMULATED:  # which has no register, and would only wait for the digests
+        text = started.text.encode() if started is not None else None
+        events = measurements(configuration.digest, admitted, Installed.all(), roots=roots, init_data=text)
     keeper_child = Child("the keeper", keeper, keeper_environment(folder), Path.cwd(), stdin=charge.serialise())
     return Launch(
         folder, admitted, keeper_child, server, attest, events, tuple(warnings), user, started, held
