@@ -86,6 +86,16 @@ def test_every_test_that_the_threat_model_names_exists():
             assert re.search(rf"^def {function}\(", (ROOT / file).read_text(), re.MULTILINE), each
 
 
+def test_every_attack_in_the_threat_model_names_the_test_that_holds_it():
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    section = text.partition("## 4. ")[2].partition("## 5. ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|") and not set(line) <= set("|- ")]
+    attacks = [row for row in rows if not re.search(r"\| (test|refused in) \|$", row)]
+    assert len(attacks) > 30
+    for row in attacks:
+        assert re.search(r"tests/[\w/]+\.py(::\w+)? \|$", row), row
+
+
 def test_python_in_guides_parses():
     for page in PAGES:
         for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):

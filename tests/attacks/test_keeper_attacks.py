@@ -216,6 +216,27 @@ def test_the_socket_is_of_its_owner_alone(keeper):
     assert keeper().path.stat().st_mode & 0o777 == 0o600
 
 
+def test_with_a_user_for_workers_only_that_user_may_claim(tmp_path):
+    """The launcher named uid 65534; this process stands where a worker stands, and is root or a developer."""
+    from strongroom.keeper.peers import Lineage, Peers, peer_of
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peer = peer_of(ours)
+        Peers(Lineage(os.getppid(), 1, os.geteuid(), os.getegid())).admit(peer)
+        with pytest.raises(KeeperRefused, match="workers as 65534"):
+            Peers(Lineage(os.getppid(), 1, 65534, 65534)).admit(peer)
+
+
+def test_the_socket_is_open_to_the_workers_group_and_to_nobody_else(tmp_path):
+    from strongroom.keeper.peers import Lineage
+
+    service = KeeperService(tmp_path / "sock", {}, Lineage(os.getpid(), 3, os.geteuid(), os.getegid()))
+    status = (tmp_path / "sock").stat()
+    service.close()
+    assert (status.st_mode & 0o777, status.st_gid) == (0o660, os.getegid())
+
+
 def test_a_process_that_has_not_given_up_its_rights_gets_no_file_and_no_context(keeper):
     link = keeper(confined=True).link()
     link.settings()
@@ -238,7 +259,9 @@ print(len(link.model()))
 """
 
 
-@pytest.mark.parametrize(("how", "served"), [("harden_worker(network=False)", True), ("harden()", False), ("", False)])
+@pytest.mark.parametrize(
+    ("how", "served"), [("harden_worker(network=False, disk=False)", True), ("harden()", False), ("", False)]
+)
 def test_the_kernel_is_asked_and_not_the_worker(keeper, how, served):
     keeper = keeper(confined=True)
     command = [sys.executable, "-c", HARDENED.format(how=how), str(keeper.sealed.digest), str(keeper.path)]

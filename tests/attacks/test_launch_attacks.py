@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import shutil
+import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from archive.forgery import streamed_names, with_hidden_entry
 from doubles.models import Author, plain_archive, sealed_toy
-from strongroom.adapters.torchserve.launcher import KeyFile, prepare
+from strongroom.adapters.torchserve.environment import CACHES, java_for
+from strongroom.adapters.torchserve.key_file import KeyFile
+from strongroom.adapters.torchserve.launcher import prepare
 from strongroom.attest.simulated import SimulatedAttester
 from strongroom.errors import ArchiveError, ArchiveTampered, AuthorUnknown, LaunchRefused, StrongroomError
-from strongroom.keeper.process import Charge, hold, run
+from strongroom.keeper.process import Charge, hold, pinned_ca, run
 from strongroom.keeper.room import OpenRoom
 from strongroom.launch.config import Configuration
 from strongroom.launch.supervisor import Child
+from strongroom.launch.surroundings import check_import_path
 from strongroom.plugins import Plugins
 
 
@@ -102,6 +109,63 @@ def test_an_ordinary_archive_is_refused(host):
         host.launch()
 
 
+def test_a_bomb_in_place_of_a_readable_member_is_refused_without_being_inflated(host):
+    """A gigabyte of zeros is a megabyte in a zip; admission compares bytes and inflates none."""
+    path = host.seal().path
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("MAR-INF/MANIFEST.json", "w", force_zip64=True) as member:
+            for _ in range(256):
+                member.write(bytes(4 << 20))
+        archive.writestr("model-config.yaml", b"minWorkers: 1\n")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ArchiveError):
+        host.launch()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10, "kilobytes"
+
+
+@pytest.mark.parametrize("special", ["pipe", "device", "folder", "loop"])
+def test_what_is_no_file_in_the_store_is_refused_and_hangs_nobody(host, special):
+    path = host.store / "toy.mar"
+    if special == "pipe":
+        os.mkfifo(path)
+    elif special == "device":
+        path.symlink_to("/dev/zero")
+    elif special == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path)
+    with pytest.raises(StrongroomError):
+        host.launch()
+
+
+@pytest.mark.parametrize(
+    "extra", ["sitecustomize.py", "ts/__init__.py", "MAR-INF/evil.py", "SEALED-INF/sitecustomize.py", "handler.so"]
+)
+def test_nothing_that_lies_beside_the_members_of_a_folder_archive_reaches_the_server(host, extra):
+    from strongroom.archive.seal import seal_archive
+
+    plain = plain_archive(host.folder / "plain.mar", {"toy.py": b"def handle(d, c):\n    return d\n"}, name="toy")
+    seal_archive(plain, host.store / "toy", author=host.author.key, form="directory")
+    clean = fronts(host.launch("toy=toy"))
+    path = host.store / "toy" / extra
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"print('evil')")
+    with contextlib.suppress(ArchiveError):  # refusing the whole is as good
+        assert fronts(host.launch("toy=toy")) == clean
+
+
+def test_the_configuration_admits_only_the_archives_that_it_lists(host):
+    sealed = host.seal()
+    host.configure(f'archives = ["{sealed.digest}"]\n')
+    assert host.launch().admitted[0].archive == sealed.digest
+    host.configure(f'archives = ["{"11" * 32}"]\n')
+    with pytest.raises(LaunchRefused, match="admits others only"):
+        host.launch()
+    host.configure("archives = []\n")
+    with pytest.raises(LaunchRefused, match="admits others only"):
+        host.launch()
+
+
 @pytest.mark.parametrize("size", [0, 3, 1000, 5 << 20])
 def test_rubbish_is_refused_at_once(host, size):
     (host.store / "toy.mar").write_bytes(os.urandom(size))
@@ -184,6 +248,32 @@ def test_a_configuration_swapped_between_launcher_and_keeper_is_refused(host, tm
         raise LaunchRefused("not the one that the launcher read")
 
 
+@pytest.mark.parametrize("swapped", ["author.pub", "ca.pem"])
+def test_a_key_swapped_between_launcher_and_keeper_is_refused(host, tmp_path, swapped):
+    """The configuration keeps its bytes; what it names has others."""
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    host.config.write_text(host.config.read_text().replace("[attestation]", 'ca = "ca.pem"\n[attestation]'))
+    host.seal()
+    launch = host.launch()
+    charge = Charge.parse(launch.keeper.stdin)
+    (tmp_path / "else").mkdir()
+    other = Author.make(tmp_path / "else")
+    text = other.public.read_text() if swapped == "author.pub" else "-----BEGIN CERTIFICATE-----\nBBBB\n"
+    (tmp_path / swapped).write_text(text)
+    with pytest.raises(LaunchRefused, match="not those that the launcher read"):
+        hold(launch.admitted, Configuration.load(host.config), SimulatedAttester(), Plugins.load(), roots=charge.roots)
+
+
+def test_what_the_keeper_believes_of_a_broker_is_read_once(host, tmp_path):
+    """The CA is a sealed memory file from then on: who swaps the file on the disk later changes nothing."""
+    (tmp_path / "ca.pem").write_text("mine")
+    path, octets = pinned_ca(tmp_path / "ca.pem")
+    (tmp_path / "ca.pem").write_text("yours")
+    assert (path.read_bytes(), octets) == (b"mine", b"mine")
+    with pytest.raises(OSError, match="not permitted"):
+        path.write_bytes(b"yours")
+
+
 @pytest.mark.parametrize(
     "name",
     ["LD_PRELOAD", "LD_AUDIT", "PYTHONPATH", "PYTHONHOME", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "TS_CONFIG_FILE"],
@@ -197,13 +287,70 @@ def test_a_variable_that_would_bring_code_in_is_refused(host, monkeypatch, name)
 
 def test_no_other_variable_of_the_operator_reaches_a_child(host, monkeypatch):
     host.seal()
-    hostile = ["AWS_SECRET_ACCESS_KEY", "http_proxy", "TS_MODEL_STORE", "SSL_CERT_FILE", "OPENSSL_CONF", "LD_DEBUG"]
-    hostile += ["GCONV_PATH", "MALLOC_CHECK_", "PYTHONWARNINGS", "STRONGROOM_KEEPER", "TEMP", "TMPDIR", "BASH_ENV"]
+    hostile = ["AWS_SECRET_ACCESS_KEY", "http_proxy", "TS_MODEL_STORE", "SSL_CERT_FILE", "LD_DEBUG"]
+    hostile += ["MALLOC_CHECK_", "PYTHONWARNINGS", "STRONGROOM_KEEPER", "TEMP", "TMPDIR", "BASH_ENV", "HOME", "PATH"]
+    hostile += ["XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HOME", "VIRTUAL_ENV", "TSS2_LOG"]
     for name in hostile:
         monkeypatch.setenv(name, "/tmp/evil")
     launch = host.launch()
     for child in (launch.keeper, launch.server):
         assert "/tmp/evil" not in child.environment.values()
+
+
+def test_the_servers_java_is_not_the_operators_choice(host, tmp_path):
+    """JAVA_HOME names a program that runs inside the TEE: only the configuration may, or the simulated TEE."""
+    evil = tmp_path / "evil"
+    (evil / "bin").mkdir(parents=True)
+    (evil / "bin" / "java").write_text("#!/bin/sh\necho 'openjdk version \"21.0.1\"' >&2\n")
+    (evil / "bin" / "java").chmod(0o755)
+    environment = {"JAVA_HOME": str(evil), "PATH": f"{evil}/bin:/usr/bin"}
+    configuration = Configuration.load(host.config)
+    assert java_for(configuration, environment) == evil
+    for_hardware = replace(configuration, tee="snp")
+    assert java_for(for_hardware, environment) != evil
+    named = replace(for_hardware, surroundings=replace(configuration.surroundings, java_home=evil))
+    assert java_for(named, {}) == evil
+
+
+def test_programs_are_looked_for_where_the_image_has_them(host, monkeypatch):
+    host.seal()
+    monkeypatch.setenv("PATH", f"/tmp/evil:{os.environ['PATH']}")
+    launch = host.launch()
+    for child in (launch.keeper, launch.server):
+        assert "/tmp/evil" not in child.environment["PATH"]
+        assert child.environment["PATH"].split(":")[0] == str(Path(sys.executable).parent)
+
+
+def test_every_place_where_a_library_would_leave_something_is_in_memory(host):
+    host.seal()
+    launch = host.launch()
+    temp = str(launch.folder / "temp")
+    for name in ("TMPDIR", "TEMP", "HOME", *CACHES):
+        assert launch.server.environment[name].startswith(temp), name
+    launch.server.before()
+    assert Path(launch.server.environment["HOME"]).is_dir()
+    (launch.folder / "temp" / "left").write_text("of the last run")
+    launch.server.before()
+    assert [path.name for path in (launch.folder / "temp").iterdir()] == ["home"]
+
+
+def test_a_launcher_whose_modules_come_from_the_operators_folder_does_not_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for first in ("", str(tmp_path), "."):
+        with pytest.raises(LaunchRefused, match="present folder first"):
+            check_import_path(first, safe=False)
+        check_import_path(first, safe=True)
+    check_import_path("/usr/bin", safe=False)
+
+
+@pytest.mark.parametrize("named", ["/tmp/evil.so", "cmd:/bin/sh -c evil", "libevil", "../evil:x", "pcap:device"])
+def test_a_tpm_that_is_a_library_or_a_command_is_refused(monkeypatch, named):
+    from strongroom.attest.tpm_connection import TCTI_VARIABLE, default_tcti
+    from strongroom.errors import AttesterUnavailable
+
+    monkeypatch.setenv(TCTI_VARIABLE, named)
+    with pytest.raises(AttesterUnavailable, match="library or a command"):
+        default_tcti()
 
 
 @pytest.mark.parametrize(
@@ -237,7 +384,6 @@ def test_the_keeper_and_the_server_do_not_look_for_code_in_the_operators_folder(
 def test_what_a_hostile_folder_offers_to_a_child_is_not_taken(tmp_path, monkeypatch):
     """The control: without -P the planted module runs."""
     import subprocess
-    import sys
 
     (tmp_path / "cbor2.py").write_text("print('EVIL')\nraise SystemExit(3)\n")
     for flags, evil in (([], True), (["-P"], False)):
@@ -270,6 +416,28 @@ def test_the_key_file_is_copied_where_the_operator_looks_and_readable_by_no_othe
     assert target.read_text() == '{"key": 2}'
 
 
+@pytest.mark.parametrize("planted", ["symbolic link", "hard link", "pipe", "another user's", "a gigabyte"])
+def test_what_a_handler_plants_where_the_server_writes_its_tokens_is_not_copied_out(tmp_path, planted):
+    """The launcher may be root and the server's folder another user's: it would read anything for a handler."""
+    secret, source, target = tmp_path / "secret", tmp_path / "home.json", tmp_path / "key_file.json"
+    secret.write_text("root:x:0")
+    owner = os.geteuid()
+    if planted == "symbolic link":
+        source.symlink_to(secret)
+    elif planted == "hard link":
+        os.link(secret, source)
+    elif planted == "pipe":
+        os.mkfifo(source)
+    elif planted == "another user's":
+        source.write_text("tokens")
+        owner += 1
+    else:
+        source.touch()
+        os.truncate(source, 1 << 30)
+    KeyFile(source, target, owner=owner)()
+    assert not target.exists()
+
+
 def test_a_link_planted_in_place_of_the_key_file_is_replaced_and_not_followed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
@@ -287,10 +455,8 @@ def test_a_server_started_by_root_has_lost_the_capability_to_read_other_processe
     from strongroom.launch.hardening import confine_server
 
     program = "print([line for line in open('/proc/self/status') if line.startswith(('CapEff', 'NoNew'))])"
-    import sys
-
     command = ["/bin/sh", "-c", f'{sys.executable} -c "{program}" > {tmp_path}/said']
-    child = Child("it", command, {}, tmp_path, confine=confine_server)
+    child = Child("it", command, {}, tmp_path, confine=lambda: confine_server(None, ()))
     child.start()
     assert child.process.wait(20) == 0
     said = (tmp_path / "said").read_text()

@@ -155,8 +155,17 @@ def test_doctor_ends_in_one_line_and_says_what_is_missing():
         assert all(each["missing"] for each in told["tees"] if each["tee"] != "nvidia")
     else:
         assert done.returncode == 0
-        assert last == f"this machine attests as {told['attester']}"
-    assert {each["what"] for each in told["hardening"]} >= {"swap", "ptrace", "core dumps"}
+        assert last.startswith(f"this machine attests as {told['attester']}; ")
+    looks = sum(not each["ok"] for each in told["hardening"])
+    assert (f"{looks} of {len(told['hardening'])} protections" if looks else "every protection holds") in last
+    assert {each["what"] for each in told["hardening"]} >= {"swap", "ptrace", "core dumps", "keeper: dumpable"}
+    assert all(each["hint"] for each in told["hardening"] if not each["ok"])
+
+
+def test_doctor_tries_what_a_worker_could_do_to_a_keeper():
+    found = {each["what"]: each["ok"] for each in json.loads(strongroom("doctor", "--json").stdout)["hardening"]}
+    for door in ("reads the keeper's memory", "traces the keeper", "writes to a disk", "makes a network socket"):
+        assert found[f"worker {door}"], door
 
 
 def test_hardening_is_read_from_the_kernels_own_files(tmp_path):

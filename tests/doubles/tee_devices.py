@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import socket
 import threading
@@ -150,16 +151,64 @@ class PretendSevGuest:
         return 0
 
 
+# -- the measurement registers of a TDX guest ------------------------------------------
+
+
+@dataclass
+class PretendRegisters:
+    """/sys/devices/virtual/misc/tdx_guest/measurements of Linux 6.16: tsm-mr over the TDX module.
+
+    A read gives 48 bytes. A write of 48 bytes extends an RTMR; of any other size it is EINVAL, and on a register
+    that only reads, EACCES. `values` is the TD's state, which a quote of the same TD has to show.
+    """
+
+    values: dict[str, bytes] = field(
+        default_factory=lambda: {
+            **{f"rtmr{index}:sha384": bytes(48) for index in range(4)},
+            "mrtd:sha384": b"\x7d" * 48, "mrconfigid": bytes(48), "mrowner": bytes(48), "mrownerconfig": bytes(48),
+        }
+    )  # fmt: skip
+    root: bool = True
+    lost: int = 0
+    """So many writes are answered as done, and are not."""
+
+    def there(self, name: str) -> bool:
+        return name in self.values
+
+    def writable(self, name: str) -> bool:
+        return self.root and name.startswith("rtmr")
+
+    def read(self, name: str) -> bytes:
+        if name not in self.values:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return self.values[name]
+
+    def write(self, name: str, octets: bytes) -> None:
+        if not self.writable(name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if len(octets) != 48:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if self.lost:
+            self.lost -= 1
+            return
+        self.values[name] = hashlib.sha384(self.values[name] + octets).digest()
+
+    @property
+    def rtmr(self) -> tuple[bytes, bytes, bytes, bytes]:
+        return tuple(self.values[f"rtmr{index}:sha384"] for index in range(4))
+
+
 # -- /dev/tdx_guest and the host's quoting service ---------------------------------------
 
 
-def tdx_guest(descriptor: int, request: int, address: int) -> int:
-    """TDX_CMD_GET_REPORT0: a TDREPORT that holds the report data at offset 128 (REPORTMACSTRUCT)."""
+def tdx_guest(descriptor: int, request: int, address: int, *, config_id: bytes = bytes(48)) -> int:
+    """TDX_CMD_GET_REPORT0: a TDREPORT with the report data at 128 (REPORTMACSTRUCT), MRCONFIGID at 576 (TDINFO)."""
     assert request == 0xC4405401, "TDX_CMD_GET_REPORT0"
     os.fstat(descriptor)
     tdreport = bytearray(1024)
     tdreport[0] = 0x81
     tdreport[128:192] = ctypes.string_at(address, 64)
+    tdreport[576:624] = config_id
     ctypes.memmove(address + 64, bytes(tdreport), 1024)
     return 0
 

@@ -134,3 +134,27 @@ def test_a_td_quote_comes_from_the_hosts_quoting_service_over_the_tdreport(machi
         assert json.loads(machine.asked[-1][1]) == {"report": b64url((folder / "tdreport.bin").read_bytes())}
         with pytest.raises(AttesterUnavailable, match="quoting service"):
             attester._added(machine.guest.hcl())
+
+
+def test_init_data_goes_into_pcr_8_of_the_virtual_tpm_and_a_policy_finds_it_there(machine, metadata):
+    """Last in this file: the register keeps it until the machine boots again."""
+    from strongroom.errors import EvidenceRefused
+    from strongroom.evidence.init_data import InitData
+    from strongroom.evidence.judge import judge
+    from strongroom.evidence.policy import Policy
+    from strongroom.launch.roots import bind_init_data, check_init_data
+
+    data = InitData.parse('version = "0.1.0"\nalgorithm = "sha256"\n[data]\n"strongroom.toml" = "x"\n')
+    verifiers = {"az-snp-vtpm": AzureSnpVerifier(issuers=amd_keys("Milan").issuers)}
+
+    def judged(evidence, digest):
+        policy = Policy.parse(f'name = "x"\ninit_data = ["{digest}"]\n[az-snp-vtpm]\n', verifiers)
+        return judge(evidence, binding=DIGEST, endorsements=Endorsements(), policy=policy, now=NOW, verifiers=verifiers)
+
+    with AzureSnpAttester(machine.tpm.tcti, metadata=metadata) as attester:
+        assert check_init_data(data, attester, {}) == "PCR 8"
+        with pytest.raises(EvidenceRefused, match=r"az-snp-vtpm\.init-data"):
+            judged(attester.evidence(DIGEST), data.digest.hex())
+        bind_init_data(data, attester)
+        verdict = judged(attester.evidence(DIGEST), data.digest.hex())
+    assert str(verdict.claims.values["init_data"].provenance) == "hardware"

@@ -143,6 +143,14 @@ class _AzureAttester:
             raise AttesterUnavailable(f"the paravisor or its host answered something odd: {error}") from error
         return Evidence(self.tee, protocol_body(octets, message, signature, pcrs, **added))
 
+    def init_data_state(self) -> bytes:
+        """PCR 8 of the virtual TPM; raises `AttesterUnavailable`."""
+        return self._tpm.init_data_state()
+
+    def bind_init_data(self, digest: bytes) -> None:
+        """Extend PCR 8 by the SHA-256 digest of init-data, once a boot; raises `AttesterUnavailable`."""
+        self._tpm.bind_init_data(digest)
+
     def _added(self, hcl: HclReport) -> dict[str, bytes]:
         raise NotImplementedError
 

@@ -5,6 +5,7 @@ Everything here only looks. `strongroom doctor` prints it; the keeper decides no
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.hookspecs import AttesterOffer
+from strongroom.launch.hardening import swaps
+from strongroom.launch.probe import HINTS, look
 from strongroom.plugins import Plugins
 
 DEVICE_TEES = frozenset({"nvidia"})
@@ -82,9 +85,14 @@ def chosen(findings: Iterable[TeeFinding]) -> str | None:
     return next((each.tee for each in findings if not each.missing and each.tee not in DEVICE_TEES), None)
 
 
+def processes() -> list[Hardening]:
+    """What a keeper and a worker can do for themselves here, tried out in two processes (`launch.probe`)."""
+    return [Hardening(each.what, each.ok, each.found, HINTS.get(each.what, "")) for each in look()]
+
+
 def hardening(root: Path = Path("/")) -> list[Hardening]:
     """What protects the memory of processes here; `root` is where proc and sys are looked for."""
-    swaps = _lines(root / "proc/swaps")[1:]
+    in_use = swaps(root / "proc/swaps")
     scope = _word(root / "proc/sys/kernel/yama/ptrace_scope")
     pattern = _word(root / "proc/sys/kernel/core_pattern")
     soft, _ = resource.getrlimit(resource.RLIMIT_CORE)
@@ -92,12 +100,12 @@ def hardening(root: Path = Path("/")) -> list[Hardening]:
     lockdown = _word(root / "sys/kernel/security/lockdown")
     return [
         Hardening(
-            "swap", not swaps, "off" if not swaps else f"{len(swaps)} in use",
-            "opened models could be written to it: swapoff -a, or encrypt it with a key of this boot",
+            "swap", not in_use, "off" if not in_use else ", ".join(in_use),
+            "opened models could be written to it, so launch refuses: swapoff -a; zram is accepted",
         ),
         Hardening(
             "ptrace", scope in ("1", "2", "3"), f"yama scope {scope or 'absent'}",
-            "processes of one user can read each other: sysctl kernel.yama.ptrace_scope=2",
+            "processes that are not hardened can be read by others of their user: sysctl kernel.yama.ptrace_scope=2",
         ),
         Hardening(
             "core dumps", soft == 0 or pattern in ("", "|/bin/false"),
@@ -105,9 +113,10 @@ def hardening(root: Path = Path("/")) -> list[Hardening]:
             "a crash could write memory to disk (the keeper forbids its own): ulimit -c 0",
         ),
         Hardening(
-            "locked memory", locked == resource.RLIM_INFINITY or locked >= 1 << 26,
-            "unlimited" if locked == resource.RLIM_INFINITY else f"{locked >> 20} MiB",
-            "keys may be swapped: raise LimitMEMLOCK of the service to 64M or more",
+            "locked memory", locked == resource.RLIM_INFINITY or os.geteuid() == 0,
+            "unlimited" if locked == resource.RLIM_INFINITY else f"{locked >> 20} MiB"
+            + (", and root is not held to it" if os.geteuid() == 0 else ""),
+            "keys may be swapped where swap is on: LimitMEMLOCK=infinity for the service",
         ),
         Hardening(
             "kernel lockdown", "[none]" not in lockdown and bool(lockdown), lockdown or "absent",

@@ -44,6 +44,10 @@ class SimulatedAttester:
         """32 bytes: what `evidence` will state."""
         return self._measurement if self._measurement is not None else installed_measurement()
 
+    def asserting(self, further: Mapping[str, Any]) -> SimulatedAttester:
+        """One that says more about itself."""
+        return SimulatedAttester(measurement=self._measurement, asserted=self._asserted | dict(further))
+
     def evidence(self, report_data: bytes) -> Evidence:
         """Simulated evidence over 1 to 64 bytes of report data, padded with zeros; warns on stderr."""
         if not 1 <= len(report_data) <= 64:

@@ -3,7 +3,8 @@
 From configfs (provider ``tdx_guest``), which does it all; or, on older kernels, a TDREPORT from
 ``/dev/tdx_guest`` that the host's quote generation service turns into a quote over vsock (Intel DCAP, the
 message format of qgs_msg_lib). The body is the key broker protocol's ``{"quote", "cc_eventlog"}``. The log is
-the CCEL ACPI table's. docs/attestation/tdx.md is the page for people.
+the CCEL ACPI table's, with what `launch` extended into RTMR 3 behind it. docs/attestation/tdx.md and init-data.md
+are the pages for people.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from typing import Any
 from strongroom.attest import ioctl, tsm
 from strongroom.attest.binding import fit, insist
 from strongroom.attest.ioctl import Ioctl, opened, read_write, system_ioctl
+from strongroom.attest.launch_log import FOLDER, LaunchLog
+from strongroom.attest.tdx_registers import CONFIG_ID, SIZE, Registers, Sysfs, runtime_register
 from strongroom.encoding import Reader, b64
 from strongroom.errors import AttesterUnavailable, EvidenceMalformed, MalformedInput
 from strongroom.evidence.dcap_quote import Quote, TdReport
+from strongroom.evidence.tdx_event_log import Event, parse_log, replay
+from strongroom.evidence.tdx_launch_log import EV_EVENT_TAG, LAUNCH_REGISTER, LaunchRecord, with_records
 from strongroom.evidence.types import Evidence
 
 DEVICE = Path("/dev/tdx_guest")
@@ -32,6 +37,10 @@ HOST = 2
 """The host's vsock address (VMADDR_CID_HOST)."""
 LARGEST_ANSWER = 1 << 16
 LARGEST_LOG = 1 << 22
+LAUNCH_LOG = FOLDER / "tdx-launch.json"
+_REGISTER = runtime_register(LAUNCH_REGISTER)
+_CONFIG_ID_AT = 576
+"""Offset of MRCONFIGID in a TDREPORT: TDINFO_STRUCT at 512, behind attributes, XFAM and MRTD."""
 _TIMEOUT = 30.0
 
 
@@ -58,12 +67,16 @@ class TdxAttester:
         reports: tsm.Reports | None = None,
         device: Path = DEVICE,
         event_log: Path = EVENT_LOG,
+        registers: Registers | None = None,
+        launch_log: Path = LAUNCH_LOG,
         ioctl: Ioctl = system_ioctl,
         connect: Callable[[], socket.socket] = connect_to_host,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         self._reports = reports or tsm.Configfs()
         self._device, self._event_log = device, event_log
+        self._registers = registers or Sysfs()
+        self._launch_log_file = LaunchLog(launch_log, LaunchRecord.parse)
         self._ioctl, self._connect = ioctl, connect
         self._options: dict[str, Any] = {} if sleep is None else {"sleep": sleep}
 
@@ -83,7 +96,76 @@ class TdxAttester:
         insist(quote.body.report_data, wanted, what="the quote generation service")
         return Evidence(self.tee, {"quote": b64(octets), "cc_eventlog": self._log()})
 
+    # -- what the guest was started with, and what it starts ------------------------------
+
+    def init_data_field(self) -> bytes:
+        """MRCONFIGID, 48 bytes, by the TDX module itself; raises `AttesterUnavailable`."""
+        if self._registers.there(CONFIG_ID):
+            return self._read(CONFIG_ID)
+        return self._tdreport(bytes(64))[_CONFIG_ID_AT : _CONFIG_ID_AT + SIZE]
+
+    def launched(self) -> tuple[LaunchRecord, ...]:
+        """What was extended in this boot; raises `AttesterUnavailable`."""
+        return self._launch_log_file.read()
+
+    def launch_trouble(self) -> str:
+        """Why launch events cannot be extended or shown, in one sentence; empty where they can."""
+        if not self._registers.there(_REGISTER):
+            return f"the kernel does not show RTMR {LAUNCH_REGISTER} (Linux 6.16 does)"
+        if not self._registers.writable(_REGISTER):
+            return f"this user may not extend RTMR {LAUNCH_REGISTER}"
+        return "" if self._ccel() else f"there is no event log at {self._event_log} to show them in"
+
+    def extend(self, digest: bytes, event: str) -> LaunchRecord:
+        """Extend RTMR 3 by an event and its 32-byte digest, and write it to the launch log.
+
+        Called by `launch` before anything else starts. Raises `AttesterUnavailable`, also where the register does
+        not hold what firmware and launch log account for: no verifier would accept what comes of it.
+        """
+        trouble = self.launch_trouble()
+        if trouble:
+            raise AttesterUnavailable(trouble)
+        record = LaunchRecord.parse(LaunchRecord(event, bytes(digest)).serialise())
+        self._insist(self.launched())
+        records = self._launch_log_file.add(record)
+        try:
+            self._registers.write(_REGISTER, record.extended)
+        except OSError as error:
+            raise AttesterUnavailable(f"RTMR {LAUNCH_REGISTER} could not be extended: {error.strerror}") from error
+        self._insist(records)
+        return record
+
+    def _insist(self, records: tuple[LaunchRecord, ...]) -> None:
+        ours = tuple(Event(LAUNCH_REGISTER, EV_EVENT_TAG, each.extended, "", each.data) for each in records)
+        try:
+            expected = replay((*parse_log(self._ccel() or b""), *ours))[LAUNCH_REGISTER]
+        except MalformedInput as error:
+            raise AttesterUnavailable(f"{self._event_log} cannot be read: {error}") from error
+        if self._read(_REGISTER) != expected:
+            raise AttesterUnavailable(
+                f"RTMR {LAUNCH_REGISTER} does not hold what the event log and the launch log account for",
+                hint="something else extended it in this boot; use an image in which only launch does",
+            )
+
+    def _read(self, name: str) -> bytes:
+        try:
+            octets = self._registers.read(name)
+        except OSError as error:
+            raise AttesterUnavailable(f"the measurement register {name}: {error.strerror}") from error
+        if len(octets) != SIZE:
+            raise AttesterUnavailable(f"the measurement register {name} has {len(octets)} bytes, not {SIZE}")
+        return octets
+
     def _log(self) -> str | None:
+        octets, records = self._ccel(), self.launched()
+        if octets is None:
+            return None
+        try:
+            return b64(with_records(octets, records) if records else octets)
+        except MalformedInput as error:
+            raise AttesterUnavailable(f"{self._event_log} cannot be read: {error}") from error
+
+    def _ccel(self) -> bytes | None:
         try:
             octets = self._event_log.read_bytes()
         except FileNotFoundError:
@@ -94,7 +176,7 @@ class TdxAttester:
             ) from error
         if len(octets) > LARGEST_LOG:
             raise AttesterUnavailable(f"{self._event_log}: {len(octets)} bytes, the limit is {LARGEST_LOG}")
-        return b64(octets)
+        return octets
 
     def _tdreport(self, wanted: bytes) -> bytes:
         request = _ReportRequest()

@@ -12,15 +12,15 @@ attributes. Nothing is stored in the TPM.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from strongroom.attest.launch_log import FOLDER, LaunchLog
 from strongroom.attest.tpm_connection import DEVICE, TpmConnection, default_tcti, missing
-from strongroom.encoding import b64, parse_json
-from strongroom.errors import AttesterUnavailable, MalformedInput
+from strongroom.encoding import b64
+from strongroom.errors import AttesterUnavailable
 from strongroom.evidence.tpm_credential import Credential, activation_answer, spki_of
 from strongroom.evidence.tpm_event_log import LAUNCH_PCR, LaunchEvent
 from strongroom.evidence.tpm_evidence import BankQuote, TpmEvidence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["TpmAttester", "missing", "read_launch_log", "write_launch_log"]
 
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
-LAUNCH_LOGS = Path("/run/strongroom")
 NONCE_SIZE = 32
 """Bytes of report data that go into a quote; the key broker protocol cuts its digest to this."""
 EK_TYPES = {"rsa2048": "EK-RSA2048", "ecc256": "EK-ECC256"}
@@ -48,7 +47,7 @@ def launch_log_of(tcti: str) -> Path:
     name = (
         "tpm-launch" if tcti == f"device:{DEVICE}" else f"tpm-launch-{hashlib.sha256(tcti.encode()).hexdigest()[:16]}"
     )
-    return LAUNCH_LOGS / f"{name}.json"
+    return FOLDER / f"{name}.json"
 
 
 class TpmAttester:
@@ -222,39 +221,31 @@ class TpmAttester:
     def extend(self, digest: bytes, event: str, *, pcr: int = LAUNCH_PCR) -> LaunchEvent:
         """Extend `pcr` by an event and its 32-byte digest in every bank, and write it to the launch log.
 
-        Called by `launch` before anything else starts. The log is written first: a line too many is seen by
-        every verifier, an extension without its line would only look like tampering. Raises
-        `AttesterUnavailable`, also where the event stands in the log already.
+        Called by `launch` before anything else starts; the log is written first. Raises `AttesterUnavailable`,
+        also where the event stands in the log already.
         """
-        from tpm2_pytss import ESYS_TR, TPM2_ALG, TPML_DIGEST_VALUES, TPMT_HA, TPMU_HA
-
         entry = LaunchEvent(pcr, event, bytes(digest))
         LaunchEvent.parse(entry.serialise())
         with self._lock:
-            events = read_launch_log(self._launch_log)
-            if any(each.event == event for each in events):
-                raise AttesterUnavailable(
-                    f"{event!r} was extended already in this boot",
-                    hint="reboot the guest to launch another configuration",
-                )
-            write_launch_log(self._launch_log, (*events, entry))
-            values = [
-                TPMT_HA(hashAlg=number, digest=TPMU_HA(**{name: entry.extended(name)}))
-                for name, number in (("sha256", TPM2_ALG.SHA256), ("sha384", TPM2_ALG.SHA384))
-                if name in self._banks()
-            ]
-            self._tpm.asked(
-                lambda: self._tpm.esapi.pcr_extend(ESYS_TR(pcr), TPML_DIGEST_VALUES(values)), f"extend PCR {pcr}"
-            )
+            _log(self._launch_log).add(entry)
+            self._tpm.extend(pcr, {name: entry.extended(name) for name in self._tpm.banks()})
         return entry
 
-    def _banks(self) -> set[str]:
-        from tpm2_pytss import TPM2_ALG, TPM2_CAP
+    def launched(self) -> tuple[LaunchEvent, ...]:
+        """What was extended in this boot; raises `AttesterUnavailable`."""
+        return read_launch_log(self._launch_log)
 
-        _, found = self._tpm.asked(lambda: self._tpm.esapi.get_capability(TPM2_CAP.PCRS, 0, 16), "list the PCR banks")
-        names = {int(TPM2_ALG.SHA256): "sha256", int(TPM2_ALG.SHA384): "sha384"}
-        chosen = [each for each in found.data.assignedPCR if any(bytes(each.pcrSelect))]
-        return {names[int(each.hash)] for each in chosen if int(each.hash) in names}
+    def launch_trouble(self) -> str:
+        """Why launch events could not be shown; a TPM that answers has no reason."""
+        return ""
+
+    def init_data_state(self) -> bytes:
+        """PCR 8, in which the key broker protocol has the digest of init-data; raises `AttesterUnavailable`."""
+        return self._tpm.init_data_state()
+
+    def bind_init_data(self, digest: bytes) -> None:
+        """Extend PCR 8 by a SHA-256 digest, once a boot; raises `AttesterUnavailable`."""
+        self._tpm.bind_init_data(digest)
 
     def _primary(self, template: str) -> tuple[ESYS_TR, bytes]:
         from tpm2_pytss import ESYS_TR, TPM2B_PUBLIC, TPMA_OBJECT, TPMT_PUBLIC
@@ -284,24 +275,13 @@ def _read(path: Path) -> bytes | None:
 
 def read_launch_log(path: Path) -> tuple[LaunchEvent, ...]:
     """The events that `extend` wrote since boot; empty where there is no log. Raises `AttesterUnavailable`."""
-    octets = _read(path)
-    if octets is None:
-        return ()
-    try:
-        events = parse_json(octets, where=str(path))
-        if not isinstance(events, list):
-            raise MalformedInput(f"{path}: not a list of events")
-        return tuple(LaunchEvent.parse(each) for each in events)
-    except MalformedInput as error:
-        raise AttesterUnavailable(f"the launch log cannot be read: {error}", hint="reboot the guest") from error
+    return _log(path).read()
 
 
 def write_launch_log(path: Path, events: Sequence[LaunchEvent]) -> None:
     """Replace the log as a whole; raises `AttesterUnavailable`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps([event.serialise() for event in events]))
-        temporary.replace(path)
-    except OSError as error:
-        raise AttesterUnavailable(f"the launch log {path} cannot be written", hint=str(error)) from error
+    _log(path).write(events)
+
+
+def _log(path: Path) -> LaunchLog[LaunchEvent]:
+    return LaunchLog(path, LaunchEvent.parse)

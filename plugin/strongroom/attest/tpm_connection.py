@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from strongroom.errors import AttesterUnavailable
+from strongroom.evidence.init_data import PCR as INIT_DATA_PCR
+from strongroom.evidence.init_data import fitted
 from strongroom.evidence.tpm_structures import Quote, TpmSignature
 
 if TYPE_CHECKING:
@@ -22,14 +24,25 @@ DEVICE = Path("/dev/tpmrm0")
 TCTI_VARIABLE = "TPM2TOOLS_TCTI"
 """The variable by which tpm2-tools name another TPM. It carries no security meaning: who is led to another
 TPM makes evidence that no policy for this machine accepts."""
+KINDS_FROM_OUTSIDE = ("device", "mssim", "swtpm", "tabrmd")
+"""What the variable may name. libtss2 would also load a library by its path, or run a command (``cmd``)."""
 _ATTEMPTS = 3
 
 T = TypeVar("T")
 
 
 def default_tcti() -> str:
-    """The TCTI to use where none is named: that of the environment, else the kernel's resource manager."""
-    return os.environ.get(TCTI_VARIABLE) or f"device:{DEVICE}"
+    """The TCTI to use where none is named: that of the environment, else the kernel's resource manager.
+
+    Raises `AttesterUnavailable` where the environment names one that is not of `KINDS_FROM_OUTSIDE`.
+    """
+    named = os.environ.get(TCTI_VARIABLE) or f"device:{DEVICE}"
+    if named.partition(":")[0] not in KINDS_FROM_OUTSIDE:
+        raise AttesterUnavailable(
+            f"{TCTI_VARIABLE} names {named[:60]!r}, which could bring in a library or a command",
+            hint=f"one of {', '.join(KINDS_FROM_OUTSIDE)}, or unset it for {DEVICE}",
+        )
+    return named
 
 
 def missing(device: Path = DEVICE) -> str:
@@ -39,6 +52,10 @@ def missing(device: Path = DEVICE) -> str:
     except (ImportError, OSError, RuntimeError):
         return "tpm2-pytss is not installed: pip install 'strongroom[tpm]' (it needs libtss2)"
     if os.environ.get(TCTI_VARIABLE):
+        try:
+            default_tcti()
+        except AttesterUnavailable as error:
+            return str(error)
         return ""
     if not device.exists():
         return f"there is no {device}: no TPM 2.0, or its kernel module is not loaded"
@@ -131,6 +148,45 @@ class TpmConnection:
             values |= {index: bytes(digest) for index, digest in zip(got, digests, strict=False)}
             left = [index for index in left if index not in values]
         return values
+
+    def banks(self) -> set[str]:
+        """The PCR banks among SHA-256 and SHA-384 that are allocated."""
+        from tpm2_pytss import TPM2_ALG, TPM2_CAP
+
+        _, found = self.asked(lambda: self.esapi.get_capability(TPM2_CAP.PCRS, 0, 16), "list the PCR banks")
+        names = {int(TPM2_ALG.SHA256): "sha256", int(TPM2_ALG.SHA384): "sha384"}
+        chosen = [each for each in found.data.assignedPCR if any(bytes(each.pcrSelect))]
+        return {names[int(each.hash)] for each in chosen if int(each.hash) in names}
+
+    def extend(self, pcr: int, digests: Mapping[str, bytes]) -> None:
+        """TPM2_PCR_Extend of one register in the named banks."""
+        from tpm2_pytss import ESYS_TR, TPM2_ALG, TPML_DIGEST_VALUES, TPMT_HA, TPMU_HA
+
+        numbers = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384}
+        values = [
+            TPMT_HA(hashAlg=numbers[name], digest=TPMU_HA(**{name: digest})) for name, digest in sorted(digests.items())
+        ]
+        self.asked(lambda: self.esapi.pcr_extend(ESYS_TR(pcr), TPML_DIGEST_VALUES(values)), f"extend PCR {pcr}")
+
+    def init_data_state(self) -> bytes:
+        """PCR 8 of the SHA-256 bank, in which the key broker protocol has the digest of init-data."""
+        with self.lock:
+            return self.read_pcrs("sha256", [INIT_DATA_PCR])[INIT_DATA_PCR]
+
+    def bind_init_data(self, digest: bytes) -> None:
+        """Extend PCR 8 by a SHA-256 digest, once a boot; raises `AttesterUnavailable` where it holds something else."""
+        wanted = fitted(digest, "tpm")
+        if wanted is None:
+            raise AttesterUnavailable("PCR 8 takes a SHA-256 digest", hint='init-data: algorithm = "sha256"')
+        with self.lock:
+            if self.init_data_state() == wanted:
+                return  # started again in the same boot
+            if any(self.init_data_state()):
+                raise AttesterUnavailable(
+                    "PCR 8 was extended by something else in this boot",
+                    hint="boot the image without a boot loader that measures its commands there (GRUB does)",
+                )
+            self.extend(INIT_DATA_PCR, {"sha256": digest})
 
     def _pcr_read(self, selection: str) -> Any:
         return self.asked(lambda: self.esapi.pcr_read(selection), "read PCRs")

@@ -6,6 +6,7 @@ so it is as true as the software that the CPU measured. Sent only to a broker wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,16 @@ from typing import Any
 from strongroom.encoding import Fields, unhex
 from strongroom.errors import MalformedInput
 
+WORD = re.compile(r"[a-z][a-z-]{0,63}")
+
 
 @dataclass(frozen=True, slots=True)
 class KeeperStatement:
     """A keeper's name for its life, and what it admitted.
 
     `keeper` is 16 random bytes of one keeper process; `archives` and `authors` are the digests that it
-    admitted; `configuration` and `plugins` are SHA-256 digests, empty where there is none.
+    admitted; `configuration` and `plugins` are SHA-256 digests, empty where there is none; `hardening` names what
+    holds for its process and its workers (docs/keeper.md, hardening).
     """
 
     keeper: bytes
@@ -27,6 +31,7 @@ class KeeperStatement:
     authors: tuple[bytes, ...] = ()
     configuration: bytes = b""
     plugins: bytes = b""
+    hardening: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, value: object) -> KeeperStatement:
@@ -39,8 +44,11 @@ class KeeperStatement:
             authors=_digests(read, "authors"),
             configuration=_digest(read, "configuration"),
             plugins=_digest(read, "plugins"),
+            hardening=read.texts("hardening", limit=64, default=()),
         )
         read.done()
+        if any(not WORD.fullmatch(each) for each in statement.hardening):
+            raise MalformedInput("keeper statement: hardening holds something else than words")
         return statement
 
     def serialise(self) -> dict[str, Any]:
@@ -50,6 +58,7 @@ class KeeperStatement:
             "authors": [each.hex() for each in self.authors],
             "configuration": self.configuration.hex(),
             "plugins": self.plugins.hex(),
+            "hardening": list(self.hardening),
         }
         return {"version": 1, "keeper": self.keeper.hex()} | {name: each for name, each in members.items() if each}
 

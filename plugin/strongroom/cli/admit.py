@@ -23,6 +23,13 @@ def admit(
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="the configuration (docs/configuration.md)")
     ] = None,
+    init_data: Annotated[Path | None, typer.Option(metavar="FILE", help="as for `strongroom launch`")] = None,
+    write_init_data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="pack the configuration and the keys it names, for --init-data")
+    ] = None,
+    algorithm: Annotated[
+        str, typer.Option(metavar="HASH", help="with --write-init-data: sha256 (a TPM needs it), sha384 or sha512")
+    ] = "sha256",
     write_expected: Annotated[
         Path | None, typer.Option(metavar="FILE", help="list the installed distributions, for [surroundings]")
     ] = None,
@@ -31,22 +38,32 @@ def admit(
     """Check configuration, surroundings, flags and archives as `launch` does, and start nothing.
 
     Examples: `strongroom admit --config strongroom.toml -- torchserve --start --model-store model_store
-    --models digits=digits.mar` · `strongroom admit --write-expected installed.json`
+    --models digits=digits.mar` · `strongroom admit --write-expected installed.json` ·
+    `strongroom admit --config strongroom.toml --write-init-data init-data.toml`
     """
     import shutil
 
     from strongroom.adapters.torchserve.launcher import describe, prepare
+    from strongroom.evidence.init_data import ALGORITHMS, InitData
+    from strongroom.launch import init_files
     from strongroom.launch.surroundings import Installed
 
+    aside = sys.stderr if as_json else sys.stdout
     if write_expected is not None:
         installed = Installed.all()
         Installed.write(write_expected, installed)
-        print(f"{write_expected}: {len(installed)} distributions", file=sys.stderr if as_json else sys.stdout)
-    if config is None or not command:
-        if write_expected is None:
-            raise typer.BadParameter("give --config FILE and the server's command behind --")
+        print(f"{write_expected}: {len(installed)} distributions", file=aside)
+    if write_init_data is not None:
+        if config is None or algorithm not in ALGORITHMS:
+            raise typer.BadParameter(f"--write-init-data needs --config FILE, and one of {', '.join(ALGORITHMS)}")
+        packed = init_files.pack(config, algorithm=algorithm)
+        write_init_data.write_text(packed, "utf-8")
+        print(f"{write_init_data}: {algorithm} {InitData.parse(packed).digest.hex()}", file=aside)
+    if not command or (config is None and init_data is None):
+        if write_expected is None and write_init_data is None:
+            raise typer.BadParameter("give --config FILE or --init-data FILE, and the server's command behind --")
         return
-    prepared = prepare(config, command)
+    prepared = prepare(config, command, init_data=init_data)
     shutil.rmtree(prepared.folder, ignore_errors=True)
     for warning in prepared.warnings:
         print(f"strongroom: warning: {warning}", file=sys.stderr)
@@ -55,4 +72,6 @@ def admit(
         return
     for each in prepared.admitted:
         print(f"{each.name}: archive {each.archive}, author {each.author}, version {each.version} of {each.lineage}")
+    for event in prepared.measured:  # what a policy may demand before the first launch: launch = { … }
+        print(f"launch.{event.event} {event.digest.hex()}")
     print(f"{len(prepared.admitted)} archives would be served")

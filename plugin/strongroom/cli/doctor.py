@@ -16,19 +16,22 @@ def doctor(
     plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this plugin too")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
 ) -> None:
-    """Look at this machine: TEE devices, the attester that would be used, what is missing.
+    """Look at this machine: TEE devices, the attester that would be used, what is missing, how memory is kept.
+
+    Two processes harden themselves as a keeper and a worker do, and try each other.
 
     Example: `strongroom doctor`. Exit status 0 where a hardware TEE can be used, else 1.
     """
     import json
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from strongroom.attest.machine import chosen, hardening, tees
+    from strongroom.attest.machine import chosen, hardening, processes, tees
     from strongroom.plugins import Plugins
 
-    findings, shields = tees(Plugins.load(plugin or [])), hardening()
+    findings, shields = tees(Plugins.load(plugin or [])), [*hardening(), *processes()]
     tee = chosen(findings)
     if as_json:
         told = {
@@ -46,16 +49,18 @@ def doctor(
             mark = "[green]here[/green]" if not each.missing else "[dim]no[/dim]"
             table.add_row(mark, each.tee, each.missing or "ready", each.verifier or "ready")
         console.print(table)
-        table = Table(title="memory", title_justify="left")
-        for heading in ("", "what", "found", "next step"):
-            table.add_column(heading, overflow="fold")
         for shield in shields:
-            mark = "[green]ok[/green]" if shield.ok else "[yellow]look[/yellow]"
-            table.add_row(mark, shield.what, shield.found, "" if shield.ok else shield.hint)
-        console.print(table)
+            mark = "[green]ok  [/green]" if shield.ok else "[yellow]look[/yellow]"
+            rest = "" if shield.ok else f"; next: {shield.hint}"
+            console.print(f"{mark} {escape(f'{shield.what}: {shield.found}{rest}')}", soft_wrap=True, highlight=False)
+        looks = sum(not each.ok for each in shields)
+        rest = f"; {looks} of {len(shields)} protections want a look" if looks else "; every protection holds"
         if tee is None:
-            print("no TEE can be used here: only the simulated TEE works, which protects nothing and has to be named")
+            print(
+                "no TEE can be used here: only the simulated TEE works, which protects nothing and has to be named"
+                + rest
+            )
         else:
-            print(f"this machine attests as {tee}")
+            print(f"this machine attests as {tee}{rest}")
     if tee is None:
         raise typer.Exit(1)

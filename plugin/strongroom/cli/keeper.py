@@ -28,9 +28,10 @@ def keeper(
     import tempfile
 
     from strongroom.errors import LaunchRefused
-    from strongroom.keeper.process import Charge, run
+    from strongroom.keeper.process import Charge, pinned_ca, run
     from strongroom.launch.admission import Gate
     from strongroom.launch.config import Configuration
+    from strongroom.launch.measured import trust_roots
     from strongroom.worker.link import DEFAULT_SOCKET
 
     configuration = Configuration.load(config)
@@ -40,7 +41,10 @@ def keeper(
         pairs = dict(each.partition("=")[::2] for each in models or [])
         if not pairs or not all(pairs.values()):
             raise LaunchRefused("no archive is named", hint="strongroom keeper --config FILE digits=digits.mar")
+        gate = Gate(configuration.admission)
         with tempfile.TemporaryDirectory() as fronts:  # admission writes fronts; a bare keeper needs none
-            named = {name: Path(path) for name, path in pairs.items()}
-            charge = Charge(tuple(Gate(configuration.admission).admit(named, Path(fronts))), None, configuration.digest)
+            admitted = gate.admit({name: Path(path) for name, path in pairs.items()}, Path(fronts))
+        _, authority = pinned_ca(configuration.broker.ca if configuration.broker is not None else None)
+        roots = trust_roots((each.id for each in gate.authors), authority)
+        charge = Charge(tuple(admitted), None, configuration.digest, roots)
     run(configuration, charge, socket or DEFAULT_SOCKET)

@@ -20,17 +20,26 @@ def launch(
     command: Annotated[
         list[str], typer.Argument(metavar="-- torchserve …", help="stock TorchServe with its usual flags")
     ],
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="the configuration (docs/configuration.md)")],
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="the configuration (docs/configuration.md)")
+    ] = None,
+    init_data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="the configuration in an init-data file that the hardware vouches for"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the admitted archives as JSON on stdout")] = False,
 ) -> None:
     """Check the archives, open them in a keeper, and serve them with stock TorchServe.
+
+    With --init-data (docs/attestation/init-data.md) authors, broker and settings are those that the guest was started
+    with: the launch is refused where the hardware holds another digest.
 
     Example: `strongroom launch --config strongroom.toml -- torchserve --start --model-store model_store
     --models digits=digits.mar --ts-config config.properties --ncs`
     """
     from strongroom.adapters.torchserve.launcher import describe, prepare, run
 
-    prepared = prepare(config, command)
+    prepared = prepare(config, command, init_data=init_data)
     if as_json:
         print(describe(prepared.admitted), flush=True)
     for each in prepared.admitted:

@@ -30,6 +30,9 @@ def measure(
     guest_features: Annotated[
         str, typer.Option(metavar="HEX", help="with --ovmf: SEV features of the VMSA; newer hosts use 0x21")
     ] = "0x1",
+    init_data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="what the hardware has to be given so that it holds this file")
+    ] = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="keep the evidence too, for explain")] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this plugin too")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
@@ -37,7 +40,8 @@ def measure(
     """Print a policy with the reference values that a guest has now. Nothing is verified: look before you trust.
 
     Examples: `strongroom measure > policy.toml` (in the guest) · `strongroom measure report.bin` ·
-    `strongroom measure --tee simulated` · `strongroom measure --ovmf OVMF.amdsev.fd --vcpus 4 --kernel vmlinuz`
+    `strongroom measure --tee simulated` · `strongroom measure --init-data init-data.toml --tee tdx` ·
+    `strongroom measure --ovmf OVMF.amdsev.fd --vcpus 4 --kernel vmlinuz`
     """
     import json
     import secrets
@@ -61,6 +65,9 @@ def measure(
         print(json.dumps(computed.serialise()) if as_json else computed.toml(), end="\n" if as_json else "")
         print("snp: computed from the launch inputs; no machine was asked", file=sys.stderr)
         return
+    if init_data is not None:
+        _init_data(init_data, tee, as_json)
+        return
     plugins = Plugins.load(plugin or [])
     if evidence is not None:
         found = read_evidence(evidence.read_bytes(), tee=tee)
@@ -81,3 +88,33 @@ def measure(
     print(
         f"{found.tee}: {len(measured.values)} reference values; check that this is the guest you trust", file=sys.stderr
     )
+
+
+def _init_data(path: Path, tee: str | None, as_json: bool) -> None:
+    """The field of each TEE for an init-data file, in hex for policies and in base64 for hypervisors."""
+    import base64
+    import json
+
+    from strongroom.errors import ConfigurationInvalid
+    from strongroom.evidence.init_data import FIELDS, VIRTUAL_TPMS, fitted
+    from strongroom.launch.init_files import read
+
+    read_data = read(path)
+    names = {"snp": "HOST_DATA", "tdx": "MRCONFIGID", "sgx": "CONFIGID", "cca": "personalization value"}
+    known = [*FIELDS, *sorted(VIRTUAL_TPMS)]
+    if tee is not None and tee not in known:
+        raise ConfigurationInvalid(f"no field of {tee!r} holds init-data", hint=f"one of {', '.join(known)}")
+    values = {each: fitted(read_data.digest, each) for each in known if tee in (None, each)}
+    told = {
+        each: {"hex": value.hex(), "base64": base64.b64encode(value).decode()}
+        for each, value in values.items()
+        if value
+    }
+    if as_json:
+        print(json.dumps({"digest": read_data.digest.hex(), "algorithm": read_data.algorithm, "fields": told}))
+        return
+    print(f'init_data = ["{read_data.digest.hex()}"]')
+    for each, value in told.items():
+        print(f"# {each}: {names.get(each, 'PCR 8')} {value['hex']} (base64 {value['base64']})")
+    for each in [each for each in values if each not in told]:
+        print(f"# {each}: none; behind a TPM the algorithm has to be sha256, and this file says {read_data.algorithm}")

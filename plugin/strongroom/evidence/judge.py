@@ -19,6 +19,8 @@ from types import MappingProxyType
 from typing import Any, NoReturn, final
 
 from strongroom.errors import EvidenceMalformed, EvidenceRefused, MalformedInput
+from strongroom.evidence.init_data import appraise as appraise_init_data
+from strongroom.evidence.init_data import with_init_data
 from strongroom.evidence.policy import Policy
 from strongroom.evidence.types import (
     Check,
@@ -272,9 +274,11 @@ def examine(
     verifier, own = verifiers[tee], policy.tees[tee]
     before = len(checks.all)
     try:
-        claims = verifier.verify(presented.evidence, presented.endorsements, now, own, checks)
+        claims = with_init_data(verifier.verify(presented.evidence, presented.endorsements, now, own, checks))
         verified = len(checks.all)
         verifier.appraise(claims, own, checks)
+        if claims.device_class == "cpu":
+            appraise_init_data(claims, policy.init_data, checks)
     except Exception as error:  # a verifier that breaks has not verified: it counts as no, whatever it raised
         ours = isinstance(error, EvidenceMalformed | MalformedInput)
         said = str(error) if ours else type(error).__name__

@@ -2,6 +2,7 @@
 
     name = "production"
     description = "Our SNP guests, image of May."
+    init_data = ["5f0c…"]
 
     [snp]
     measurements = ["1c40…"]
@@ -29,6 +30,7 @@ from typing import Any
 
 from strongroom.encoding import Fields, unhex
 from strongroom.errors import ConfigurationInvalid, MalformedInput
+from strongroom.evidence.allowlist import HexSet, hex_set
 from strongroom.evidence.types import Checklist, Verifier, Word
 from strongroom.keys import ArchiveDigest, AuthorId
 
@@ -144,7 +146,8 @@ class Policy:
 
     `devices` maps ``gpu`` or ``switch`` to the exact number demanded beside the CPU; a class it does
     not name may have any number of devices, none included. `max_age` is how old evidence may be, in
-    seconds, where a protocol lets it be reused (docs/protocol.md); `digest` is the SHA-256 of the text.
+    seconds, where a protocol lets it be reused (docs/protocol.md); `init_data` lists digests of the files that a
+    guest may have been started with (docs/attestation/init-data.md); `digest` is the SHA-256 of the text.
     """
 
     name: str
@@ -154,6 +157,7 @@ class Policy:
     admitted: Admission | None = None
     max_age: int = 300
     digest: bytes = b""
+    init_data: HexSet | None = None
 
     @classmethod
     def parse(cls, text: str, verifiers: Mapping[str, Verifier]) -> Policy:
@@ -176,6 +180,7 @@ class Policy:
         name = read.text("name", limit=128)
         description = read.text("description", default="")
         max_age = read.number("max_age", high=7 * 24 * 3600, default=300)
+        init_data = hex_set(read, "init_data", sizes=(32, 48, 64))
         devices: dict[str, int] = {}
         if read.has("devices"):
             table = read.table("devices")
@@ -191,7 +196,7 @@ class Policy:
             table = read.table(tee)
             tees[tee] = verifiers[tee].policy(table)
             table.done()
-        return cls(name, description, tees, devices, admitted, max_age, digest)
+        return cls(name, description, tees, devices, admitted, max_age, digest, init_data)
 
     @classmethod
     def load(cls, path: Path, verifiers: Mapping[str, Verifier]) -> Policy:

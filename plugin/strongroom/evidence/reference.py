@@ -65,7 +65,7 @@ def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, n
     verifier = verifiers.get(tee)
     if verifier is None or (tee not in _LISTS and tee not in _REGISTERS):
         raise EvidenceMalformed(f"no reference values are known for {tee!r}", hint="docs/attestation/ has a page a TEE")
-    claims = _claims(evidence, verifier)
+    claims = claims_of(evidence, verifier)
     values: dict[str, Any] = dict(_ALWAYS.get(tee, {}))
     for key, claim in _LISTS.get(tee, {}).items():
         value = _text(claims.get(claim))
@@ -80,7 +80,8 @@ def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, n
     return ReferencePolicy(name, tee, values)
 
 
-def _claims(evidence: Evidence, verifier: Verifier) -> Claims:
+def claims_of(evidence: Evidence, verifier: Verifier) -> Claims:
+    """What a piece of evidence says, not verified; raises `EvidenceMalformed`."""
     settings = {"protects_nothing": True, "any_measurement": True} if evidence.tee == "simulated" else {}
     try:
         policy = verifier.policy(Fields(settings, where=evidence.tee))

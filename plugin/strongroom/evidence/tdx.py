@@ -22,8 +22,10 @@ from strongroom.evidence.dcap import Verified, parse_quote, verify_quote
 from strongroom.evidence.dcap_policy import TcbPolicy, appraise_padding, appraise_tcb, device_id, tcb_claims
 from strongroom.evidence.dcap_quote import LONGEST_QUOTE, TdReport
 from strongroom.evidence.door import at_the_door, base64_field
+from strongroom.evidence.launch_policy import LaunchPolicy, orderly
 from strongroom.evidence.roots import root
 from strongroom.evidence.tdx_event_log import LONGEST_LOG, Event, parse_log, replay
+from strongroom.evidence.tdx_launch_log import LAUNCH_REGISTER, launch_events
 from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Provenance, Word
 
 SEPT_VE_DISABLE, MIGRATABLE = 28, 29
@@ -63,6 +65,8 @@ class TdxPolicy:
     rtmr1: HexSet | None = None
     rtmr2: HexSet | None = None
     rtmr3: HexSet | None = None
+    launch: LaunchPolicy = field(default_factory=LaunchPolicy)
+    launch_rtmr: int = LAUNCH_REGISTER
 
     @classmethod
     def read(cls, table: Fields) -> TdxPolicy:
@@ -77,6 +81,8 @@ class TdxPolicy:
             allow_migration=table.truth("allow_migration", default=False),
             allowed_mr_servicetd=hex_set(table, "allowed_mr_servicetd", sizes=(48,)) or frozenset(),
             require_event_log=table.truth("require_event_log", default=False),
+            launch=LaunchPolicy.read(table),
+            launch_rtmr=table.number("launch_rtmr", high=3, default=LAUNCH_REGISTER),
             **{name: hex_set(table, name, sizes=(48,)) for name in _LISTS},
         )
 
@@ -115,8 +121,9 @@ class TdxVerifier:
                 log = base64_field(Fields({"cc_eventlog": log}, where=read.where), "cc_eventlog", limit=LONGEST_LOG)
             read.done()
         return verify_td_quote(
-            quote, endorsements.get("collateral"), now=now, checks=checks, event_log=log, intel_root=self._root
-        )
+            quote, endorsements.get("collateral"), now=now, checks=checks, event_log=log, intel_root=self._root,
+            launch_rtmr=policy.launch_rtmr,
+        )  # fmt: skip
 
     def appraise(self, claims: Claims, policy: TdxPolicy, checks: Checklist) -> None:
         """TCB status, attributes, migration and measurements, against `policy`."""
@@ -134,6 +141,7 @@ def verify_td_quote(
     event_log: bytes | None = None,
     intel_root: Certificate | None = None,
     name: str = "tdx",
+    launch_rtmr: int = LAUNCH_REGISTER,
 ) -> TdxClaims:
     """Verify a TD quote's bytes with its collateral; every check is named ``<name>.…``.
 
@@ -154,7 +162,7 @@ def verify_td_quote(
             events = parse_log(event_log)
         replayed = verified.genuine and _check_replay(events, body, checks, name)
         if replayed:
-            values |= _runtime_claims(events)
+            values |= _runtime_claims(events) | _launch_claims(events, launch_rtmr, checks, name)
     return TdxClaims(
         tee="tdx", values=values, report_data=body.report_data, device_id=device_id(verified),
         verified=verified, replayed=replayed,
@@ -183,6 +191,16 @@ def _runtime_claims(events: tuple[Event, ...]) -> dict[str, Claim]:
     }
 
 
+def _launch_claims(events: tuple[Event, ...], register: int, checks: Checklist, name: str) -> dict[str, Claim]:
+    """What `strongroom launch` extended (docs/attestation/init-data.md), where it is in order."""
+    found = launch_events(events)
+    if not found or not orderly(
+        [(each.register, each.event) for each in found], register, checks, name=name, kind="RTMR"
+    ):
+        return {}
+    return {f"launch.{each.event}": Claim(each.digest, Provenance.EVENT_LOG) for each in found}
+
+
 def appraise_td(claims: TdxClaims, policy: TdxPolicy, checks: Checklist, *, name: str = "tdx") -> None:
     """Hold a verified TD quote against `policy`. Nothing is read out of a quote that is not genuine."""
     verified = claims.verified
@@ -198,6 +216,7 @@ def appraise_td(claims: TdxClaims, policy: TdxPolicy, checks: Checklist, *, name
                 getattr(policy, key), claims[claim], checks, name=f"{name}.{claim.replace('_', '-')}",
                 word=Word.MEASUREMENT, key=key, source=_REPORT,
             )  # fmt: skip
+        policy.launch.appraise(claims, checks, name=name)
         if policy.require_event_log and not claims.replayed:
             checks.that(
                 False, f"{name}.event-log", Word.EVIDENCE_MISSING, expected="an event log that replays",

@@ -6,7 +6,7 @@ Profile, section 10; Intel GHCI section 4.3: log register 1..4 is RTMR 0..3, reg
 
 A log is a story; only its digests are proved by the replay. So a value out of the log becomes a claim
 only where its event's digest covers that value: dstack's run-time events (type 0x08000001), whose
-digest is SHA-384 over type, name and payload.
+digest is SHA-384 over type, name and payload; and what `tdx_launch_log` reads.
 """
 
 from __future__ import annotations
@@ -49,7 +49,12 @@ def parse_log(octets: bytes) -> tuple[Event, ...]:
     """A JSON or CCEL log of at most 4 MiB; raises `MalformedInput`."""
     if len(octets) > LONGEST_LOG:
         raise MalformedInput(f"event log: {len(octets)} bytes, the limit is {LONGEST_LOG}")
-    return _json_log(octets) if octets.lstrip(b" \t\r\n")[:1] == b"[" else _binary_log(octets)
+    return _json_log(octets) if octets.lstrip(b" \t\r\n")[:1] == b"[" else _binary_log(octets)[0]
+
+
+def without_padding(octets: bytes) -> bytes:
+    """A CCEL log up to its last event; raises `MalformedInput`."""
+    return octets[: _binary_log(octets)[1]]
 
 
 def replay(events: Iterable[Event]) -> tuple[bytes, bytes, bytes, bytes]:
@@ -79,8 +84,11 @@ def _json_log(octets: bytes) -> tuple[Event, ...]:
     return tuple(events)
 
 
-def _binary_log(octets: bytes) -> tuple[Event, ...]:
-    """TCG_PCR_EVENT with the Spec ID event, then TCG_PCR_EVENT2 records; 0xFF or zeros may pad the end."""
+def _binary_log(octets: bytes) -> tuple[tuple[Event, ...], int]:
+    """(events, length without padding) of TCG_PCR_EVENT with the Spec ID event and TCG_PCR_EVENT2 records.
+
+    0xFF or zeros may pad the end.
+    """
     read = Reader(octets, where="CCEL event log")
     read.take(4)
     if read.uint_le(4) != EV_NO_ACTION:
@@ -102,7 +110,7 @@ def _binary_log(octets: bytes) -> tuple[Event, ...]:
         if not 1 <= register <= REGISTERS or _SHA384 not in digests or len(events) >= MOST_EVENTS:
             raise MalformedInput(f"CCEL event log: an event for register {register} without a SHA-384 digest for it")
         events.append(Event(register - 1, kind, digests[_SHA384], "", payload))
-    return tuple(events)
+    return tuple(events), read.at
 
 
 def _only_padding(octets: bytes) -> bool:

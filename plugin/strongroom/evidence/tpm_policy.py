@@ -13,6 +13,7 @@ from strongroom.encoding import Fields
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.allowlist import HexSet, check_allowed, hex_set, text_set
 from strongroom.evidence.certificates import parse_chain
+from strongroom.evidence.launch_policy import LaunchPolicy
 from strongroom.evidence.roots import root
 from strongroom.evidence.tpm_event_log import LAUNCH_PCR
 from strongroom.evidence.tpm_quote import PcrPolicy
@@ -44,7 +45,7 @@ class TpmPolicy:
     require_revocation_status: bool = False
     pcrs: PcrPolicy = field(default_factory=PcrPolicy)
     launch_pcr: int = LAUNCH_PCR
-    launch: tuple[tuple[str, HexSet], ...] = ()
+    launch: LaunchPolicy = field(default_factory=LaunchPolicy)
     gce_projects: frozenset[str] | None = None
     gce_instance_ids: frozenset[str] | None = None
 
@@ -72,7 +73,7 @@ class TpmPolicy:
             require_revocation_status=table.truth("require_revocation_status", default=False),
             pcrs=PcrPolicy.read(table),
             launch_pcr=table.number("launch_pcr", high=23, default=LAUNCH_PCR),
-            launch=_launch(table),
+            launch=LaunchPolicy.read(table),
             gce_projects=text_set(table, "gce_projects"),
             gce_instance_ids=text_set(table, "gce_instance_ids"),
         )
@@ -96,14 +97,7 @@ class TpmPolicy:
                 getattr(self, key), claims.get(claim, ""), checks, name=f"tpm.{claim.replace('_', '-')}",
                 word=Word.IDENTITY, key=key, source="Google Cloud, Shielded VM identity",
             )  # fmt: skip
-        for event, allowed in self.launch:
-            found = claims.get(f"launch.{event}", "")
-            checks.that(
-                found in allowed, f"tpm.launch-{event}", Word.MEASUREMENT,
-                expected=" or ".join(sorted(allowed)) or "nothing is allowed: the list is empty",
-                found=found or "not extended", source="docs/attestation/tpm.md, launch log",
-                hint="this host was launched with another configuration than the one you know",
-            )  # fmt: skip
+        self.launch.appraise(claims, checks, name="tpm")
 
 
 def ak_roots(policy: TpmPolicy) -> tuple[Certificate, ...]:
@@ -121,10 +115,3 @@ def _certificates(table: Fields, name: str) -> tuple[Certificate, ...]:
     if not any(each.subject == each.issuer for each in certificates):
         raise MalformedInput(f"{table.where}: {name} holds no root: one certificate must be self-signed")
     return certificates
-
-
-def _launch(table: Fields) -> tuple[tuple[str, HexSet], ...]:
-    if not table.has("launch"):
-        return ()
-    inner = table.table("launch")
-    return tuple((name, hex_set(inner, name, sizes=(32,)) or frozenset()) for name in inner.left())

@@ -9,7 +9,8 @@ A process is bound to the first archive it names, for its life. Start times tell
 later one that got the same number.
 
 One TEE is one trust domain: processes of the same uid can reach each other by other ways than this
-socket (docs/threat-model.md says what remains).
+socket (docs/threat-model.md says what remains). Where the configuration names a user for the server, workers
+are that user's and the keeper is not.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Where workers must stand: `depth` generations below process `root`."""
+    """Where workers must stand: `depth` generations below process `root`, as user `uid` (None: the keeper's own)."""
 
     root: int
     depth: int
+    uid: int | None = None
+    gid: int | None = None
 
 
 def peer_of(connection: socket.socket) -> Peer:
@@ -85,6 +88,9 @@ class Peers:
         if self._lineage is None:
             self.same_user(peer)
             return
+        expected = os.geteuid() if self._lineage.uid is None else self._lineage.uid
+        if peer.uid != expected:
+            raise KeeperRefused(f"process {peer.pid} runs as uid {peer.uid}, workers as {expected}")
         ancestor = peer.pid
         for _ in range(self._lineage.depth):
             ancestor = _stat(ancestor)[0]

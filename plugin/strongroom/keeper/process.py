@@ -7,32 +7,37 @@ digest that was admitted.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import secrets
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.statement import KeeperStatement
 from strongroom.channel.bundle import AdmittedArchive, ServedModel
-from strongroom.encoding import Fields, labelled, parse_json, unhex
+from strongroom.encoding import Fields, labelled, parse_json
 from strongroom.errors import ArchiveTampered, ConfigurationInvalid, LaunchRefused, MalformedInput
+from strongroom.evidence.init_data import InitData
 from strongroom.evidence.types import Attester
 from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Lineage
 from strongroom.keeper.release import ReleaseClient, Released
+from strongroom.keeper.room import SEALS
 from strongroom.keeper.service import KeeperService
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import Configuration
-from strongroom.launch.hardening import harden
+from strongroom.launch.hardening import harden, hardening_words, lock_memory
+from strongroom.launch.measured import trust_roots
 from strongroom.plugins import Plugins
 
 _log = logging.getLogger(__name__)
@@ -40,14 +45,22 @@ _log = logging.getLogger(__name__)
 NONCE_RATE, NONCE_BURST = 10.0, 40.0
 """Fresh evidence a second, and at once, for all models of a keeper together."""
 
+LARGEST_CHARGE = 16 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a launcher tells its keeper: the archives to hold, where workers will stand, the configuration's digest."""
+    """What a launcher tells its keeper: the archives to hold, where workers will stand, what it read.
+
+    `configuration` is the digest of the configuration and `roots` that of the keys it names
+    (`launch.measured.trust_roots`); `init_data` is the text that the guest was started with, for the broker.
+    """
 
     admitted: tuple[Admitted, ...]
     lineage: Lineage | None
     configuration: bytes
+    roots: bytes
+    init_data: str | None = None
 
     def serialise(self) -> bytes:
         """JSON, the exact inverse of `parse`."""
@@ -63,14 +76,21 @@ class Charge:
             }
             for each in self.admitted
         ]
-        workers = None if self.lineage is None else {"root": self.lineage.root, "depth": self.lineage.depth}
-        charge = {"archives": archives, "workers": workers, "configuration": self.configuration.hex()}
+        charge = {
+            "archives": archives,
+            "workers": None if self.lineage is None else asdict(self.lineage),
+            "configuration": self.configuration.hex(),
+            "roots": self.roots.hex(),
+            "init_data": self.init_data,
+        }
         return json.dumps(charge).encode()
 
     @classmethod
     def parse(cls, octets: bytes) -> Self:
         """Raises `MalformedInput`."""
-        fields = Fields(parse_json(octets, where="the launcher's charge"), where="the launcher's charge")
+        fields = Fields(
+            parse_json(octets, where="the launcher's charge", limit=LARGEST_CHARGE), where="the launcher's charge"
+        )
         archives = fields.value("archives")
         if not isinstance(archives, list):
             raise MalformedInput("the launcher's charge: archives is not a list")
@@ -78,11 +98,22 @@ class Charge:
         lineage = None
         if workers is not None:
             read = Fields(workers, where="the launcher's charge: workers")
-            lineage = Lineage(read.number("root"), read.number("depth", low=1, high=16))
+            root, depth = read.number("root"), read.number("depth", low=1, high=16)
+            lineage = Lineage(root, depth, _id(read, "uid"), _id(read, "gid"))
             read.done()
-        configuration = unhex(fields.text("configuration", limit=64), where="the launcher's charge")
+        configuration, roots = fields.hexes("configuration", size=32), fields.hexes("roots", size=32)
+        init_data = fields.value("init_data")
         fields.done()
-        return cls(tuple(_admitted(each) for each in archives), lineage, configuration)
+        if init_data is not None and not isinstance(init_data, str):
+            raise MalformedInput("the launcher's charge: init_data is no text")
+        return cls(tuple(_admitted(each) for each in archives), lineage, configuration, roots, init_data)
+
+
+def _id(read: Fields, name: str) -> int | None:
+    value = read.value(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise MalformedInput(f"{read.where}: {name} is no number of a user or group")
+    return value
 
 
 def _admitted(value: Any) -> Admitted:
@@ -113,12 +144,28 @@ def surroundings(admitted: Sequence[Admitted], configuration: Configuration, plu
 
 
 def hold(
-    admitted: Sequence[Admitted], configuration: Configuration, attester: Attester, plugins: Plugins
+    admitted: Sequence[Admitted],
+    configuration: Configuration,
+    attester: Attester,
+    plugins: Plugins,
+    *,
+    roots: bytes | None = None,
+    init_data: str | None = None,
+    hardening: tuple[str, ...] = (),
 ) -> list[HeldModel]:
-    """Verify every archive again and make its keys; nothing is asked of the broker yet."""
+    """Verify every archive again and make its keys; nothing is asked of the broker yet.
+
+    `roots` is what the authors' and the broker's keys have to be (`launch.measured.trust_roots`).
+    """
     if configuration.broker is None:
         raise ConfigurationInvalid("no broker is configured, so no model key can come", hint="add a [broker] table")
     gate = Gate(configuration.admission)
+    ca, authority = pinned_ca(configuration.broker.ca)
+    if roots is not None and trust_roots((each.id for each in gate.authors), authority) != roots:
+        raise LaunchRefused(
+            "the authors' keys or the broker's CA are not those that the launcher read",
+            hint="a file was changed meanwhile; launch again",
+        )
     around = surroundings(admitted, configuration, plugins)
     allowance = Allowance(NONCE_RATE, NONCE_BURST)
     statement = KeeperStatement(
@@ -127,9 +174,10 @@ def hold(
         authors=tuple(sorted({bytes(each.author) for each in around.admitted})),
         configuration=around.configuration,
         plugins=around.plugins,
+        hardening=hardening,
     )
     client = ReleaseClient(
-        configuration.broker.url, attester=attester, ca=configuration.broker.ca, statement=statement, attempts=1
+        configuration.broker.url, attester=attester, ca=ca, statement=statement, attempts=1, init_data=init_data
     )
     models = []
     for each in admitted:
@@ -150,23 +198,52 @@ def hold(
     return models
 
 
+def pinned_ca(path: Path | None) -> tuple[Path | None, bytes]:
+    """(a path, contents) of the broker's CA, read once: the path is a sealed memory file that nobody changes later."""
+    if path is None:
+        return None, b""
+    try:
+        octets = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationInvalid(f"{path} cannot be read: {error.strerror}", hint="see [broker] ca") from error
+    descriptor = os.memfd_create("broker-ca", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(descriptor, octets)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+    return Path(f"/proc/self/fd/{descriptor}"), octets
+
+
 def _release(client: ReleaseClient, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], Released]:
     return lambda: client.fetch(resource, archive)
+
+
+def _asserted(configuration: Configuration, charge: Charge, hardening: tuple[str, ...]) -> dict[str, Any]:
+    told: dict[str, Any] = {"hardening": list(hardening)}
+    if configuration.worker.output == "pass":
+        told["worker-output"] = "pass"
+    if charge.init_data is not None:
+        told["init_data"] = InitData.parse(charge.init_data).digest.hex()
+    return told
 
 
 def run(configuration: Configuration, charge: Charge, socket: Path, *, attester: Attester | None = None) -> None:
     """Serve until SIGTERM. `attester` replaces the configured one, for demonstrations."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="strongroom keeper: %(message)s")
     harden()
+    lock_memory()
     if charge.configuration != configuration.digest:
         raise LaunchRefused(
             "the configuration is not the one that the launcher read", hint="it was changed meanwhile; launch again"
         )
     plugins = Plugins.load(configuration.plugins)
     attester = attester or plugins.attester(configuration.tee)
-    if configuration.worker.output == "pass" and isinstance(attester, SimulatedAttester):
-        attester = SimulatedAttester(asserted={"worker-output": "pass"})  # for whoever looks at a verdict
-    held = hold(charge.admitted, configuration, attester, plugins)
+    own_user = charge.lineage is not None and charge.lineage.uid is not None
+    hardening = hardening_words(configuration.worker, own_user=own_user)
+    sent = charge.init_data
+    if isinstance(attester, SimulatedAttester):  # it can only repeat what it is told, for whoever looks at a verdict
+        attester, sent = attester.asserting(_asserted(configuration, charge, hardening)), None
+    held = hold(
+        charge.admitted, configuration, attester, plugins, roots=charge.roots, init_data=sent, hardening=hardening
+    )
     service = KeeperService(
         socket, {model.archive: model for model in held}, charge.lineage, configuration.worker, confined=True
     )

@@ -101,7 +101,7 @@ class ReleaseClient:
 
     `url` is the broker's base, without ``/kbs/v0``; `additional` are attesters of devices, whose evidence
     is collected first; `statement` is what the keeper says about itself, sent only to a broker that asks
-    for it. `timeout` is for each request, in seconds.
+    for it; `init_data` is the text that the hardware holds the digest of. `timeout` is for each request, in seconds.
     """
 
     def __init__(
@@ -115,7 +115,9 @@ class ReleaseClient:
         statement: KeeperStatement | None = None,
         attempts: int = ATTEMPTS,
         pause_s: float = PAUSE_S,
+        init_data: str | None = None,
     ) -> None:
+        self._init_data = init_data
         self._base = url.rstrip("/") + BASE_PATH
         self._attester = attester
         self._additional = tuple(additional or ())
@@ -243,7 +245,7 @@ class ReleaseClient:
         additional = json.dumps(devices, separators=(",", ":")) if devices else ""
         document = primary_document(challenge.nonce, keys.public, additional)
         evidence = self._evidence(asked, document_digest(document, hash_name))
-        return Attestation(challenge.nonce, keys.public, evidence.body, additional)
+        return Attestation(challenge.nonce, keys.public, evidence.body, additional, self._init_data)
 
     def _evidence(self, asked: Mapping[str, Any] | None, digest: bytes) -> Evidence:
         """The CPU's evidence, with the answer to the broker's own challenge where it made one (section 11.5)."""

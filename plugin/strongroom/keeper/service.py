@@ -43,7 +43,10 @@ UNCLAIMED_S = 10.0
 
 
 class KeeperService:
-    """Listens on a unix socket (0600) and answers for its models until `close`."""
+    """Listens on a unix socket and answers for its models until `close`.
+
+    The socket is its owner's alone, and where workers have a user of their own, also of that user's group.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,9 @@ class KeeperService:
             self._socket.bind(str(path))
         finally:
             os.umask(before)
+        if lineage is not None and lineage.gid is not None:
+            os.chown(path, -1, lineage.gid)
+            path.chmod(0o660)
         self._socket.listen(64)
 
     def run(self) -> None:
@@ -250,6 +256,7 @@ def _settings(worker: Worker, model: str) -> dict[str, Any]:
         "grpc_streaming": worker.grpc_streaming,
         "output": worker.output,
         "network": worker.network,
+        "disk": worker.disk,
     }
 
 

@@ -61,6 +61,12 @@ class Gate:
                 f"this host serves {lowest} or later",
                 hint="serve the newer archive, or lower minimum_versions if the rollback is meant",
             )
+        allowed = self._rules.archives
+        if allowed is not None and verified.core.digest not in allowed:
+            raise LaunchRefused(
+                f"{path.name} is archive {verified.core.digest}, and the configuration admits others only",
+                hint="serve the archive that is listed, or list this one in archives of [admission]",
+            )
         return verified
 
     def admit(self, models: Mapping[str, Path], store: Path) -> list[Admitted]:

@@ -14,12 +14,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from strongroom.channel.padding import NO_PADDING, Padding
-from strongroom.encoding import Fields
+from strongroom.encoding import Fields, unhex
 from strongroom.errors import ConfigurationInvalid, MalformedInput
+from strongroom.keys import ArchiveDigest
 from strongroom.launch.surroundings import Expected
 
 OUTPUTS = ("drop", "pass")
-NETWORKS = ("deny", "allow")
+NETWORKS = DISKS = ("deny", "allow")
 MODES = ("host",)
 """Mode ``fleet`` (docs/protocol.md section 7) is specified and its seeds are released; keepers do not use them yet."""
 KEMS = ("x-wing", "x25519", "p-256")
@@ -28,11 +29,15 @@ ENVELOPES = ("body", "json", "kserve", "kservev2")
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whose archives are served: files of author public keys, and the least version of each lineage."""
+    """Whose archives are served: files of author public keys, and the least version of each lineage.
+
+    `archives` are the only ones that may be served, where given: an author may have signed others.
+    """
 
     authors: tuple[Path, ...]
     minimum_versions: dict[str, int]
     hybrid_signatures: bool
+    archives: frozenset[ArchiveDigest] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,14 @@ class Worker:
     `envelopes` maps a model's name to one of `ENVELOPES`, the server's request envelopes, applied to what was
     opened. `rerun` runs the items of a failed batch again, one by one. `grpc_streaming` answers gRPC calls in
     pieces (docs/limitations.md says what a caller can then break). `network` says whether the handler may make
-    sockets other than unix sockets.
+    sockets other than unix sockets, `disk` whether it may write outside of memory. `user` is the name of the user that
+    the server and its workers run as, empty for the launcher's own.
     """
 
     output: str = "drop"
     network: str = "deny"
+    disk: str = "deny"
+    user: str = ""
     gather: int = 20
     padding: Padding = NO_PADDING
     envelopes: Mapping[str, str] = field(default_factory=dict)
@@ -89,6 +97,12 @@ class Configuration:
     surroundings: Expected
     plugins: tuple[str, ...]
     digest: bytes
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that this one names: author keys, the broker's CA, the expected distributions."""
+        ca = self.broker.ca if self.broker is not None else None
+        return (*self.admission.authors, *filter(None, (ca, self.surroundings.distributions)))
 
     @classmethod
     def load(cls, path: Path) -> Configuration:
@@ -146,7 +160,17 @@ def _admission(read: Fields, folder: Path) -> Admission:
         authors=authors,
         minimum_versions={name: versions.number(name) for name in versions.left()},
         hybrid_signatures=read.truth("hybrid_signatures", default=False),
+        archives=_archives(read),
     )
+
+
+def _archives(read: Fields) -> frozenset[ArchiveDigest] | None:
+    if not read.has("archives"):
+        return None
+    listed = [unhex(each, where=f"{read.where}: archives") for each in read.texts("archives")]
+    if any(len(each) != 32 for each in listed):
+        raise MalformedInput(f"{read.where}: archives holds something else than digests of 32 bytes")
+    return frozenset(map(ArchiveDigest, listed))
 
 
 def _broker(read: Fields, folder: Path) -> BrokerAddress:
@@ -178,6 +202,8 @@ def _worker(read: Fields) -> Worker:
     return Worker(
         output=_one_of(read, "output", OUTPUTS, "drop"),
         network=_one_of(read, "network", NETWORKS, "deny"),
+        disk=_one_of(read, "disk", DISKS, "deny"),
+        user=read.text("user", limit=32, default=""),
         gather=read.number("gather_ms", low=0, high=10_000, default=20),
         padding=Padding(read.text("padding", limit=64, default="none")),
         envelopes={name: _one_of(envelopes, name, ENVELOPES, "body") for name in envelopes.left()},
@@ -191,6 +217,7 @@ def _surroundings(read: Fields, folder: Path) -> Expected:
     return Expected(
         startup_files={name: files.text(name, limit=64) for name in files.left()},
         distributions=folder / read.text("distributions") if read.has("distributions") else None,
+        java_home=Path(read.text("java_home")) if read.has("java_home") else None,
     )
 
 

@@ -12,16 +12,28 @@ import contextlib
 import ctypes
 import os
 import resource
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from strongroom.errors import KeeperRefused, LaunchRefused
+from strongroom.launch.landlock import confine_writes
+from strongroom.launch.landlock import version as landlock_version
 from strongroom.launch.seccomp import PR_SET_NO_NEW_PRIVS, confine
 from strongroom.launch.supervisor import PR_SET_DUMPABLE, prctl
+from strongroom.launch.user import User
+
+if TYPE_CHECKING:
+    from strongroom.launch.config import Worker
 
 PR_GET_DUMPABLE = 3
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 CAP_VERSION_3 = 0x20080522
+CAP_IPC_LOCK = 14
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
+MEMORY = Path("/dev", "shm")
 KEPT_BY_A_SERVER = frozenset([0, 1, 3, 5, 10])
 """CHOWN, DAC_OVERRIDE, FOWNER, KILL, NET_BIND_SERVICE: what a server needs that root started; no ptrace."""
 
@@ -38,17 +50,45 @@ def harden() -> None:
     prctl(PR_SET_DUMPABLE, 0)
 
 
-def harden_worker(*, network: bool) -> None:
-    """All of `harden`, no capabilities, and the system call filter; raises `LaunchRefused`."""
+def harden_worker(*, network: bool, disk: bool) -> None:
+    """All of `harden`, no capabilities, no writing outside of memory, and the system call filter.
+
+    `network` leaves all sockets open, `disk` all files. Raises `LaunchRefused`.
+    """
     harden()
     drop_capabilities(frozenset())
+    if not disk:
+        confine_writes([Path(tempfile.gettempdir()), MEMORY])
     confine(network=network)
 
 
-def confine_server() -> None:
-    """For a child that becomes the server: no new rights, and of root's capabilities only a server's."""
+def confine_server(user: User | None, writable: Iterable[Path]) -> None:
+    """For a child that becomes the server: no new rights, another user where there is one, writing to `writable` only.
+
+    Of root's capabilities a server of root keeps `KEPT_BY_A_SERVER`. No `writable` means no such limit.
+    """
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    drop_capabilities(KEPT_BY_A_SERVER)
+    folders = list(writable)
+    if folders:
+        confine_writes(folders)
+    if user is None:
+        drop_capabilities(KEPT_BY_A_SERVER)
+    else:
+        user.become()
+
+
+def lock_memory() -> bool:
+    """Keep every page of this process out of swap, also those to come; False where the limit does not allow it.
+
+    Needs an unlimited RLIMIT_MEMLOCK or root's capability: a limit of some MiB would only make allocations fail.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if most != resource.RLIM_INFINITY and not _capabilities("CapEff") & 1 << CAP_IPC_LOCK:
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
+    result: int = ctypes.CDLL(None, use_errno=True).mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)
+    return result == 0
 
 
 def drop_capabilities(keep: frozenset[int]) -> None:
@@ -102,7 +142,32 @@ def report() -> tuple[Finding, ...]:
         Finding("system call filter", status.get("Seccomp") == "2", status.get("Seccomp", "unknown")),
         Finding("capabilities", capabilities == 0, f"{capabilities:x}"),
         Finding("swap", not swaps(), ", ".join(swaps()) or "off"),
+        Finding("locked memory", status.get("VmLck", "0 kB") != "0 kB", status.get("VmLck", "unknown")),
     )
+
+
+WORDS = {
+    "dumpable": "not-dumpable",
+    "core files": "no-core-files",
+    "no new rights": "no-new-rights",
+    "swap": "swap-off",
+    "locked memory": "memory-locked",
+}
+"""Finding about the keeper → the word for it in evidence (docs/keeper.md, hardening)."""
+
+
+def hardening_words(worker: Worker, *, own_user: bool) -> tuple[str, ...]:
+    """What holds for this process, and what its workers are held to, as words for the evidence.
+
+    Said by software about itself: as true as the measured image.
+    """
+    words = {WORDS[each.what] for each in report() if each.ok and each.what in WORDS}
+    words.add("workers-confined")  # `check_hardened` refuses others
+    words |= {"workers-no-network"} if worker.network == "deny" else set()
+    words |= {"workers-no-disk"} if worker.disk == "deny" and landlock_version() else set()
+    words |= {"workers-no-output"} if worker.output == "drop" else set()
+    words |= {"workers-own-user"} if own_user else set()
+    return tuple(sorted(words))
 
 
 def swaps(table: Path = Path("/proc/swaps")) -> list[str]:

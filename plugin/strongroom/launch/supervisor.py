@@ -70,8 +70,12 @@ class Child:
             pipe.write(self.stdin)
 
     def _prepare(self) -> None:
-        _die_with_parent()
-        self.confine()
+        try:
+            self.confine()
+        except Exception as error:  # what is raised here reaches the parent without its text
+            os.write(2, f"strongroom: {self.name} could not be confined: {error}\n".encode())
+            raise
+        _die_with_parent()  # last: a process that becomes another user forgets it
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the process and everything it started."""

@@ -37,6 +37,14 @@ REFUSED_VARIABLES = {
     "PYTHONINSPECT": "it opens a prompt in a process that holds keys",
     "PYTHONBREAKPOINT": "it names code to run",
     "PYTHONPLATLIBDIR": "it replaces Python's own library",
+    "PYTHONPYCACHEPREFIX": "compiled code from there is run in place of the installed",
+    "PYTHONUSERBASE": "packages in it are imported",
+    "PYTHONEXECUTABLE": "it replaces Python's own library",
+    "LD_LIBRARY_PATH": "libraries in it come before the system's",
+    "GCONV_PATH": "it names libraries that are loaded for character sets",
+    "OPENSSL_CONF": "it can load a provider or engine into the cryptography",
+    "OPENSSL_MODULES": "it names libraries that are loaded into the cryptography",
+    "OPENSSL_ENGINES": "it names libraries that are loaded into the cryptography",
     "JAVA_TOOL_OPTIONS": "it can load an agent into the server's Java",
     "_JAVA_OPTIONS": "it can load an agent into the server's Java",
     "JDK_JAVA_OPTIONS": "it can load an agent into the server's Java",
@@ -53,11 +61,13 @@ class Expected:
     """What a configuration's ``[surroundings]`` table expects.
 
     `startup_files` maps a file's name to its SHA-256 in hex; a file that an installed distribution recorded,
-    unchanged, needs no mention. `distributions` is a list as `Installed.write` makes one, or None.
+    unchanged, needs no mention. `distributions` is a list as `Installed.write` makes one, or None. `java_home` is
+    the Java that runs the server, where it is not the first one found in the system's own folders.
     """
 
     startup_files: Mapping[str, str]
     distributions: Path | None
+    java_home: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,8 @@ def _installed(value: object, where: str) -> Installed:
 def check_surroundings(expected: Expected, *, tee: str, environment: Mapping[str, str] = os.environ) -> list[str]:
     """Everything below; raises `LaunchRefused`. Gives sentences to print where only a warning is due."""
     check_environment(environment)
+    if tee != "simulated":
+        check_import_path(sys.path[0] if sys.path else "", safe=bool(sys.flags.safe_path))
     check_startup_files(expected.startup_files)
     if expected.distributions is not None:
         check_distributions(Installed.read(expected.distributions), Installed.all())
@@ -127,6 +139,15 @@ def check_environment(environment: Mapping[str, str]) -> None:
     for name, reason in REFUSED_VARIABLES.items():
         if environment.get(name):
             raise LaunchRefused(f"the environment sets {name}: {reason}", hint=f"unset {name}, then launch")
+
+
+def check_import_path(first: str, *, safe: bool) -> None:
+    """The folder in which the launcher was started is not where its modules are looked for first."""
+    if not safe and Path(first or ".").resolve() == Path.cwd():
+        raise LaunchRefused(
+            "Python looks for modules in the present folder first, and that is the operator's",
+            hint="start it as `strongroom launch …`, or with python -P -m strongroom.cli launch …",
+        )
 
 
 def check_startup_files(allowed: Mapping[str, str], folders: Iterable[Path] | None = None) -> None:

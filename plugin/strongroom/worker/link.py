@@ -60,6 +60,7 @@ class Settings:
     grpc_streaming: bool = False
     output: str = "drop"
     network: str = "deny"
+    disk: str = "deny"
 
     @classmethod
     def parse(cls, answer: dict[str, Any]) -> Settings:
@@ -73,6 +74,7 @@ class Settings:
             grpc_streaming=read.truth("grpc_streaming"),
             output=read.text("output", limit=16),
             network=read.text("network", limit=16),
+            disk=read.text("disk", limit=16),
         )
 
 

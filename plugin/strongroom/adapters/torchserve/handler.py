@@ -146,7 +146,7 @@ class SealedHandler:
         """The settings, once this process is as closed as they say; before that it asks for no model."""
         if self._settings is None:
             settings = link.settings()
-            harden_worker(network=settings.network == "allow")
+            harden_worker(network=settings.network == "allow", disk=settings.disk == "allow")
             if settings.output == "pass" and self._guard is not None:
                 self._guard.lift()
             self._settings = settings

@@ -1,168 +1,73 @@
-"""`strongroom launch -- torchserve …`: admission, the keeper, then stock TorchServe, watched together.
+"""`strongroom launch -- torchserve …`: the keeper, then stock TorchServe, watched together.
 
-Order matters: what is admitted and how TorchServe is configured is fixed before any code that is not ours
-runs. Everything is written into one private folder in memory, which goes when the launcher does.
+What comes before, admission above all, is `preparation`'s.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import socket
-import sys
-import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strongroom.adapters.torchserve import sizes
-from strongroom.adapters.torchserve.flags import Wanted, read_command, size_limits, write_properties
-from strongroom.adapters.torchserve.runtime import java_home, torchserve_command
+from strongroom.adapters.torchserve.key_file import KeyFile
+from strongroom.adapters.torchserve.preparation import MEMORY, Launch, prepare
 from strongroom.errors import KeeperUnavailable, LaunchRefused
 from strongroom.keeper import wire
-from strongroom.keeper.peers import Lineage
-from strongroom.keeper.process import Charge
-from strongroom.launch.admission import Admitted, Gate
-from strongroom.launch.config import Configuration
-from strongroom.launch.hardening import confine_server
-from strongroom.launch.measured import Measurement, extend, measurements
-from strongroom.launch.supervisor import Child, Supervisor
-from strongroom.launch.surroundings import Installed, check_surroundings
-from strongroom.worker.link import SOCKET_VARIABLE
+from strongroom.launch.admission import Admitted
+from strongroom.launch.hardening import harden
+from strongroom.launch.measured import Register, extend
+from strongroom.launch.roots import bind_init_data, opened
+from strongroom.launch.supervisor import Supervisor
+from strongroom.launch.user import User
 
-MEMORY = Path("/dev", "shm")
+__all__ = ["Launch", "describe", "fix", "keeper_status", "prepare", "run"]
+
 KEY_FILE = "key_file.json"
-WORKER_DEPTH = 3
-"""Launcher → TorchServe's Python wrapper → Java → worker."""
-
-KEPT_VARIABLES = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "USER",
-        "LANG",
-        "LANGUAGE",
-        "TZ",
-        "JAVA_HOME",
-        "LOG_LOCATION",
-        "METRICS_LOCATION",
-        "CUDA_VISIBLE_DEVICES",
-        "NVIDIA_VISIBLE_DEVICES",
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "VIRTUAL_ENV",
-    ]
-)
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What is about to run: the folder in memory, the admitted archives, both children."""
-
-    folder: Path
-    admitted: tuple[Admitted, ...]
-    keeper: Child
-    server: Child
-    warnings: tuple[str, ...] = ()
-    measured: tuple[Measurement, ...] = ()
-
-    @property
-    def socket(self) -> Path:
-        """The keeper's socket."""
-        return self.folder / "keeper.sock"
+def _make_logs(logs: Sequence[Path], user: User | None) -> None:
+    for path in logs:
+        if path.is_dir():
+            continue
+        try:
+            path.mkdir(parents=True)
+            if user is not None:
+                user.own(path)
+        except OSError as error:
+            raise LaunchRefused(f"the log folder {path} cannot be made: {error.strerror}", hint="make it") from error
 
 
-def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str] = ()) -> Launch:
-    """Check everything and write the private store; starts nothing. Raises `LaunchRefused` and its kin."""
-    configuration = Configuration.load(config)
-    warnings = check_surroundings(configuration.surroundings, tee=configuration.tee)
-    if configuration.worker.output == "pass":
-        warnings.append("worker output is passed on: requests, answers and weights may end up in logs")
-    wanted = read_command(list(command))
-    if not wanted.models:
-        raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
-    if not MEMORY.is_dir():
-        raise LaunchRefused(f"{MEMORY} is not there, and nothing may be written to a disk", hint="mount a tmpfs on it")
-    folder = Path(tempfile.mkdtemp(prefix="strongroom-", dir=MEMORY))
-    try:
-        for name in ("store", "temp", "config", "home"):
-            (folder / name).mkdir(mode=0o700)
-        admitted = tuple(Gate(configuration.admission).admit(wanted.models, folder / "store"))
-        write_properties(wanted, folder / "config" / "config.properties")
-        environment = _environment(folder, wanted)
-        charge = Charge(admitted, Lineage(os.getpid(), WORKER_DEPTH), configuration.digest)
-        keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
-        keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
-        return Launch(
-            folder,
-            admitted,
-            Child("the keeper", keeper, environment, Path.cwd(), stdin=charge.serialise()),
-            Child(
-                "torchserve",
-                _server_command(folder, wanted, admitted),
-                environment,
-                folder / "home",
-                before=lambda: _sweep(folder / "temp"),
-                confine=confine_server,
-            ),
-            tuple(warnings),
-            measurements(configuration.digest, admitted, Installed.all()) if configuration.tee == "tpm" else (),
-        )
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _environment(folder: Path, wanted: Wanted) -> dict[str, str]:
-    """An allow-list: a variable can name a library, a plugin or a setting, and nobody measured it."""
-    kept = {name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith("LC_")}
-    temp = str(folder / "temp")
-    logs = str(Path.cwd() / "logs")
-    return (
-        {"LOG_LOCATION": logs, "METRICS_LOCATION": logs}
-        | kept
-        | {
-            "JAVA_HOME": str(java_home()),
-            "TEMP": temp,
-            "TMPDIR": temp,
-            "TORCHINDUCTOR_CACHE_DIR": f"{temp}/inductor",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONNOUSERSITE": "1",
-            SOCKET_VARIABLE: str(folder / "keeper.sock"),
-        }
-        | sizes.told(*size_limits(wanted))
-    )
-
-
-def _server_command(folder: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
-    command = [*torchserve_command(), "--start", "--foreground", "--ncs", "--model-store", str(folder / "store")]
-    command += ["--ts-config", str(folder / "config" / "config.properties")]
-    command += ["--disable-token-auth"] if wanted.disable_token_auth else []
-    return [*command, "--models", *(f"{each.name}={each.name}.mar" for each in admitted)]
-
-
-def _sweep(temp: Path) -> None:
-    """What the last run left: unpacked fronts, sockets, rooms. Nothing of it is readable or needed."""
-    for path in temp.iterdir():
+def _sweep_shared(user: User | None, since: float) -> None:
+    """Shared memory that workers made by name and did not live to remove; of a user of their own it can be told."""
+    if user is None:
+        return
+    for path in MEMORY.iterdir():
         with contextlib.suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            status = path.lstat()
+            if status.st_uid == user.uid and status.st_ctime >= since and not path.is_dir():
+                path.unlink()
 
 
 def run(launch: Launch, *, say: Say) -> None:
     """Start the keeper and TorchServe, which start up beside each other, and watch them until a signal."""
+    harden()  # or a handler of the same user could write into this process
+    since = time.time()
     supervisor = Supervisor(say)
     supervisor.stop_on_signals()
-    if launch.measured:
-        _extend(launch.measured, say)
-    supervisor.also(KeyFile(launch.folder / "home" / KEY_FILE, Path.cwd() / KEY_FILE))
-    for warning in launch.warnings:
-        say(f"strongroom: warning: {warning}")
     try:
+        for warning in launch.warnings:
+            say(f"strongroom: warning: {warning}")
+        fix(launch, say)
+        _make_logs(launch.logs, launch.user)
+        owner = launch.user.uid if launch.user is not None else None
+        supervisor.also(KeyFile(launch.folder / "home" / KEY_FILE, Path.cwd() / KEY_FILE, owner=owner))
         supervisor.start(launch.keeper)
         supervisor.start(launch.server)
         supervisor.also(Outcomes(launch.socket, {each.name for each in launch.admitted}, say))
@@ -170,49 +75,25 @@ def run(launch: Launch, *, say: Say) -> None:
     finally:
         supervisor.stop()
         shutil.rmtree(launch.folder, ignore_errors=True)
+        _sweep_shared(launch.user, since)
 
 
-def _extend(measured: Sequence[Measurement], say: Say) -> None:
-    """Before anything that is not ours runs: into the TPM's register."""
-    from strongroom.attest.tpm import TpmAttester, launch_log_of, read_launch_log
-    from strongroom.attest.tpm_connection import default_tcti
-
-    tcti = default_tcti()
-    with TpmAttester(tcti) as register:
-        fresh = extend(register, read_launch_log(launch_log_of(tcti)), measured)
-    for each in measured:
+def fix(launch: Launch, say: Say) -> None:
+    """Before anything that is not ours runs: into the registers of this machine, where it has some."""
+    with opened(launch.attester()) as device:
+        if launch.init_data is not None:
+            bind_init_data(launch.init_data, device)
+            say(f"strongroom: init-data {launch.init_data.digest.hex()}: held by {launch.held}")
+        if not isinstance(device, Register):
+            return
+        trouble = device.launch_trouble()
+        if trouble:
+            say(f"strongroom: warning: launch events are not extended: {trouble}")
+            return
+        fresh = extend(device, launch.measured)
+    for each in launch.measured:
         said = "extended" if each in fresh else "measured already in this boot"
         say(f"strongroom: launch.{each.event} {each.digest.hex()}: {said}")
-
-
-class KeyFile:
-    """TorchServe's token file, brought to where an operator looks for it.
-
-    TorchServe writes it into its working folder, and searches that folder first for Java classes and log
-    settings. So the working folder is ours, and the file is copied out whenever it changes.
-    """
-
-    def __init__(self, source: Path, target: Path) -> None:
-        self._source, self._target = source, target
-        self._seen = 0
-
-    def __call__(self) -> None:
-        """Copy it if it is new."""
-        try:
-            changed = self._source.stat().st_mtime_ns
-            octets = self._source.read_bytes()
-        except OSError:
-            return
-        if changed == self._seen or not octets:
-            return
-        fresh = self._target.with_name(f".{self._target.name}.{os.getpid()}")
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(octets)
-            fresh.replace(self._target)
-            self._seen = changed
 
 
 class Outcomes:

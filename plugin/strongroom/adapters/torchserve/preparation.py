@@ -1,0 +1,211 @@
+"""What `strongroom launch` does before it starts anything: every check, and everything that the server will read.
+
+Order matters: what is admitted and how TorchServe is configured is fixed before any code that is not ours
+runs, and where the hardware can say what this guest was started with, it is asked first. Everything is written into
+one private folder in memory, which goes when the launcher does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from strongroom.adapters.torchserve.environment import java_for, keeper_environment, server_environment
+from strongroom.adapters.torchserve.flags import FILE_PROPERTIES, Wanted, read_command, size_limits, write_properties
+from strongroom.adapters.torchserve.runtime import torchserve_command
+from strongroom.errors import LaunchRefused
+from strongroom.evidence.init_data import InitData
+from strongroom.evidence.types import Attester
+from strongroom.keeper.peers import Lineage
+from strongroom.keeper.process import Charge
+from strongroom.launch import init_files
+from strongroom.launch.admission import Admitted, Gate
+from strongroom.launch.config import Configuration
+from strongroom.launch.hardening import confine_server
+from strongroom.launch.landlock import version as landlock_version
+from strongroom.launch.measured import Measurement, measurements, trust_roots
+from strongroom.launch.roots import BY_EVENT, SIMULATED, check_init_data, opened
+from strongroom.launch.supervisor import Child
+from strongroom.launch.surroundings import Installed, check_surroundings
+from strongroom.launch.user import User
+from strongroom.plugins import Plugins
+
+MEMORY = Path("/dev", "shm")
+WORKER_DEPTH = 3
+"""Launcher → TorchServe's Python wrapper → Java → worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is about to run: the folder in memory, the admitted archives, both children.
+
+    `measured` are the events that are extended where `attester` has a register; `init_data` is what the guest was
+    started with, and `held` says what holds its digest.
+    """
+
+    folder: Path
+    admitted: tuple[Admitted, ...]
+    keeper: Child
+    server: Child
+    attester: Callable[[], Attester]
+    measured: tuple[Measurement, ...]
+    warnings: tuple[str, ...] = ()
+    logs: tuple[Path, ...] = ()
+    user: User | None = None
+    init_data: InitData | None = None
+    held: str = ""
+
+    @property
+    def socket(self) -> Path:
+        """The keeper's socket."""
+        return self.folder / "keeper.sock"
+
+
+def prepare(
+    config: Path | None,
+    command: Sequence[str],
+    *,
+    init_data: Path | None = None,
+    attester: Callable[[], Attester] | None = None,
+    keeper_flags: Sequence[str] = (),
+) -> Launch:
+    """Check everything and write the private store; starts nothing. Raises `LaunchRefused` and its kin.
+
+    The configuration is a file or is in an init-data file. `attester` opens another attester than the configured one.
+    """
+    if (config is None) == (init_data is None):
+        raise LaunchRefused(
+            "the configuration comes from one place: a file, or an init-data file",
+            hint="give --config FILE, or --init-data FILE",
+        )
+    if not MEMORY.is_dir():
+        raise LaunchRefused(f"{MEMORY} is not there, and nothing may be written to a disk", hint="mount a tmpfs on it")
+    folder = Path(tempfile.mkdtemp(prefix="strongroom-", dir=MEMORY))
+    try:
+        started = None if init_data is None else init_files.read(init_data)
+        if started is not None:
+            config = init_files.unpack(started, folder / "init-data")
+        assert config is not None
+        return _prepared(folder, config, command, started, attester, keeper_flags)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _prepared(
+    folder: Path,
+    config: Path,
+    command: Sequence[str],
+    started: InitData | None,
+    attester: Callable[[], Attester] | None,
+    keeper_flags: Sequence[str],
+) -> Launch:
+    configuration = Configuration.load(config)
+    plugins = Plugins.load(configuration.plugins)
+    attest = attester or (lambda: plugins.attester(configuration.tee))
+    warnings = check_surroundings(configuration.surroundings, tee=configuration.tee)
+    held = ""
+    if started is not None:
+        with opened(attest()) as device:
+            held = check_init_data(started, device, plugins.verifiers())
+        warnings += [f"init-data is held by {held}"] if configuration.tee == SIMULATED else []
+    if configuration.worker.output == "pass":
+        warnings.append("worker output is passed on: requests, answers and weights may end up in logs")
+    wanted = read_command(list(command))
+    if not wanted.models:
+        raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
+    user = User.named(configuration.worker.user) if configuration.worker.user else None
+    if configuration.worker.disk == "deny" and not landlock_version():
+        warnings.append("this kernel has no Landlock: a handler that writes to a disk is not stopped")
+    if user is None and os.geteuid() == 0:
+        warnings.append("server and workers run as root, as the keeper does: name another user in worker.user")
+    gate = Gate(configuration.admission)
+    for name in ("store", "temp", "config", "home"):
+        (folder / name).mkdir(mode=0o700)
+    admitted = tuple(gate.admit(wanted.models, folder / "store"))
+    write_properties(wanted, folder / "config" / "config.properties")
+    ca = configuration.broker.ca if configuration.broker is not None else None
+    roots = trust_roots((each.id for each in gate.authors), b"" if ca is None else _read(ca))
+    logs = _logs()
+    _give(folder, user, wanted, logs)
+    lineage = Lineage(os.getpid(), WORKER_DEPTH, *((user.uid, user.gid) if user else ()))
+    charge = Charge(admitted, lineage, configuration.digest, roots, _sent(started, held))
+    keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
+    keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
+    temp, java = folder / "temp", java_for(configuration)
+    named = os.environ.get("JAVA_HOME")
+    if named and Path(named) != java:
+        warnings.append(f"JAVA_HOME of the environment is not used, but {java}: see [surroundings] java_home")
+    writable = (temp, folder / "home", *logs, MEMORY) if configuration.worker.disk == "deny" else ()
+    server = Child(
+        "torchserve",
+        _server_command(folder, wanted, admitted),
+        server_environment(temp, folder / "keeper.sock", logs[0], java, size_limits(wanted)),
+        folder / "home",
+        before=lambda: _sweep(temp, user),
+        confine=lambda: confine_server(user, writable),
+    )
+    events: tuple[Measurement, ...] = ()
+    if configuration.tee != SIMULATED:  # which has no register, and would only wait for the digests
+        text = started.text.encode() if started is not None else None
+        events = measurements(configuration.digest, admitted, Installed.all(), roots=roots, init_data=text)
+    keeper_child = Child("the keeper", keeper, keeper_environment(folder), Path.cwd(), stdin=charge.serialise())
+    return Launch(
+        folder, admitted, keeper_child, server, attest, events, tuple(warnings), logs, user, started, held
+    )  # fmt: skip
+
+
+def _sent(started: InitData | None, held: str) -> str | None:
+    """The text for the broker: it looks into the hardware's field, so it gets none that only an event vouches for."""
+    return None if started is None or held == BY_EVENT else started.text
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LaunchRefused(f"{path} cannot be read: {error.strerror}", hint="see [broker] ca") from error
+
+
+def _logs() -> tuple[Path, ...]:
+    """Where the server writes its logs: beside the operator unless they say otherwise."""
+    named = [os.environ.get(name) for name in ("LOG_LOCATION", "METRICS_LOCATION")]
+    return tuple(dict.fromkeys(Path(each or "logs").absolute() for each in named))
+
+
+def _give(folder: Path, user: User | None, wanted: Wanted, logs: Sequence[Path]) -> None:
+    """What the server's user needs of ours, and no more; raises `LaunchRefused` where it cannot reach something."""
+    if user is None:
+        return
+    folder.chmod(0o711)  # to be passed through, not listed
+    for name in ("store", "config"):
+        os.chown(folder / name, 0, user.gid)
+        (folder / name).chmod(0o750)
+    for name in ("temp", "home"):
+        user.own(folder / name)
+    certificates = (Path(wanted.properties[each]) for each in sorted(FILE_PROPERTIES & wanted.properties.keys()))
+    writable = [folder / "temp", folder / "home", *filter(Path.is_dir, logs)]  # a log folder that is not there is made
+    user.check([Path(sys.executable), Path(__file__), *certificates], writable)
+
+
+def _server_command(folder: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
+    command = [*torchserve_command(), "--start", "--foreground", "--ncs", "--model-store", str(folder / "store")]
+    command += ["--ts-config", str(folder / "config" / "config.properties")]
+    command += ["--disable-token-auth"] if wanted.disable_token_auth else []
+    return [*command, "--models", *(f"{each.name}={each.name}.mar" for each in admitted)]
+
+
+def _sweep(temp: Path, user: User | None) -> None:
+    """What the last run left: unpacked fronts, sockets, rooms, caches. Nothing of it is needed."""
+    for path in temp.iterdir():
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (temp / "home").mkdir(mode=0o700)
+    if user is not None:
+        user.own(temp / "home")
