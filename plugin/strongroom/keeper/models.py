@@ -5,6 +5,9 @@ to it has ended: at once when the broker says no, after lease and grace when the
 Then it asks again for as long as the model is wanted: after 1 s and at most 30 s apart, 60 s after a refusal.
 Nobody waits on it: whoever asks for the model meanwhile gets `ModelUnavailable` at once.
 
+A model that no process has needed for a configured time is closed, its memory given back and its key no longer
+asked for; the next claim opens it again, with a key that the broker releases anew.
+
 What workers hold by then cannot be taken out of their hands, so a withdrawal is final for them: they are told
 to end, and whoever has not ended after `FAREWELL_S` is killed by the kernel's name for it (a pidfd).
 """
@@ -21,6 +24,7 @@ from typing import Any
 
 from strongroom.archive.unseal import VerifiedArchive
 from strongroom.errors import (
+    ArchiveError,
     AttestationFailed,
     LeaseExpired,
     ModelUnavailable,
@@ -30,8 +34,10 @@ from strongroom.errors import (
     StrongroomError,
 )
 from strongroom.keeper.asking import Asking
+from strongroom.keeper.demand import Demand
 from strongroom.keeper.keyring import RequestKeys
 from strongroom.keeper.leases import DEFAULT_GRACE_S, Lease, Tenure
+from strongroom.keeper.openings import Openings
 from strongroom.keeper.peers import Peer, still_there
 from strongroom.keeper.release import Released
 from strongroom.keeper.room import MemoryFile, OpenRoom
@@ -45,7 +51,11 @@ FAREWELL_S = 10.0
 
 
 class HeldModel:
-    """A verified archive, its request keys, and its room while a key is held. Times in seconds."""
+    """A verified archive, its request keys, and its room while a key is held. Times in seconds.
+
+    `idle` is after how long without a worker the room is closed, 0 for never. `openings` is what all models of
+    a keeper share. `find` reads the archive anew from its path, for a file that was replaced after it was damaged.
+    """
 
     def __init__(
         self,
@@ -55,6 +65,9 @@ class HeldModel:
         release: Callable[[], Released],
         *,
         grace: int = DEFAULT_GRACE_S,
+        idle: float = 0,
+        openings: Openings | None = None,
+        find: Callable[[], VerifiedArchive] | None = None,
     ) -> None:
         self.name = name
         self.archive: ArchiveDigest = verified.core.digest
@@ -62,6 +75,10 @@ class HeldModel:
         self._verified = verified
         self._release = Asking(release)
         self._grace = grace
+        self._demand = Demand(idle)
+        self._openings = openings or Openings()
+        self._find = find
+        self._resting = False
         self._room: OpenRoom | None = None
         self._lease: Lease | None = None
         self._withdrawn = False
@@ -93,19 +110,29 @@ class HeldModel:
                 longest = LONGEST_PAUSE_AFTER_NO if isinstance(error, REFUSALS) else LONGEST_PAUSE
                 pause = min(2 * pause, longest)
             except Exception as error:  # a bug of ours may not leave a model open without a lease
-                _log.error("model %s: %s", self.name, type(error).__name__)
-                self._withdraw(ReleaseError(f"holding it failed with {type(error).__name__}"))
+                failed = ReleaseError(f"holding it failed with {type(error).__name__}")
+                self._withdraw(failed)
+                self._not_open(failed)
                 self._stop.wait(LONGEST_PAUSE)
+            if not self._stop.is_set() and self._demand.over():
+                self._rest()
 
     def _hold(self) -> None:
-        """Get the key, open, and stay until the right has ended; raises where it never began."""
+        """Get the key, open, and stay until the right or the need has ended; raises where it never began."""
+        size = self._verified.core.payload_length
+        self._openings.check(size)
         released = self._release()
         if self._verified.core.lease_required and released.lease_s is None:
             raise ReleaseDenied(
                 f"the archive of {self.name} may be opened only under a lease, and the broker gives none",
                 hint="use a strongroom broker (a stock Trustee has no leases), or seal without --lease-required",
             )
-        room = OpenRoom.open(self._verified.unlock(released.key))
+        try:
+            with self._openings.turn(size) as threads:
+                room = OpenRoom.open(self._verified.unlock(released.key), threads=threads)
+        except ArchiveError:
+            self._look_again()
+            raise
         tenure = Tenure(released, self._release, drop=self._withdraw, restore=lambda _: None, grace_s=self._grace)
         del released  # the key has done its work
         with self._lock:
@@ -116,11 +143,39 @@ class HeldModel:
         _log.info("model %s is open %s: %d files", self.name, until, len(room.files))
         self._settled.set()
         while tenure.held and not self._stop.is_set():
-            self._stop.wait(min(tenure.step(), 60.0))
+            self._stop.wait(min(tenure.step(), 60.0, self._demand.patience / 4 or 60.0))
             with self._lock:
                 self._lease = tenure.lease
+                self._holders = {peer for peer in self._holders if still_there(peer)}
                 if self._room is None:  # somebody asked and found the lease over, before this thread did
                     return
+            if self._demand.over():
+                return
+
+    def _look_again(self) -> None:
+        """What was opened is damaged; a file that was put in its place is what the next attempt reads."""
+        if self._find is None:
+            return
+        with contextlib.suppress(StrongroomError):  # no better one is there, and the error of this one is told
+            found = self._find()
+            if found.digest == self.archive:
+                self._verified, found = found, self._verified
+            found.close()
+
+    def _rest(self) -> None:
+        """Give back what nobody needs, and wait for somebody who does."""
+        with self._lock:
+            self._close_room()
+            self._lease, self._resting = None, True
+            self._reason = ModelUnavailable(
+                f"no worker has needed it for {self._demand.patience:.0f} s", hint="the next worker opens it again"
+            )
+            self._settled.clear()
+        _log.info("model %s is closed: %s", self.name, self._reason)
+        self._demand.wait()
+        with self._lock:
+            self._resting = False
+            self._reason = ModelUnavailable("the key is being asked for again")
 
     def _not_open(self, error: StrongroomError) -> None:
         with self._lock:
@@ -149,6 +204,10 @@ class HeldModel:
             self._room = None
 
     # -- answering ------------------------------------------------------------------------
+
+    def claimed(self, peer: Peer) -> None:
+        """A process serves this model from now on: open it again if it was closed, and keep it open."""
+        self._demand.note(peer)
 
     def check_open(self) -> None:
         """Raises `ModelUnavailable` with the class of the reason while the model is not open."""
@@ -183,6 +242,7 @@ class HeldModel:
 
         They are duplicates: a room that closes meanwhile must not leave numbers that mean other files.
         """
+        self._demand.note(peer)
         copies: list[MemoryFile] = []
         try:
             with self._lock:
@@ -202,15 +262,21 @@ class HeldModel:
             return {
                 "name": self.name,
                 "archive": str(self.archive),
-                "state": "open" if open_now else "withdrawn" if self._withdrawn else "waiting",
+                "state": self._state(),
                 "reason": "" if open_now else f"{type(self._reason).__name__}: {self._reason}",
                 "hint": "" if open_now else self._reason.hint,
                 "lease": None if lease is None else lease.lease_s,
             }
 
+    def _state(self) -> str:
+        if self._room is not None:
+            return "open"
+        return "idle" if self._resting else "withdrawn" if self._withdrawn else "waiting"
+
     def close(self) -> None:
         """Stop asking and give the memory back."""
         self._stop.set()
+        self._demand.stop()
         with self._lock:
             self._close_room()
             self._reason = ModelUnavailable("the keeper is stopping")

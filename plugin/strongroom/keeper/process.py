@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import resource
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,8 +28,9 @@ from strongroom.errors import ArchiveTampered, ConfigurationInvalid, LaunchRefus
 from strongroom.evidence.types import Attester
 from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
 from strongroom.keeper.models import HeldModel
+from strongroom.keeper.openings import Openings
 from strongroom.keeper.peers import Lineage
-from strongroom.keeper.release import ReleaseClient, Released
+from strongroom.keeper.release import ReleaseClient
 from strongroom.keeper.service import KeeperService
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.admission import Admitted, Gate
@@ -131,7 +134,7 @@ def hold(
     client = ReleaseClient(
         configuration.broker.url, attester=attester, ca=configuration.broker.ca, statement=statement, attempts=1
     )
-    models = []
+    models, openings = [], Openings()
     for each in admitted:
         verified = gate.verified(each.path)
         if verified.core.digest != each.archive:
@@ -145,19 +148,27 @@ def hold(
             configuration.channel,
             allowance,
         )
-        release = _release(client, verified.core.resource, each.archive)
-        models.append(HeldModel(each.name, verified, keys, release, grace=configuration.broker.grace))
+        models.append(
+            HeldModel(
+                each.name,
+                verified,
+                keys,
+                partial(client.fetch, verified.core.resource, each.archive),
+                grace=configuration.broker.grace,
+                idle=configuration.keeper.idle,
+                openings=openings,
+                find=partial(gate.verified, each.path),
+            )
+        )
     return models
-
-
-def _release(client: ReleaseClient, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], Released]:
-    return lambda: client.fetch(resource, archive)
 
 
 def run(configuration: Configuration, charge: Charge, socket: Path, *, attester: Attester | None = None) -> None:
     """Serve until SIGTERM. `attester` replaces the configured one, for demonstrations."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="strongroom keeper: %(message)s")
     harden()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each file of each model
     if charge.configuration != configuration.digest:
         raise LaunchRefused(
             "the configuration is not the one that the launcher read", hint="it was changed meanwhile; launch again"

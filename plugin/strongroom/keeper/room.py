@@ -36,8 +36,13 @@ class OpenRoom:
         self.files = tuple(files)
 
     @classmethod
-    def open(cls, archive: OpenedArchive, *, only: Sequence[Member] | None = None) -> OpenRoom:
-        """Decrypt everything, or `only` some; raises `ArchiveTampered` and its kin, and then nothing is left."""
+    def open(
+        cls, archive: OpenedArchive, *, only: Sequence[Member] | None = None, threads: int | None = None
+    ) -> OpenRoom:
+        """Decrypt everything, or `only` some; raises `ArchiveTampered` and its kin, and then nothing is left.
+
+        `threads` is one for each core by default.
+        """
         descriptors: list[int] = []
         files: list[MemoryFile] = []
         try:
@@ -48,7 +53,7 @@ class OpenRoom:
                     descriptors.append(descriptor)
                     files.append(MemoryFile(member.name, member.size, descriptor))
                     targets[member] = mappings.enter_context(written(descriptor, member.size))
-                archive.unseal(targets)
+                archive.unseal(targets, threads=threads)
             for descriptor in descriptors:
                 fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
         except BaseException:

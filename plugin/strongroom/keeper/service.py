@@ -8,11 +8,13 @@ the same request.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,11 @@ MOST_AT_ONCE = 4096
 MOST_CONNECTIONS = 1024
 UNCLAIMED_S = 10.0
 """Seconds in which a connection has to claim a model, or to ask its one question."""
+
+SHORTAGES = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED])
+"""What accept(2) says of the moment and not of the socket."""
+
+SHORTAGE_PAUSE_S = 0.1
 
 
 class KeeperService:
@@ -73,12 +80,19 @@ class KeeperService:
         while True:
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if error.errno not in SHORTAGES:
+                    return
+                time.sleep(SHORTAGE_PAUSE_S)  # others go on, and the one who knocks waits
+                continue
             if not self._places.acquire(blocking=False):
                 connection.close()  # whoever fills the house keeps others out, and no more
                 continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except RuntimeError:  # the kernel gives no more threads
+                connection.close()
+                self._places.release()
 
     def close(self) -> None:
         """Stop listening."""
@@ -193,6 +207,7 @@ class Conversation:
         if model is None:
             raise KeeperRefused("this keeper holds no such archive", hint="was it admitted? see the launcher's output")
         self._peers.bind(self._peer, model.archive)
+        model.claimed(self._peer)
         self._model = model
         return {}
 

@@ -53,14 +53,19 @@ class Gate:
 
     def verified(self, path: Path) -> VerifiedArchive:
         """Open an archive's front and check it; raises an `ArchiveError` or `LaunchRefused`."""
-        verified = SealedArchive.open(path).verified(self._authors, now=datetime.now(UTC), demand=self._demand)
-        lowest = self._rules.minimum_versions.get(verified.core.lineage, 0)
-        if verified.core.version < lowest:
-            raise LaunchRefused(
-                f"{path.name} is version {verified.core.version} of {verified.core.lineage!r}; "
-                f"this host serves {lowest} or later",
-                hint="serve the newer archive, or lower minimum_versions if the rollback is meant",
-            )
+        archive = SealedArchive.open(path)
+        try:
+            verified = archive.verified(self._authors, now=datetime.now(UTC), demand=self._demand)
+            lowest = self._rules.minimum_versions.get(verified.core.lineage, 0)
+            if verified.core.version < lowest:
+                raise LaunchRefused(
+                    f"{path.name} is version {verified.core.version} of {verified.core.lineage!r}; "
+                    f"this host serves {lowest} or later",
+                    hint="serve the newer archive, or lower minimum_versions if the rollback is meant",
+                )
+        except BaseException:
+            archive.close()
+            raise
         return verified
 
     def admit(self, models: Mapping[str, Path], store: Path) -> list[Admitted]:
@@ -77,6 +82,7 @@ class Gate:
             except ArchiveError as error:
                 raise type(error)(f"{path.name} is not admitted: {error}", hint=error.hint) from error
             (store / f"{name}.mar").write_bytes(verified.front())
+            verified.close()
             core = verified.core
             admitted.append(
                 Admitted(
