@@ -129,6 +129,13 @@ def test_a_broker_that_answers_too_slowly_prolongs_nothing(opened):
     assert until(lambda: not is_open(model)) < 3
 
 
+def test_a_broker_that_never_answers_does_not_keep_the_memory_of_a_model_that_no_worker_asks_for(opened):
+    model, desk = opened(lease_s=1, grace=1)
+    desk.hangs.set()
+    until(lambda: model.status()["state"] == "withdrawn", 5)
+    assert "LeaseExpired" in model.status()["reason"]
+
+
 def test_a_question_that_was_given_up_is_not_asked_again_before_it_ended():
     asked = []
 

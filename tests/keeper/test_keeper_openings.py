@@ -39,7 +39,9 @@ class House:
         for number in range(count):
             sealed = sealed_toy(folder, author, name=f"model{number}", weights=os.urandom(size))
             verified = SealedArchive.open(sealed.path).verified((author.key.public,), now=datetime.now(UTC))
-            self.models.append(HeldModel(f"model{number}", verified, None, self.desk(sealed, answer), openings=openings))
+            self.models.append(
+                HeldModel(f"model{number}", verified, None, self.desk(sealed, answer), openings=openings)
+            )
 
     def desk(self, sealed, answer):
         def release():

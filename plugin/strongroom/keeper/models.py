@@ -19,9 +19,12 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+from strongroom.archive.errand import Errand
 from strongroom.archive.unseal import VerifiedArchive
 from strongroom.errors import (
     ArchiveError,
@@ -50,6 +53,9 @@ REFUSALS = (ReleaseDenied, ResourceMissing, AttestationFailed)
 FAREWELL_S = 10.0
 
 
+_failed = ModelUnavailable("holding it failed, and will be tried again")
+
+
 class HeldModel:
     """A verified archive, its request keys, and its room while a key is held. Times in seconds.
 
@@ -73,7 +79,7 @@ class HeldModel:
         self.archive: ArchiveDigest = verified.core.digest
         self.keys = keys
         self._verified = verified
-        self._release = Asking(release)
+        self._release = Asking(release, left=self._left)
         self._grace = grace
         self._demand = Demand(idle)
         self._openings = openings or Openings()
@@ -90,13 +96,24 @@ class HeldModel:
 
     def start(self) -> None:
         """Begin to ask for the key, in a thread of its own."""
-        threading.Thread(target=self._pursue, name=f"model {self.name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"model {self.name}", daemon=True).start()
 
     def wait(self, seconds: float) -> None:
         """Until the first attempt ended, in whatever way, or the time is over."""
         self._settled.wait(seconds)
 
     # -- asking and holding -------------------------------------------------------------
+
+    def _run(self) -> None:
+        """For the life of the keeper: what failed so badly that it could not be handled leaves no model open."""
+        while not self._stop.is_set():
+            try:
+                self._pursue()
+            except BaseException:  # as a rule no memory, not even for an error's own words
+                with self._lock:
+                    self._close_room()
+                    self._reason = _failed
+            self._stop.wait(FIRST_PAUSE)
 
     def _pursue(self) -> None:
         pause = FIRST_PAUSE
@@ -152,6 +169,11 @@ class HeldModel:
             if self._demand.over():
                 return
 
+    def _left(self) -> float:
+        """Seconds for which what is open may stay so without an answer from the broker."""
+        with self._lock:
+            return float("inf") if self._room is None or self._lease is None else self._lease.left()
+
     def _look_again(self) -> None:
         """What was opened is damaged; a file that was put in its place is what the next attempt reads."""
         if self._find is None:
@@ -194,9 +216,10 @@ class HeldModel:
             self._reason, self._withdrawn = error, True
             holders, self._holders = self._holders, set()
         _log.warning("model %s is withdrawn: %s: %s", self.name, type(error).__name__, error)
-        farewell = threading.Timer(FAREWELL_S, _end, [self.name, holders])
-        farewell.daemon = True
-        farewell.start()
+        try:
+            Errand(partial(_end, self.name, holders, FAREWELL_S))
+        except RuntimeError:  # no thread that could wait for them
+            _end(self.name, holders, 0)
 
     def _close_room(self) -> None:
         if self._room is not None:
@@ -230,8 +253,10 @@ class HeldModel:
             # The renewing thread may be waiting for a slow broker; that prolongs nothing.
             self._withdraw(LeaseExpired("the lease and its grace are over", hint="the broker has not answered since"))
         if self._room is None:
+            # Peers learn the class of a failure; that nothing has failed yet may be said in words.
+            own = type(self._reason) is ModelUnavailable
             raise ModelUnavailable(
-                f"model {self.name} is not open: {type(self._reason).__name__}",
+                f"model {self.name} is not open: {self._reason if own else type(self._reason).__name__}",
                 hint="the keeper's log has the detail; it keeps asking by itself",
             )
         return self._room
@@ -282,8 +307,9 @@ class HeldModel:
             self._reason = ModelUnavailable("the keeper is stopping")
 
 
-def _end(name: str, holders: set[Peer]) -> None:
-    """Kill the workers that were told to end and have not."""
+def _end(name: str, holders: set[Peer], patience: float) -> None:
+    """Kill the workers that were told to end and after `patience` seconds have not."""
+    time.sleep(patience)
     for peer in holders:
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(peer.pid)

@@ -13,12 +13,13 @@ import logging
 import os
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from strongroom.archive.errand import Errand
 from strongroom.channel.ohttp import Form
 from strongroom.channel.replay import Reservation
 from strongroom.encoding import Fields
@@ -60,7 +61,7 @@ class KeeperService:
     ) -> None:
         """`confined` holds workers to `launch.hardening.check_hardened` before they get anything."""
         self._confined = confined
-        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._lines: list[Errand] = []
         self._models = dict(models)
         self._worker = worker or Worker()
         self._peers = Peers(lineage)
@@ -85,14 +86,16 @@ class KeeperService:
                     return
                 time.sleep(SHORTAGE_PAUSE_S)  # others go on, and the one who knocks waits
                 continue
-            if not self._places.acquire(blocking=False):
+            if len(self._lines) >= MOST_CONNECTIONS:
+                self._lines = [each for each in self._lines if not each.over]
+            if len(self._lines) >= MOST_CONNECTIONS:
                 connection.close()  # whoever fills the house keeps others out, and no more
                 continue
             try:
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                self._lines.append(Errand(partial(self._serve, connection)))
             except RuntimeError:  # the kernel gives no more threads
                 connection.close()
-                self._places.release()
+            del connection  # the thread's alone: it is closed even where the thread never ran
 
     def close(self) -> None:
         """Stop listening."""
@@ -122,7 +125,6 @@ class KeeperService:
             finally:
                 if conversation is not None:
                     conversation.abandon()
-                self._places.release()
 
 
 class Conversation:
