@@ -80,12 +80,12 @@ class Ground:
         administrator: Ed25519PrivateKey = AdminKey.load(self.stage.owner / "broker" / "admin.key").private
         self.hunt.add("the administrator's key", administrator.private_bytes_raw())
 
-    def serve(self, properties: str = "", **server) -> None:
-        """Start the server and wait until every model is ready."""
+    def serve(self, properties: str = "", *, workers: int = 2, **server) -> None:
+        """Start the server and wait until every model has its workers."""
         models = tuple(f"{name}={name}.mar" for name in self.names)
         self.stage.start_server(models=models, properties=f"metrics_mode=prometheus\n{properties}", **server)
         for name in self.names:
-            self.stage.wait_until_ready(model=name)
+            self.stage.wait_until_ready(workers, model=name)
 
     # -- processes --------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from strongroom.adapters.torchserve.launcher import keeper_status
+from strongroom.archive.unseal import SealedArchive
 from strongroom.demo.stage import COMMAND, Stage
 from strongroom.errors import KeeperUnavailable, StrongroomError
 from strongroom.keys import ArchiveDigest
@@ -61,6 +62,20 @@ def until(condition, seconds: float = 60.0, *, every: float = 0.02):
             return found
         time.sleep(every)
     raise AssertionError(f"it did not happen in {seconds} s")
+
+
+def flip_every_block(path: Path, *, keep_front: bool = False) -> None:
+    """A bit in every region of an archive, in place; what stands before the payload is kept if it shall be."""
+    start = 0
+    if keep_front:
+        with SealedArchive.open(path) as archive:
+            start = archive._storage.payload_at
+    with path.open("r+b") as file:
+        for at in range(start, path.stat().st_size, max(64, path.stat().st_size // 4096)):
+            file.seek(at)
+            octet = file.read(1)
+            file.seek(at)
+            file.write(bytes([octet[0] ^ 1]))
 
 
 class Worker:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from doubles.keepers import KeeperProcess, Worker, administer, until
+from doubles.keepers import KeeperProcess, Worker, administer, flip_every_block, until
 from doubles.models import plain_archive
 from doubles.wall_clock import WallClock
 from leaks.hunt import Hunt, canary
@@ -206,15 +206,6 @@ def test_a_keeper_without_a_free_descriptor_lets_peers_wait_and_goes_on(ground):
 
 
 # -- the archive ----------------------------------------------------------------------------------
-
-
-def flip_every_block(path):
-    with path.open("r+b") as file:
-        for at in range(0, path.stat().st_size, max(64, path.stat().st_size // 4096)):
-            file.seek(at)
-            octet = file.read(1)
-            file.seek(at)
-            file.write(bytes([octet[0] ^ 1]))
 
 
 DAMAGES = {

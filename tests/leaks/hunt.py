@@ -20,7 +20,6 @@ import gzip
 import io
 import lzma
 import os
-import re
 import time
 import zipfile
 import zlib
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import IO
 
 from leaks import places
-from leaks.needles import canary, encodings
+from leaks.needles import Needles, canary, encodings
 from leaks.watch import Watch
 from leaks.wire import Ear
 
@@ -68,15 +67,14 @@ class Hunt:
         self._compile()
 
     def _compile(self) -> None:
-        self._names = {needle: name for name, secret in self.canaries.items() for needle in encodings(secret)}
-        self._pattern = re.compile(b"|".join(re.escape(each) for each in self._names))
+        self._needles = Needles({each: name for name, secret in self.canaries.items() for each in encodings(secret)})
 
     # -- bytes ----------------------------------------------------------------------------
 
     def octets(self, octets: bytes, where: str) -> None:
         """Look at bytes at hand."""
-        for hit in self._pattern.finditer(octets):
-            found = Found(self._names[hit[0]], where)
+        for name in sorted(self._needles.found(octets)):
+            found = Found(name, where)
             if found not in self.found:
                 self.found.append(found)
 

@@ -6,6 +6,8 @@ import base64
 import secrets
 import urllib.parse
 
+import numpy as np
+
 FORMS = ("utf-16-le", "utf-16-be", "utf-32-le")
 
 
@@ -39,3 +41,34 @@ def _printed(octets: bytes) -> set[bytes]:
             # Without the ends, which depend on the neighbours.
             found.add(encode(bytes(phase) + octets)[4 if phase else 0 : -4])
     return found
+
+
+class Needles:
+    """Many byte strings looked for at once, at some hundred megabytes a second; each is at least four bytes long."""
+
+    def __init__(self, names: dict[bytes, str]) -> None:
+        """`names` says what each needle is a piece of."""
+        self._names = names
+        self._two = np.zeros(1 << 16, dtype=bool)
+        self._by_four: dict[int, list[bytes]] = {}
+        for needle in names:
+            self._two[int.from_bytes(needle[:2], "little")] = True
+            self._by_four.setdefault(int.from_bytes(needle[:4], "little"), []).append(needle)
+        self._four = np.array(sorted(self._by_four), dtype=np.uint32)
+
+    def found(self, octets: bytes) -> set[str]:
+        """The names of all that are somewhere in `octets`."""
+        found: set[str] = set()
+        if len(octets) < 4:
+            return found
+        every = np.frombuffer(octets, dtype=np.uint8)
+        for parity in (0, 1):
+            pairs = np.frombuffer(octets, dtype="<u2", offset=parity, count=(len(octets) - parity) // 2)
+            at = np.flatnonzero(self._two[pairs]) * 2 + parity
+            at = at[at + 4 <= len(octets)]
+            four = sum(every[at + place].astype(np.uint32) << np.uint32(8 * place) for place in range(4))
+            for position, start in zip(at[known := np.isin(four, self._four)], four[known], strict=True):
+                for needle in self._by_four[int(start)]:
+                    if octets[position : position + len(needle)] == needle:
+                        found.add(self._names[needle])
+        return found

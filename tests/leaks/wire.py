@@ -13,13 +13,17 @@ SOL_PACKET, PACKET_STATISTICS = 263, 6
 SO_RCVBUFFORCE = 33
 ETHERNET, IPV4, IPV6, TCP = 14, 0x0800, 0x86DD, 6
 OVERLAP = 1 << 10
+AT_ONCE = 1 << 20
+BETWEEN = b"\n-- between packets --\n"
 
 
 class Ear:
-    """Calls `hear(octets)` with each packet, and with a TCP flow's octets across the borders of its segments."""
+    """Calls `hear(octets)` with packets, many at a time, and with a TCP flow's octets across its segments' borders."""
 
     def __init__(self, hear: Callable[[bytes], None]) -> None:
         self._hear = hear
+        self._heard: list[bytes] = []
+        self._size = 0
         self._tails: dict[Hashable, bytes] = {}
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS))
         try:
@@ -43,17 +47,28 @@ class Ear:
         while True:
             if select.select([self._socket], [], [], 0.2)[0]:
                 self._take(self._socket.recv(1 << 17))
-            elif self._stop.is_set():
+                if self._size > AT_ONCE:
+                    self._pass_on()
+                continue
+            self._pass_on()
+            if self._stop.is_set():
                 return
 
     def _take(self, packet: bytes) -> None:
-        self._hear(packet)
+        self._heard.append(packet)
+        self._size += len(packet)
         found = _segment(packet)
         if found is not None:
             flow, octets = found
             joined = self._tails.get(flow, b"") + octets
-            self._hear(joined[: 2 * OVERLAP])
+            self._heard.append(joined[: 2 * OVERLAP])
             self._tails[flow] = joined[-OVERLAP:]
+
+    def _pass_on(self) -> None:
+        if self._heard:
+            self._hear(BETWEEN.join(self._heard))
+        self._heard.clear()
+        self._size = 0
 
 
 def _segment(packet: bytes) -> tuple[Hashable, bytes] | None:

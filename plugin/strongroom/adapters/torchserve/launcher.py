@@ -26,6 +26,7 @@ from strongroom.errors import KeeperUnavailable, LaunchRefused
 from strongroom.keeper import wire
 from strongroom.keeper.peers import Lineage
 from strongroom.keeper.process import Charge
+from strongroom.keeper.pulse import Pulse
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import Configuration
 from strongroom.launch.hardening import confine_server
@@ -161,6 +162,7 @@ def run(launch: Launch, *, patience: float, say: Say) -> None:
     if launch.measured:
         _extend(launch.measured, say)
     supervisor.also(KeyFile(launch.folder / "home" / KEY_FILE, Path.cwd() / KEY_FILE))
+    supervisor.also(Pulse(launch.socket, lambda: launch.keeper.process, say))
     for warning in launch.warnings:
         say(f"strongroom: warning: {warning}")
     try:
