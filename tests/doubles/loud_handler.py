@@ -110,6 +110,9 @@ def handle(data, context):
         if "take" in body:
             held = bytearray(body["take"] << 20)
             del held
+        if "fill" in body:
+            held = bytearray(b"x") * (body["fill"] << 20)
+            del held
         if "exit" in body:
             sys.exit(body["exit"])
         if "answer" in body:

@@ -14,7 +14,7 @@ import pytest
 from doubles.models import Author, sealed_toy
 from strongroom.archive.unseal import SealedArchive
 from strongroom.errors import BrokerUnreachable, ModelUnavailable, ReleaseDenied
-from strongroom.keeper import models
+from strongroom.keeper import holders, models
 from strongroom.keeper.asking import Asking
 from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
@@ -189,7 +189,7 @@ def test_files_lent_to_a_worker_stay_the_same_files_when_the_model_is_withdrawn_
 
 
 def test_a_worker_that_keeps_a_withdrawn_model_is_killed(opened, monkeypatch):
-    monkeypatch.setattr(models, "FAREWELL_S", 0.5)
+    monkeypatch.setattr(holders, "FAREWELL_S", 0.5)
     model, _ = opened(lease_s=300)
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

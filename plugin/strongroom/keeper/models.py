@@ -8,8 +8,7 @@ Nobody waits on it: whoever asks for the model meanwhile gets `ModelUnavailable`
 A model that no process has needed for a configured time is closed, its memory given back and its key no longer
 asked for; the next claim opens it again, with a key that the broker releases anew.
 
-What workers hold by then cannot be taken out of their hands, so a withdrawal is final for them: they are told
-to end, and whoever has not ended after `FAREWELL_S` is killed by the kernel's name for it (a pidfd).
+What workers hold by then cannot be taken out of their hands, so a withdrawal is final for them (`holders`).
 """
 
 from __future__ import annotations
@@ -17,14 +16,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
-from strongroom.archive.errand import Errand
 from strongroom.archive.unseal import VerifiedArchive
 from strongroom.errors import (
     ArchiveError,
@@ -38,10 +33,11 @@ from strongroom.errors import (
 )
 from strongroom.keeper.asking import Asking
 from strongroom.keeper.demand import Demand
+from strongroom.keeper.holders import Holders
 from strongroom.keeper.keyring import RequestKeys
 from strongroom.keeper.leases import DEFAULT_GRACE_S, Lease, Tenure
 from strongroom.keeper.openings import Openings
-from strongroom.keeper.peers import Peer, still_there
+from strongroom.keeper.peers import Peer
 from strongroom.keeper.release import Released
 from strongroom.keeper.room import MemoryFile, OpenRoom
 from strongroom.keys import ArchiveDigest
@@ -50,7 +46,6 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_AFTER_NO = 1.0, 30.0, 60.0
 REFUSALS = (ReleaseDenied, ResourceMissing, AttestationFailed)
-FAREWELL_S = 10.0
 
 
 _failed = ModelUnavailable("holding it failed, and will be tried again")
@@ -88,7 +83,7 @@ class HeldModel:
         self._room: OpenRoom | None = None
         self._lease: Lease | None = None
         self._withdrawn = False
-        self._holders: set[Peer] = set()
+        self._holders = Holders(name)
         self._reason: StrongroomError = ModelUnavailable("the key has not been asked for yet")
         self._lock = threading.RLock()
         self._settled = threading.Event()
@@ -163,7 +158,7 @@ class HeldModel:
             self._stop.wait(min(tenure.step(), 60.0, self._demand.patience / 4 or 60.0))
             with self._lock:
                 self._lease = tenure.lease
-                self._holders = {peer for peer in self._holders if still_there(peer)}
+                self._holders.forget_the_dead()
                 if self._room is None:  # somebody asked and found the lease over, before this thread did
                     return
             if self._demand.over():
@@ -214,12 +209,8 @@ class HeldModel:
                 return
             self._close_room()
             self._reason, self._withdrawn = error, True
-            holders, self._holders = self._holders, set()
+            self._holders.dismiss()
         _log.warning("model %s is withdrawn: %s: %s", self.name, type(error).__name__, error)
-        try:
-            Errand(partial(_end, self.name, holders, FAREWELL_S))
-        except RuntimeError:  # no thread that could wait for them
-            _end(self.name, holders, 0)
 
     def _close_room(self) -> None:
         if self._room is not None:
@@ -305,17 +296,3 @@ class HeldModel:
         with self._lock:
             self._close_room()
             self._reason = ModelUnavailable("the keeper is stopping")
-
-
-def _end(name: str, holders: set[Peer], patience: float) -> None:
-    """Kill the workers that were told to end and after `patience` seconds have not."""
-    time.sleep(patience)
-    for peer in holders:
-        with contextlib.suppress(OSError):
-            handle = os.pidfd_open(peer.pid)
-            try:
-                if still_there(peer):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                    _log.warning("model %s: worker %d had not ended and was killed", name, peer.pid)
-            finally:
-                os.close(handle)
