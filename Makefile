@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary $(PIP_ARGS) -c constraints.txt
 
-.PHONY: demo test lint test-long bench clean
+.PHONY: demo test lint test-long test-gpu bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/strongroom demo $(DEMO_ARGS)
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m 'not long' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not long and not gpu' $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -33,7 +33,11 @@ lint: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	$(PIP) -e '.[fuzz]'
-	$(BIN)/python -m pytest -m long --timeout 7200 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'long and not gpu' --timeout 7200 $(PYTEST_ARGS)
+
+# On a machine with a CUDA device, with a build of torch that knows it (PIP_ARGS).
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks

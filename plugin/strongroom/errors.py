@@ -206,7 +206,11 @@ class KeeperRefused(KeeperError):
 
 
 class ModelUnavailable(KeeperError):
-    """The model is not open: its key has not been released, or was taken back."""
+    """The model is not open: its key has not been released or was taken back, or nobody needed it for a while."""
+
+
+class RoomUnavailable(KeeperError):
+    """Memory or descriptors for an opened model could not be had; nothing of it was kept."""
 
 
 class ModelOpening(ModelUnavailable):

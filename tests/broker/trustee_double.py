@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         encoded = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
         self.send_response(status)
         if session:
-            self.send_header("Set-Cookie", f"kbs-session-id={session}; Expires=Fri, 01 Jan 2100 00:00:00 GMT")
+            self.send_header("Set-Cookie", f"kbs-session-id={session}; Expires={self.server.trustee.cookie_ends}")
         if status == 200:
             self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(encoded)))
@@ -129,6 +129,7 @@ class Handler(BaseHTTPRequestHandler):
 def trustee_running():
     trustee = Trustee()
     trustee.counts = {}
+    trustee.cookie_ends = "Fri, 01 Jan 2100 00:00:00 GMT"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.trustee = trustee
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

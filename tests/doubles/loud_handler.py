@@ -107,6 +107,12 @@ def handle(data, context):
             context.metrics.add_time("HandlerTime", 1.25)
         if "raise" in body:
             fail(body["raise"])
+        if "take" in body:
+            held = bytearray(body["take"] << 20)
+            del held
+        if "fill" in body:
+            held = bytearray(b"x") * (body["fill"] << 20)
+            del held
         if "exit" in body:
             sys.exit(body["exit"])
         if "answer" in body:

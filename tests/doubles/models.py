@@ -27,7 +27,15 @@ class Author:
         return cls(key, folder / f"{name}.key", folder / f"{name}.pub")
 
 
-def plain_archive(path: Path, files: dict[str, bytes], *, name: str = "toy", handler: str = "toy.py", **model) -> Path:
+def plain_archive(
+    path: Path,
+    files: dict[str, bytes],
+    *,
+    name: str = "toy",
+    handler: str = "toy.py",
+    compression: int = zipfile.ZIP_DEFLATED,
+    **model,
+) -> Path:
     """An ordinary .mar, as torch-model-archiver makes one."""
     manifest = {
         "createdOn": "01/01/2026 00:00:00",
@@ -35,7 +43,7 @@ def plain_archive(path: Path, files: dict[str, bytes], *, name: str = "toy", han
         "model": {"modelName": name, "modelVersion": "1.0", "handler": handler, **model},
         "archiverVersion": "0.12.0",
     }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as mar:
+    with zipfile.ZipFile(path, "w", compression) as mar:
         for member, octets in files.items():
             mar.writestr(member, octets)
         mar.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))

@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from doubles.models import Author, sealed_toy
 from strongroom.archive.unseal import SealedArchive
 from strongroom.errors import BrokerUnreachable, ModelOpening, ModelUnavailable, ReleaseDenied
-from strongroom.keeper import models
+from strongroom.keeper import holders, models
 from strongroom.keeper.asking import Asking
 from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
@@ -49,14 +50,17 @@ class Desk:
 def opened(tmp_path):
     made = []
 
-    def make(*, lease_s=2, grace=1, waits=False, **sealing):
+    def make(*, lease_s=2, grace=1, held=None, waits=False, **sealing):
         author = Author.make(tmp_path)
         sealed = sealed_toy(tmp_path, author, weights=b"weights" * 1000, **sealing)
         desk = Desk(sealed, lease_s)
         if waits:
             desk.opens.clear()
-        verified = SealedArchive.open(sealed.path).verified((author.key.public,), now=datetime.now(UTC))
-        model = HeldModel("toy", verified, None, desk, grace=grace)
+
+        def find():
+            return SealedArchive.open(sealed.path).verified((author.key.public,), now=datetime.now(UTC))
+
+        model = HeldModel("toy", find(), None, desk, grace=grace, find=find, **(held or {}))
         made.append(model)
         model.start()
         if not waits:
@@ -176,6 +180,13 @@ def test_a_broker_that_answers_too_slowly_prolongs_nothing(opened):
     assert until(lambda: not is_open(model)) < 3
 
 
+def test_a_broker_that_never_answers_does_not_keep_the_memory_of_a_model_that_no_worker_asks_for(opened):
+    model, desk = opened(lease_s=1, grace=1)
+    desk.hangs.set()
+    until(lambda: model.status()["state"] == "withdrawn", 5)
+    assert "LeaseExpired" in model.status()["reason"]
+
+
 def test_a_question_that_was_given_up_is_not_asked_again_before_it_ended():
     asked = []
 
@@ -229,7 +240,7 @@ def test_files_lent_to_a_worker_stay_the_same_files_when_the_model_is_withdrawn_
 
 
 def test_a_worker_that_keeps_a_withdrawn_model_is_killed(opened, monkeypatch):
-    monkeypatch.setattr(models, "FAREWELL_S", 0.5)
+    monkeypatch.setattr(holders, "FAREWELL_S", 0.5)
     model, _ = opened(lease_s=300)
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -247,3 +258,176 @@ def test_a_worker_that_keeps_a_withdrawn_model_is_killed(opened, monkeypatch):
         bystander.kill()
         worker.wait()
         bystander.wait()
+
+
+# -- nobody needs it ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process():
+    made = []
+
+    def make():
+        made.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        return made[-1], Peer(made[-1].pid, os.geteuid(), _stat(made[-1].pid)[1])
+
+    yield make
+    for each in made:
+        each.kill()
+        each.wait()
+
+
+def memory_files():
+    links = (os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink())
+    return sum("memfd:strongroom" in link for link in links)
+
+
+def test_a_model_that_no_process_needs_is_closed_and_its_memory_given_back(opened):
+    before = memory_files()
+    model, desk = opened(lease_s=300, held={"idle": 0.4})
+    assert memory_files() > before
+    until(lambda: model.status()["state"] == "idle")
+    assert memory_files() == before
+    with pytest.raises(ModelUnavailable, match="not open"):
+        model.check_open()
+    model.check_held()  # no right was taken back
+    assert desk.asked == 1
+
+
+def test_the_next_claim_opens_it_again_with_a_key_released_anew(opened, process):
+    model, desk = opened(lease_s=300, held={"idle": 0.4})
+    until(lambda: model.status()["state"] == "idle")
+    model.claimed(process()[1])
+    model.wait(8)
+    assert is_open(model)
+    assert desk.asked == 2
+    assert model.status()["lease"] == 300
+
+
+def test_a_process_that_only_claimed_keeps_it_open_for_as_long_as_it_lives(opened, process):
+    model, _ = opened(lease_s=300, held={"idle": 0.4})
+    worker, peer = process()
+    model.claimed(peer)
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        assert is_open(model)
+        time.sleep(0.05)
+    worker.kill()  # and nobody has waited for it yet
+    until(lambda: model.status()["state"] == "idle")
+
+
+def test_a_claim_that_is_refused_by_the_broker_is_told_so_and_not_that_the_model_rests(opened, process):
+    model, desk = opened(lease_s=300, held={"idle": 0.4})
+    until(lambda: model.status()["state"] == "idle")
+    desk.refusal = ReleaseDenied("revoked meanwhile")
+    model.claimed(process()[1])
+    until(lambda: model.status()["state"] == "withdrawn")
+    assert "revoked meanwhile" in model.status()["reason"]
+
+
+def test_the_broker_is_no_longer_asked_for_a_model_that_nobody_needs(opened):
+    model, desk = opened(lease_s=300, held={"idle": 0.4})
+    until(lambda: model.status()["state"] == "idle")
+    desk.refusal = BrokerUnreachable("gone")
+    asked = desk.asked
+    time.sleep(1.5)
+    assert desk.asked == asked
+
+
+def test_a_model_that_never_opened_and_that_nobody_needs_rests_too(opened, process):
+    model, desk = opened(lease_s=None, lease_required=True, held={"idle": 0.4})
+    until(lambda: model.status()["state"] == "idle")
+    desk.lease_s = 300
+    model.claimed(process()[1])
+    until(lambda: is_open(model))
+
+
+def test_without_a_setting_a_model_is_kept_whoever_needs_it(opened):
+    model, _ = opened(lease_s=300)
+    time.sleep(1)
+    assert is_open(model)
+
+
+# -- the archive is damaged while it is held -------------------------------------------------------
+
+
+def withdrawn(model, desk):
+    desk.refusal = ReleaseDenied("for a while")
+    until(lambda: not is_open(model))
+
+
+def flip(path):
+    with SealedArchive.open(path) as archive:
+        at = archive._storage.payload_at + 5
+    with path.open("r+b") as file:
+        file.seek(at)
+        octet = file.read(1)
+        file.seek(at)
+        file.write(bytes([octet[0] ^ 1]))
+
+
+DAMAGES = {
+    "a flipped byte": flip,
+    "cut short": lambda path: os.truncate(path, path.stat().st_size - 1000),
+    "emptied": lambda path: os.truncate(path, 0),
+}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Attempts follow upon each other at once."""
+    monkeypatch.setattr(models, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(models, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(models, "LONGEST_PAUSE_AFTER_NO", 0.02)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_an_open_model_is_not_touched_by_what_happens_to_its_file(opened, name):
+    model, desk = opened(grace=300)
+    DAMAGES[name](desk.sealed.path)
+    assert is_open(model)
+    with model.lent(HERE) as files:
+        weights = next(each for each in files if each.name == "toy.pt")
+        assert os.pread(weights.descriptor, 7, 0) == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [*((name, "written back") for name in DAMAGES), ("a flipped byte", "replaced"), ("emptied", "renamed over")],
+)
+def test_a_damaged_file_is_refused_when_it_is_opened_again_and_a_good_one_heals_it(opened, quick, name, how):
+    model, desk = opened(lease_s=1, grace=300)
+    path = desk.sealed.path
+    good = path.read_bytes()
+    DAMAGES[name](path)
+    withdrawn(model, desk)
+    desk.refusal = None
+    until(lambda: "Archive" in model.status()["reason"])
+    assert not is_open(model)
+    if how == "replaced":
+        path.unlink()
+    if how == "renamed over":
+        (path.parent / "fresh").write_bytes(good)
+        (path.parent / "fresh").rename(path)
+    else:
+        path.write_bytes(good)
+    until(lambda: is_open(model), 20)
+
+
+def test_a_file_that_is_gone_is_still_there_for_the_keeper_that_has_it_open(opened, quick):
+    model, desk = opened(lease_s=1, grace=300)
+    desk.sealed.path.unlink()
+    withdrawn(model, desk)
+    desk.refusal = None
+    until(lambda: is_open(model))
+
+
+def test_attempts_at_a_damaged_file_leave_no_descriptor_open(opened, quick):
+    model, desk = opened(lease_s=1, grace=300)
+    flip(desk.sealed.path)
+    withdrawn(model, desk)
+    desk.refusal = None
+    until(lambda: "Archive" in model.status()["reason"])
+    before, asked = len(os.listdir("/proc/self/fd")), desk.asked
+    until(lambda: desk.asked > asked + 20)
+    assert len(os.listdir("/proc/self/fd")) <= before + 2

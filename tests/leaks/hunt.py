@@ -1,54 +1,43 @@
 """The leak hunt: look for canaries wherever a host could look, on a running server and after it.
 
-    hunt = Hunt({"the request": canary, ...}, secret_places=[owner's folder])
-    with hunt.listening():
+    hunt = Hunt({"the request": canary("request"), "the model key": key}, spared=[the owner's folder])
+    with hunt.listening(), hunt.watching():
         ...
-    hunt.files(); hunt.processes(pids); hunt.found
+    hunt.everywhere(inside=...); hunt.found
 
 A canary is random, so no file but a leak can hold it; it is looked for as it is and in the encodings in
-which programs print things. Looks at: every file on this machine that was written since the hunt began, files
-that were deleted and are still open, shared memory, environments and command lines, the memory of processes
-that must never see plaintext, everything that passes over the loopback device, and swap (which has to be off).
+which programs print things (needles.py). Looks at: every file, link and name on this machine that was written since the
+hunt began, packed ones too; files that came and went meanwhile; files that were deleted and are still open; shared
+memory; environments and command lines of all processes; the memory of processes that must never see plaintext;
+everything that passes over the loopback device; the kernel's log; and swap (which has to be off).
 """
 
 from __future__ import annotations
 
-import base64
+import bz2
 import contextlib
+import gzip
+import io
+import lzma
 import os
-import re
-import secrets
-import select
-import socket
-import stat
-import threading
 import time
-import urllib.parse
-from collections.abc import Iterable, Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
-ALL_PROTOCOLS = 3
+from leaks import places
+from leaks.needles import Needles, canary, encodings
+from leaks.watch import Watch
+from leaks.wire import Ear
+
+__all__ = ["Found", "Hunt", "canary"]
+
 BLOCK = 1 << 22
 OVERLAP = 1 << 10
-NOT_FILES = ("/proc", "/sys", "/dev/pts", "/dev/mqueue")
-LARGEST = 2 << 30
-
-
-def canary(name: str) -> str:
-    """Text that is nowhere yet: 128 random bits with a name that helps whoever finds it."""
-    return f"canary-{name}-{secrets.token_hex(16)}"
-
-
-def encodings(text: str) -> set[bytes]:
-    """A canary as it may stand in a file: plain, hex, base64 at each of its three phases, quoted, UTF-16."""
-    octets = text.encode()
-    found = {octets, octets.hex().encode(), octets.hex().upper().encode(), text.encode("utf-16-le")}
-    found.add(urllib.parse.quote(text).encode())
-    for phase in range(3):
-        encoded = base64.b64encode(bytes(phase) + octets)
-        found.add(encoded[4 if phase else 0 : -4])  # without the ends, which depend on the neighbours
-    return found
+PACKINGS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
 
 
 @dataclass(frozen=True)
@@ -63,89 +52,144 @@ class Found:
 class Hunt:
     """One hunt. `canaries` are by name; `spared` are folders that rightly hold plaintext (the owner's)."""
 
-    canaries: dict[str, str]
+    canaries: dict[str, str | bytes]
     spared: tuple[Path, ...] = ()
     found: list[Found] = field(default_factory=list)
     searched: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        self._names = {needle: name for name, text in self.canaries.items() for needle in encodings(text)}
-        self._pattern = re.compile(b"|".join(re.escape(each) for each in self._names))
+        self._compile()
+
+    def add(self, name: str, secret: str | bytes) -> None:
+        """Another secret to look for from now on."""
+        self.canaries[name] = secret
+        self._compile()
+
+    def _compile(self) -> None:
+        self._needles = Needles({each: name for name, secret in self.canaries.items() for each in encodings(secret)})
 
     # -- bytes ----------------------------------------------------------------------------
 
     def octets(self, octets: bytes, where: str) -> None:
         """Look at bytes at hand."""
-        for hit in self._pattern.finditer(octets):
-            found = Found(self._names[hit[0]], where)
+        for name in sorted(self._needles.found(octets)):
+            found = Found(name, where)
             if found not in self.found:
                 self.found.append(found)
 
     def _count(self, kind: str, octets: int) -> None:
         self.searched[kind] = self.searched.get(kind, 0) + octets
 
-    def _stream(self, path: str, where: str, kind: str) -> None:
+    def _stream(self, file: IO[bytes], where: str, kind: str) -> None:
         tail = b""
-        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+        with contextlib.suppress(OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile):
             while block := file.read(BLOCK):
                 self._count(kind, len(block))
                 self.octets(tail + block, where)
                 tail = block[-OVERLAP:]
 
+    def _open(self, path: str, where: str, kind: str) -> None:
+        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+            self._stream(file, where, kind)
+            file.seek(0)
+            self._unpacked(file, where)
+
+    def _unpacked(self, file: IO[bytes], where: str) -> None:
+        """What a packed file holds, of the kinds that log rotation and Python bring along."""
+        head = file.read(6)
+        file.seek(0)
+        for magic, unpack in PACKINGS:
+            if head.startswith(magic):
+                self._stream(unpack(file), f"{where}, unpacked", "bytes of packed files")
+        if head.startswith(b"PK\3\4"):
+            with contextlib.suppress(zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError):
+                self._zipped(zipfile.ZipFile(io.BufferedReader(file)), where)  # type: ignore[arg-type]
+
+    def _zipped(self, packed: zipfile.ZipFile, where: str) -> None:
+        for each in packed.infolist():
+            self.octets(os.fsencode(each.filename), f"{where}: a name in it")
+            if each.compress_type != zipfile.ZIP_STORED:
+                with packed.open(each) as member:
+                    self._stream(member, f"{where}: {each.filename}", "bytes of packed files")
+
+    # -- everything -------------------------------------------------------------------------
+
+    def everywhere(self, *, inside: Callable[[int], bool] = lambda pid: False, outsiders: Iterable[int] = ()) -> None:
+        """All that can be looked at afterwards. `inside` says which processes rightly have a model's memory files,
+        `outsiders` are those whose memory must hold no canary."""
+        self.files()
+        self.processes(inside=inside)
+        self.memory(outsiders)
+        for name, octets in places.segments():
+            self._count("shared memory segments", 1)
+            self.octets(octets, name)
+        self.octets(places.kernel_log(), "the kernel's log")
+        self.swap()
+
     # -- files ----------------------------------------------------------------------------
 
-    def files(self, roots: Iterable[Path] = (Path("/"),)) -> None:
-        """Every regular file below `roots` that was written since the hunt began; links are not followed."""
-        for path in self._recent(roots):
-            self._stream(str(path), str(path), "bytes of files")
-            self._count("files", 1)
+    def files(self, roots: Iterable[Path] | None = None) -> None:
+        """Every file that was written since the hunt began, below `roots` or wherever files can be written.
 
-    def _recent(self, roots: Iterable[Path]) -> Iterator[Path]:
-        spared = [str(each.resolve()) for each in self.spared]
-        for root in roots:
-            for folder, folders, names in os.walk(root):
-                folders[:] = [
-                    each
-                    for each in folders
-                    if (full := os.path.join(folder, each)) not in spared and not full.startswith(NOT_FILES)
-                ]
-                for name in names:
-                    path = Path(folder, name)
-                    with contextlib.suppress(OSError):
-                        status = path.lstat()
-                        written = max(status.st_mtime, status.st_ctime) >= self.began - 1
-                        if stat.S_ISREG(status.st_mode) and written and status.st_size <= LARGEST:
-                            yield path
+        Names and extended attributes too; links are not followed, but looked at.
+        """
+        roots = list(places.mounts() if roots is None else roots)
+        for kind, path, target in places.written_since(self.began - 1, roots, self.spared):
+            self.octets(os.fsencode(path), f"the name of {path}")
+            self.octets(os.fsencode(target), f"{path}, which links there")
+            self._count("names", 1)
+            if kind != "f":
+                continue
+            self._open(str(path), str(path), "bytes of files")
+            self._count("files", 1)
+            with contextlib.suppress(OSError):
+                for name in os.listxattr(path):
+                    self.octets(os.fsencode(name) + b"\0" + os.getxattr(path, name), f"an attribute of {path}")
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look at every file that is written while the block runs, also those that are gone when it ends.
+
+        Raises `PermissionError` where this process may not (CAP_SYS_ADMIN); see `may_watch`.
+        """
+        spared = tuple(f"{each.resolve()}{os.sep}" for each in self.spared)
+
+        def see(path: str, descriptor: int) -> None:
+            if not path.startswith(spared):
+                self._count("files watched", 1)
+                self._open(f"/proc/self/fd/{descriptor}", f"{path}, while it was written", "bytes of files watched")
+
+        watch = Watch(places.mounts(), see)
+        try:
+            yield
+        finally:
+            watch.close()
+            self._count("files that went by unseen", watch.lost)
 
     # -- processes ------------------------------------------------------------------------
 
-    def processes(self, pids: Iterable[int]) -> None:
-        """Environment, command line, and open files that have no name any more; memory files are not among them."""
-        for pid in pids:
+    def processes(self, pids: Iterable[int] | None = None, *, inside: Callable[[int], bool] = lambda pid: True) -> None:
+        """Environment, command line, and open files that have no name any more; of all processes by default.
+
+        A model's memory files are looked at in processes that are not `inside`, where they may not be.
+        """
+        for pid in all_processes() if pids is None else pids:
             self._count("processes", 1)
             for name in ("environ", "cmdline"):
-                self._stream(f"/proc/{pid}/{name}", f"process {pid}: {name}", "bytes of processes")
-            with contextlib.suppress(OSError):
-                for number in os.listdir(f"/proc/{pid}/fd"):
-                    link = f"/proc/{pid}/fd/{number}"
-                    with contextlib.suppress(OSError):
-                        target = os.readlink(link)
-                        regular = stat.S_ISREG(os.stat(link).st_mode)
-                        if regular and target.endswith(" (deleted)") and not target.startswith("/memfd:"):
-                            self._stream(link, f"process {pid}: {target}", "bytes of deleted files")
+                self._open(f"/proc/{pid}/{name}", f"process {pid}: {name}", "bytes of processes")
+            for link, target in places.unnamed_files(pid):
+                if not (target.startswith("/memfd:") and inside(pid)):
+                    self._open(link, f"process {pid}: {target}", "bytes of deleted files")
 
     def memory(self, pids: Iterable[int]) -> None:
         """The whole memory of processes that must never hold plaintext: the launcher and the server's frontend."""
         for pid in pids:
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as maps:
-                ranges = [line.split()[:2] for line in maps]
-                with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-                    for span, rights in ranges:
-                        if rights.startswith("rw"):
-                            self._span(memory, pid, *(int(each, 16) for each in span.split("-")))
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+                for start, end in places.written_spans(pid):
+                    self._span(memory, pid, start, end)
 
-    def _span(self, memory, pid: int, start: int, end: int) -> None:
+    def _span(self, memory: IO[bytes], pid: int, start: int, end: int) -> None:
         tail = b""
         with contextlib.suppress(OSError, ValueError, OverflowError):
             memory.seek(start)
@@ -162,31 +206,31 @@ class Hunt:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Look at every packet of the loopback device while the block runs; needs CAP_NET_RAW."""
-        stop = threading.Event()
-        ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS))
-        ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
-        ear.bind(("lo", ALL_PROTOCOLS))
-        thread = threading.Thread(target=self._listen, args=(ear, stop), daemon=True)
-        thread.start()
+
+        def hear(octets: bytes) -> None:
+            self._count("bytes of loopback traffic", len(octets))
+            self.octets(octets, "the loopback device")
+
+        ear = Ear(hear)
         try:
             yield
         finally:
-            time.sleep(0.3)
-            stop.set()
-            thread.join(10)
-            ear.close()
-
-    def _listen(self, ear: socket.socket, stop: threading.Event) -> None:
-        tail = b""
-        while not stop.is_set():
-            if not select.select([ear], [], [], 0.1)[0]:
-                continue
-            packet = ear.recv(1 << 17)
-            self._count("bytes of loopback traffic", len(packet))
-            self.octets(tail + packet, "the loopback device")
-            tail = packet[-OVERLAP:]
+            self._count("packets that went by unheard", ear.close())
 
     def swap(self) -> None:
         """Swap cannot be searched through files, so it has to be off."""
         for line in Path("/proc/swaps").read_text().splitlines()[1:]:
             self.found.append(Found("anything", f"swap {line.split()[0]}"))
+
+
+def all_processes() -> list[int]:
+    """Every process of this machine but ourselves: who hunts holds the canaries."""
+    return [int(each) for each in os.listdir("/proc") if each.isdigit() and int(each) != os.getpid()]
+
+
+def may_watch() -> bool:
+    """Whether this process may see files of others while they are written."""
+    with contextlib.suppress(PermissionError):
+        Watch(places.mounts(), lambda path, descriptor: None).close()
+        return True
+    return False

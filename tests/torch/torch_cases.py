@@ -6,14 +6,18 @@ torch and the Rego engine cannot live in one process, and the suite's process ma
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 import strongroom.torch
 import torch
 from strongroom.archive.signature import AuthorKey
@@ -21,6 +25,7 @@ from strongroom.archive.unseal import SealedArchive
 from strongroom.errors import AuthorUnknown, WrongKey
 from strongroom.keeper.room import OpenRoom
 from strongroom.keys import ModelKey
+from strongroom.torch import staging
 
 AUTHOR = AuthorKey.generate()
 
@@ -129,17 +134,121 @@ def a_scripted_model_loads_from_a_room(folder):
     assert torch.jit.load(f"/proc/self/fd/{descriptor}")(torch.ones(1)).tolist() == [2]
 
 
+# -- the way to a device, as far as it goes without one --------------------------------------------
+
+
+def pieces_cover_everything_in_order_and_take_turns(folder):
+    for nbytes in (0, 1, 99, 100, 101, 200, 250, 1000):
+        plan = list(staging.pieces(nbytes, size=100, lanes=2))
+        assert [each.offset for each in plan] == list(range(0, nbytes, 100))
+        assert sum(each.size for each in plan) == nbytes
+        assert all(1 <= each.size <= 100 for each in plan)
+        assert [each.lane for each in plan] == [number % 2 for number in range(len(plan))]
+
+
+class SlowLane:
+    """A device that reads its buffer late, as a real one does: whoever fills the buffer too early spoils the copy."""
+
+    def __init__(self, size, journal):
+        self.buffer, self.journal, self.transfer = torch.empty(size, dtype=torch.uint8), journal, None
+
+    def wait(self):
+        if self.transfer is not None:
+            self.transfer.join()
+            self.transfer = None
+
+    def send(self, size, target):
+        def late():
+            time.sleep(0.02)
+            target.copy_(self.buffer[:size])
+
+        assert self.transfer is None
+        self.journal.append((id(self), size))
+        self.transfer = threading.Thread(target=late)
+        self.transfer.start()
+
+
+def what_goes_through_two_buffers_arrives_whole_while_both_are_busy(folder):
+    for nbytes in (1, 4096, 4097, 10 * 4096, 10 * 4096 + 17):
+        source = torch.randint(0, 256, (nbytes,), dtype=torch.uint8)
+        target, journal = torch.zeros(nbytes, dtype=torch.uint8), []
+        lanes = [SlowLane(4096, journal) for _ in range(2)]
+        staging.through(lanes, source, target)
+        busy = sum(each.transfer is not None for each in lanes)
+        assert busy == min(2, -(-nbytes // 4096)), "the buffers did not take turns"
+        for each in lanes:
+            each.wait()
+        assert torch.equal(source, target)
+        assert sum(size for _, size in journal) == nbytes
+        assert all(first != second for (first, _), (second, _) in itertools.pairwise(journal))
+
+
+def the_default_holds_two_buffers_of_32_mebibytes_whatever_the_size(folder):
+    plan = list(staging.pieces(80 << 30))
+    assert len(plan) == 80 * 32
+    assert {each.lane for each in plan} == {0, 1}
+    assert max(each.size for each in plan) == 32 << 20
+
+
+def without_a_device_torch_says_so_in_its_own_words_and_the_room_stays_usable(folder):
+    if torch.cuda.is_available():
+        return  # gpu_cases.py has the other half
+    _, sealed = sealed_checkpoint(folder)
+    path = weights_path(room_of(sealed))
+    strongroom.torch.map_models()
+    for location in ("cuda", "cuda:1", torch.device("cuda"), {"cpu": "cuda:0"}):
+        with pytest.raises(RuntimeError, match=r"torch.cuda.is_available\(\) is False"):
+            torch.load(path, map_location=location)
+    assert torch.load(path, map_location="cpu")["bias"].tolist() == [1] * 7
+
+
+def only_what_lies_in_a_room_goes_our_way_to_a_device(folder):
+    asked = []
+    plain, staging.to_cuda = staging.to_cuda, lambda storage, location: asked.append(location) or storage
+    try:
+        strongroom.torch.map_models()
+        torch.save({"x": torch.ones(3)}, folder / "plain.pt")
+        if not torch.cuda.is_available():
+            with pytest.raises(RuntimeError):
+                torch.load(folder / "plain.pt", map_location="cuda:0")
+        assert asked == []
+        _, sealed = sealed_checkpoint(folder)
+        path = weights_path(room_of(sealed))
+        for location in ("cuda:0", torch.device("cuda:0"), {"cpu": "cuda:0"}):
+            asked.clear()
+            torch.load(path, map_location=location)
+            assert asked == ["cuda:0", "cuda:0"]
+        asked.clear()
+        torch.load(path)
+        assert asked == []
+    finally:
+        staging.to_cuda = plain
+
+
+def a_safetensors_file_heeds_where_it_shall_go(folder):
+    from safetensors.torch import save
+
+    descriptor = os.memfd_create("strongroom", os.MFD_ALLOW_SEALING)
+    os.write(descriptor, save({"a": torch.arange(6).reshape(2, 3), "b": torch.ones(4, dtype=torch.float16)}))
+    for location in (None, "cpu", torch.device("cpu")):
+        loaded = strongroom.torch.load_state(descriptor, "x.safetensors", map_location=location)
+        assert loaded["a"].tolist() == [[0, 1, 2], [3, 4, 5]] and loaded["b"].dtype == torch.float16
+    with pytest.raises((RuntimeError, AssertionError)):
+        strongroom.torch.load_state(descriptor, "x.safetensors", map_location="cuda:7")
+
+
 def is_case(value) -> bool:
+    """A function with the one argument `folder`, of the module that runs and not of one it imports."""
+    if getattr(value, "__module__", "") != "__main__" or "return" in getattr(value, "__annotations__", {}):
+        return False
     code = getattr(value, "__code__", None)
     return code is not None and code.co_argcount == 1 and code.co_varnames[:1] == ("folder",)
 
 
-CASES = [value for value in list(globals().values()) if is_case(value)]
-
-
-def main() -> None:
+def run_cases(names) -> None:
+    """Every case among `names`, each in a folder of its own; prints what went wrong by name, as JSON."""
     results = {}
-    for case in CASES:
+    for case in [value for value in list(names.values()) if is_case(value)]:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 case(Path(folder))
@@ -150,4 +259,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cases(globals())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 
+from strongroom.archive.errand import Errand
 from strongroom.archive.header import SignedCore
 from strongroom.archive.storage import Storage
 
@@ -48,14 +50,12 @@ class Crew:
             except BaseException as error:
                 failures.append(error)
 
-        crew = [
-            threading.Thread(target=work, name=f"unseal-{each}", daemon=True)
-            for each in range(1, min(self._threads, len(numbers)))
-        ]
-        for thread in crew:
-            thread.start()
+        helpers: list[Errand] = []
+        with contextlib.suppress(RuntimeError):  # fewer hands, where the kernel gives no more threads
+            for _ in range(1, min(self._threads, len(numbers))):
+                helpers.append(Errand(work))
         work()
-        for thread in crew:
-            thread.join()
+        for each in helpers:
+            each.wait()
         if failures:
             raise failures[0]

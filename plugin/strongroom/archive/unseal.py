@@ -151,6 +151,10 @@ class VerifiedArchive:
         """``file`` or ``directory``."""
         return self._storage.form
 
+    def close(self) -> None:
+        """Close the file; what was opened from it can no longer read."""
+        self._storage.close()
+
     @property
     def model_name(self) -> str:
         """The model's name, as the server knows it."""

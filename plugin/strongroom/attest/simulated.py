@@ -7,6 +7,7 @@ stderr. Nothing chooses this attester: it has to be named.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import site
@@ -52,7 +53,8 @@ class SimulatedAttester:
         """Simulated evidence over 1 to 64 bytes of report data, padded with zeros; warns on stderr."""
         if not 1 <= len(report_data) <= 64:
             raise AttesterUnavailable(f"report data has 1 to 64 bytes, got {len(report_data)}")
-        print(f"strongroom: warning: {WARNING}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a log whose disk is full keeps nobody from attesting
+            print(f"strongroom: warning: {WARNING}", file=sys.stderr, flush=True)
         if _log.hasHandlers():
             _log.warning(WARNING)
         report = SimulatedReport.sign(self.measurement, report_data.ljust(64, b"\0"), self._asserted)

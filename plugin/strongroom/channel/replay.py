@@ -6,7 +6,7 @@ after the one who opened it reported back; in between, a second copy is refused.
 
 No clock of its own: `now` is the caller's, in seconds since the epoch. It may not run backwards
 here: the latest `now` ever seen counts, or a host that sets the clock back could send old
-requests again.
+requests again. Only `start_over` turns it back, for one who dropped every key.
 """
 
 from __future__ import annotations
@@ -185,6 +185,17 @@ class ReplayMemory:
         with self._lock:
             for generation in generations:
                 self._undated.pop(generation, None)
+
+    def start_over(self, now: float) -> None:
+        """Every key there was is gone, so nothing that was ever sent opens again: forget all, and begin at `now`.
+
+        What is pending may still be settled; it was opened already.
+        """
+        with self._lock:
+            self._undated.clear()
+            self._dated.clear()
+            self._dated_count = 0
+            self._latest = now
 
     def _seen(self, reservation: Reservation) -> bool:
         digest = reservation.digest

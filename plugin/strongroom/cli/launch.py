@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,12 @@ def launch(
     if as_json:
         print(describe(prepared.admitted), flush=True)
     for each in prepared.admitted:
-        print(f"strongroom: admitted {each.name}: archive {each.archive}, author {each.author}", file=sys.stderr)
-    run(prepared, say=lambda line: print(line, file=sys.stderr, flush=True))
-    print("strongroom: stopped; nothing was left behind", file=sys.stderr)
+        say(f"strongroom: admitted {each.name}: archive {each.archive}, author {each.author}")
+    run(prepared, say=say)
+    say("strongroom: stopped; nothing was left behind")
+
+
+def say(line: str) -> None:
+    """One line on stderr, if it can be written: a log whose disk is full ends no server."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

@@ -1,12 +1,14 @@
 """The `strongroom` command: one file per verb, and one way to fail.
 
-A verb raises `StrongroomError`; `main` prints its message and hint to stderr and exits with 1.
+A verb raises `StrongroomError`; `main` prints its message and hint to stderr and exits with 1. What the system
+refuses (`OSError`) is told the same way, without a traceback.
 Wrong use exits with 2 (Typer's own). Results go to stdout, the rest to stderr. The verbs import
 what they need inside their functions, so that `strongroom --help` stays quick.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
@@ -75,6 +77,12 @@ def main() -> None:
         print(f"strongroom: error: {error}", file=sys.stderr)
         if error.hint:
             print(f"strongroom: hint: {error.hint}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # a disk, a path or a limit that nothing below had its own word for
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"strongroom: error: {where}{error.strerror or type(error).__name__}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        print(f"strongroom: hint: {'make room there' if full else 'check the path and its rights'}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("strongroom: stopped", file=sys.stderr)

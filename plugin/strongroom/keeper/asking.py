@@ -1,15 +1,16 @@
 """Ask the broker, and be back in time whatever the broker does.
 
 A broker, or whoever stands in front of it, can answer one byte a minute. What waits for it holds a lease that
-goes on counting, so a question is asked in a thread of its own and given up after a while. One that was
-given up is not asked again before it has ended: threads must not pile up.
+goes on counting, so a question is asked in a thread of its own and given up after a while, at the latest when
+that lease is over. One that was given up is not asked again before it has ended: threads must not pile up.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import partial
 
+from strongroom.archive.errand import Errand
 from strongroom.errors import BrokerUnreachable, ReleaseError, StrongroomError
 from strongroom.keeper.release import Released
 
@@ -17,24 +18,37 @@ PATIENCE_S = 60.0
 
 
 class Asking:
-    """Calls `release` with a time limit; what is no `ReleaseError` counts as an unreachable broker."""
+    """Calls `release` with a time limit; what is no `ReleaseError` counts as an unreachable broker.
 
-    def __init__(self, release: Callable[[], Released], *, seconds: float = PATIENCE_S) -> None:
+    `left` gives the seconds for which the answer is of use.
+    """
+
+    def __init__(
+        self,
+        release: Callable[[], Released],
+        *,
+        seconds: float = PATIENCE_S,
+        left: Callable[[], float] = lambda: float("inf"),
+    ) -> None:
         self._release = release
         self._seconds = seconds
-        self._thread: threading.Thread | None = None
+        self._left = left
+        self._asked: Errand | None = None
 
     def __call__(self) -> Released:
         """The key; raises a `ReleaseError`."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._asked is not None and not self._asked.over:
             raise BrokerUnreachable("the last question to the broker is still unanswered")
         results: list[Released | BaseException] = []
-        self._thread = threading.Thread(target=self._ask, args=(results,), name="asking the broker", daemon=True)
-        self._thread.start()
-        self._thread.join(self._seconds)
+        try:
+            self._asked = Errand(partial(self._ask, results))
+        except RuntimeError as error:
+            raise BrokerUnreachable("the kernel gives no thread to ask the broker on") from error
+        seconds = max(0.0, min(self._seconds, self._left()))
+        self._asked.wait(seconds)
         if not results:
             raise BrokerUnreachable(
-                f"the broker did not answer within {self._seconds:.0f} s", hint="is something slow in between?"
+                f"the broker did not answer within {seconds:.0f} s", hint="is something slow in between?"
             )
         result = results.pop()
         if isinstance(result, Released):

@@ -8,10 +8,12 @@ a quoting device is slow and shared (docs/protocol.md sections 4 and 5).
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from strongroom.channel.bundle import AdmittedArchive, BundleEvidence, BundleParts, KeyBundle, ServedModel
 from strongroom.channel.kem import P256, X25519, XWING
@@ -21,6 +23,8 @@ from strongroom.channel.replay import DateTerms, ReplayMemory, Reservation
 from strongroom.errors import ChannelError, KeyUnknown, NonceRateExceeded
 from strongroom.evidence.types import Attester
 from strongroom.launch.config import Channel
+
+_log = logging.getLogger(__name__)
 
 KEMS = {"x-wing": XWING, "x25519": X25519, "p-256": P256}
 
@@ -56,6 +60,14 @@ class Surroundings:
     plugins: bytes
 
 
+class _Cached(NamedTuple):
+    """A bundle without a nonce; `until` on the monotonic clock, `made` by the wall clock, in seconds."""
+
+    until: float
+    made: float
+    bundle: bytes
+
+
 @dataclass(slots=True)
 class RequestKeys:
     """The keys, the replay memory and the cached bundle of one model. Thread-safe."""
@@ -70,7 +82,7 @@ class RequestKeys:
     _replays: ReplayMemory = field(init=False)
     _lock: threading.RLock = field(init=False, default_factory=threading.RLock)
     _rotated: float = field(init=False)
-    _cached: tuple[float, bytes] | None = field(init=False, default=None)
+    _cached: _Cached | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._keys = KeySet(tuple(KEMS[name] for name in self.settings.kems))
@@ -87,10 +99,11 @@ class RequestKeys:
             return self._attested(nonce)
         with self._lock:
             self._rotate_if_due()
-            now = time.monotonic()
-            if self._cached is None or now >= self._cached[0]:
-                self._cached = (now + BUNDLE_LIFETIME / 2, self._attested(None))
-            return self._cached[1]
+            now, made, half = time.monotonic(), self.clock(), BUNDLE_LIFETIME / 2
+            # Clients hold the bundle's times against their clocks, so a wall clock that was set makes it useless.
+            if self._cached is None or now >= self._cached.until or not 0 <= made - self._cached.made < half:
+                self._cached = _Cached(now + half, made, self._attested(None))
+            return self._cached.bundle
 
     def _attested(self, nonce: bytes | None) -> bytes:
         with self._lock:
@@ -143,11 +156,23 @@ class RequestKeys:
 
     def _rotate_if_due(self) -> None:
         now = time.monotonic()
+        self._begin_anew_if_set_back(now)
         if now - self._rotated >= self.settings.rotation:
             self._keys.rotate(now, max(self.settings.overlap, BUNDLE_LIFETIME))
             self._rotated = now
             self._cached = None
         self._replays.forget(self._keys.forget(now))
+
+    def _begin_anew_if_set_back(self, now: float) -> None:
+        """A wall clock set back by more than the window: keys and memory go together (docs/protocol.md section 5)."""
+        wall, latest = self.clock(), self._replays.terms().latest
+        if wall >= latest - self.settings.date_window or self.settings.mode != "host":
+            return
+        _log.warning("the clock was set back by %.0f s: model %s has new request keys", latest - wall, self.model.name)
+        self._keys.rotate(now, 0)
+        self._keys.forget(float("inf"))
+        self._replays.start_over(wall)
+        self._rotated, self._cached = now, None
 
 
 def _head(octets: bytes) -> RequestHead:

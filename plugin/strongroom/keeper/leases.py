@@ -81,9 +81,13 @@ class Lease:
         """Whether the lease itself is over, without grace."""
         return self.clock() >= self.ends
 
+    def left(self) -> float:
+        """Seconds until lease and grace are over; infinity for one without end."""
+        return self.ends + self.grace_s - self.clock()
+
     def expired(self) -> bool:
         """Whether lease and grace are over: the key must go."""
-        return self.clock() >= self.ends + self.grace_s
+        return self.left() <= 0
 
     def check(self) -> None:
         """Raise `LeaseExpired` where lease and grace are over."""

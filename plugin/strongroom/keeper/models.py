@@ -6,8 +6,10 @@ Then it asks again for as long as the model is wanted: after 1 s and at most 30 
 Whoever asks for the model meanwhile gets `ModelUnavailable` at once, or when the time it said it would wait
 is over.
 
-What workers hold by then cannot be taken out of their hands, so a withdrawal is final for them: they are told
-to end, and whoever has not ended after `FAREWELL_S` is killed by the kernel's name for it (a pidfd).
+A model that no process has needed for a configured time is closed, its memory given back and its key no longer
+asked for; the next claim opens it again, with a key that the broker releases anew.
+
+What workers hold by then cannot be taken out of their hands, so a withdrawal is final for them (`holders`).
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from strongroom.archive.unseal import VerifiedArchive
 from strongroom.errors import (
+    ArchiveError,
     AttestationFailed,
     LeaseExpired,
     ModelOpening,
@@ -32,9 +34,12 @@ from strongroom.errors import (
     StrongroomError,
 )
 from strongroom.keeper.asking import Asking
+from strongroom.keeper.demand import Demand
+from strongroom.keeper.holders import Holders
 from strongroom.keeper.keyring import RequestKeys
 from strongroom.keeper.leases import DEFAULT_GRACE_S, Lease, Tenure
-from strongroom.keeper.peers import Peer, still_there
+from strongroom.keeper.openings import Openings
+from strongroom.keeper.peers import Peer
 from strongroom.keeper.release import Released
 from strongroom.keeper.room import MemoryFile, OpenRoom
 from strongroom.keys import ArchiveDigest
@@ -43,11 +48,17 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_AFTER_NO = 1.0, 30.0, 60.0
 REFUSALS = (ReleaseDenied, ResourceMissing, AttestationFailed)
-FAREWELL_S = 10.0
+
+
+_failed = ModelUnavailable("holding it failed, and will be tried again")
 
 
 class HeldModel:
-    """A verified archive, its request keys, and its room while a key is held. Times in seconds."""
+    """A verified archive, its request keys, and its room while a key is held. Times in seconds.
+
+    `idle` is after how long without a worker the room is closed, 0 for never. `openings` is what all models of
+    a keeper share. `find` reads the archive anew from its path, for a file that was replaced after it was damaged.
+    """
 
     def __init__(
         self,
@@ -57,17 +68,24 @@ class HeldModel:
         release: Callable[[], Released],
         *,
         grace: int = DEFAULT_GRACE_S,
+        idle: float = 0,
+        openings: Openings | None = None,
+        find: Callable[[], VerifiedArchive] | None = None,
     ) -> None:
         self.name = name
         self.archive: ArchiveDigest = verified.core.digest
         self.keys = keys
         self._verified = verified
-        self._release = Asking(release)
+        self._release = Asking(release, left=self._left)
         self._grace = grace
+        self._demand = Demand(idle)
+        self._openings = openings or Openings()
+        self._find = find
+        self._resting = False
         self._room: OpenRoom | None = None
         self._lease: Lease | None = None
         self._withdrawn = False
-        self._holders: set[Peer] = set()
+        self._holders = Holders(name)
         self._reason: StrongroomError = ModelUnavailable("the key has not been asked for yet")
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -77,7 +95,7 @@ class HeldModel:
     def start(self) -> None:
         """Begin to ask for the key, in a thread of its own."""
         self._trying = True
-        threading.Thread(target=self._pursue, name=f"model {self.name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"model {self.name}", daemon=True).start()
 
     def wait(self, seconds: float) -> None:
         """Until the model is open or the present attempt has failed, or the time is over."""
@@ -85,6 +103,18 @@ class HeldModel:
             self._changed.wait_for(lambda: self._room is not None or not self._trying, seconds)
 
     # -- asking and holding -------------------------------------------------------------
+
+    def _run(self) -> None:
+        """For the life of the keeper: what failed so badly that it could not be handled leaves no model open."""
+        while not self._stop.is_set():
+            try:
+                self._pursue()
+            except BaseException:  # as a rule no memory, not even for an error's own words
+                with self._lock:
+                    self._close_room()
+                    self._reason = _failed
+                    self._note(trying=False)
+            self._stop.wait(FIRST_PAUSE)
 
     def _pursue(self) -> None:
         pause = FIRST_PAUSE
@@ -99,13 +129,17 @@ class HeldModel:
                 longest = LONGEST_PAUSE_AFTER_NO if isinstance(error, REFUSALS) else LONGEST_PAUSE
                 pause = min(2 * pause, longest)
             except Exception as error:  # a bug of ours may not leave a model open without a lease
-                _log.error("model %s: %s", self.name, type(error).__name__)
-                self._note(trying=False)
-                self._withdraw(ReleaseError(f"holding it failed with {type(error).__name__}"))
+                failed = ReleaseError(f"holding it failed with {type(error).__name__}")
+                self._withdraw(failed)
+                self._not_open(failed)
                 self._stop.wait(LONGEST_PAUSE)
+            if not self._stop.is_set() and self._demand.over():
+                self._rest()
 
     def _hold(self) -> None:
-        """Get the key, open, and stay until the right has ended; raises where it never began."""
+        """Get the key, open, and stay until the right or the need has ended; raises where it never began."""
+        size = self._verified.core.payload_length
+        self._openings.check(size)
         released = self._release()
         self._note(trying=True, opening=True)
         if self._verified.core.lease_required and released.lease_s is None:
@@ -113,7 +147,12 @@ class HeldModel:
                 f"the archive of {self.name} may be opened only under a lease, and the broker gives none",
                 hint="use a strongroom broker (a stock Trustee has no leases), or seal without --lease-required",
             )
-        room = OpenRoom.open(self._verified.unlock(released.key))
+        try:
+            with self._openings.turn(size) as threads:
+                room = OpenRoom.open(self._verified.unlock(released.key), threads=threads)
+        except ArchiveError:
+            self._look_again()
+            raise
         tenure = Tenure(released, self._release, drop=self._withdraw, restore=lambda _: None, grace_s=self._grace)
         del released  # the key has done its work
         with self._lock:
@@ -124,11 +163,44 @@ class HeldModel:
         until = "without end" if tenure.lease.lease_s is None else f"for {tenure.lease.lease_s} s at a time"
         _log.info("model %s is open %s: %d files", self.name, until, len(room.files))
         while tenure.held and not self._stop.is_set():
-            self._stop.wait(min(tenure.step(), 60.0))
+            self._stop.wait(min(tenure.step(), 60.0, self._demand.patience / 4 or 60.0))
             with self._lock:
                 self._lease = tenure.lease
+                self._holders.forget_the_dead()
                 if self._room is None:  # somebody asked and found the lease over, before this thread did
                     return
+            if self._demand.over():
+                return
+
+    def _left(self) -> float:
+        """Seconds for which what is open may stay so without an answer from the broker."""
+        with self._lock:
+            return float("inf") if self._room is None or self._lease is None else self._lease.left()
+
+    def _look_again(self) -> None:
+        """What was opened is damaged; a file that was put in its place is what the next attempt reads."""
+        if self._find is None:
+            return
+        with contextlib.suppress(StrongroomError):  # no better one is there, and the error of this one is told
+            found = self._find()
+            if found.digest == self.archive:
+                self._verified, found = found, self._verified
+            found.close()
+
+    def _rest(self) -> None:
+        """Give back what nobody needs, and wait for somebody who does."""
+        with self._lock:
+            self._close_room()
+            self._lease, self._resting = None, True
+            self._reason = ModelUnavailable(
+                f"no worker has needed it for {self._demand.patience:.0f} s", hint="the next worker opens it again"
+            )
+        _log.info("model %s is closed: %s", self.name, self._reason)
+        self._demand.wait()
+        with self._lock:
+            self._resting = False
+            self._reason = ModelUnavailable("the key is being asked for again")
+            self._note(trying=True)
 
     def _note(self, *, trying: bool, opening: bool = False) -> None:
         with self._changed:
@@ -150,11 +222,8 @@ class HeldModel:
                 return
             self._close_room()
             self._reason, self._withdrawn = error, True
-            holders, self._holders = self._holders, set()
+            self._holders.dismiss()
         _log.warning("model %s is withdrawn: %s: %s", self.name, type(error).__name__, error)
-        farewell = threading.Timer(FAREWELL_S, _end, [self.name, holders])
-        farewell.daemon = True
-        farewell.start()
 
     def _close_room(self) -> None:
         if self._room is not None:
@@ -162,6 +231,12 @@ class HeldModel:
             self._room = None
 
     # -- answering ------------------------------------------------------------------------
+
+    def claimed(self, peer: Peer) -> None:
+        """A process serves this model from now on: open it again if it was closed, and keep it open."""
+        self._demand.note(peer)
+        with self._lock:
+            self._trying = self._trying or self._resting  # so that whoever waits now waits for that
 
     def check_open(self) -> None:
         """Raises `ModelUnavailable` with the class of the reason while the model is not open."""
@@ -186,8 +261,10 @@ class HeldModel:
         if self._room is None and self._opening:
             raise ModelOpening(f"model {self.name} is being opened", hint="it will be there in a moment")
         if self._room is None:
+            # Peers learn the class of a failure; that nothing has failed yet may be said in words.
+            own = type(self._reason) is ModelUnavailable
             raise ModelUnavailable(
-                f"model {self.name} is not open: {type(self._reason).__name__}",
+                f"model {self.name} is not open: {self._reason if own else type(self._reason).__name__}",
                 hint="the keeper's log has the detail; it keeps asking by itself",
             )
         return self._room
@@ -200,6 +277,7 @@ class HeldModel:
         `ModelOpening` while the opening itself is what takes the time. They are duplicates: a room that closes
         meanwhile must not leave numbers that mean other files.
         """
+        self.claimed(peer)
         copies: list[MemoryFile] = []
         self.wait(patience)
         try:
@@ -220,30 +298,23 @@ class HeldModel:
             return {
                 "name": self.name,
                 "archive": str(self.archive),
-                "state": "open" if open_now else "withdrawn" if self._withdrawn else "waiting",
+                "state": self._state(),
                 "trying": self._trying,
                 "reason": "" if open_now else f"{type(self._reason).__name__}: {self._reason}",
                 "hint": "" if open_now else self._reason.hint,
                 "lease": None if lease is None else lease.lease_s,
             }
 
+    def _state(self) -> str:
+        if self._room is not None:
+            return "open"
+        return "idle" if self._resting else "withdrawn" if self._withdrawn else "waiting"
+
     def close(self) -> None:
         """Stop asking and give the memory back."""
         self._stop.set()
+        self._demand.stop()
         with self._lock:
             self._close_room()
             self._reason = ModelUnavailable("the keeper is stopping")
             self._note(trying=False)
-
-
-def _end(name: str, holders: set[Peer]) -> None:
-    """Kill the workers that were told to end and have not."""
-    for peer in holders:
-        with contextlib.suppress(OSError):
-            handle = os.pidfd_open(peer.pid)
-            try:
-                if still_there(peer):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                    _log.warning("model %s: worker %d had not ended and was killed", name, peer.pid)
-            finally:
-                os.close(handle)

@@ -53,21 +53,23 @@ def peer_of(connection: socket.socket) -> Peer:
     return Peer(pid, uid, _stat(pid)[1])
 
 
-def _stat(pid: int) -> tuple[int, int]:
-    """(parent, start time) of a process."""
+def _stat(pid: int) -> tuple[int, int, str]:
+    """(parent, start time, state) of a process."""
     try:
         fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError as error:
         raise KeeperRefused(f"process {pid} is gone") from error
-    return int(fields[1]), int(fields[19])
+    return int(fields[1]), int(fields[19]), fields[0]
 
 
 def still_there(peer: Peer) -> bool:
-    """Whether that very process lives; a later one of the same number does not count."""
+    """Whether that very process lives; a later one of the same number does not count, nor one that only waits
+    for its parent to notice."""
     try:
-        return _stat(peer.pid)[1] == peer.started
+        _, started, state = _stat(peer.pid)
     except KeeperRefused:
         return False
+    return started == peer.started and state not in "ZX"
 
 
 class Peers:

@@ -12,11 +12,13 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,8 +31,9 @@ from strongroom.evidence.init_data import InitData
 from strongroom.evidence.types import Attester
 from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
 from strongroom.keeper.models import HeldModel
+from strongroom.keeper.openings import Openings
 from strongroom.keeper.peers import Lineage
-from strongroom.keeper.release import ReleaseClient, Released
+from strongroom.keeper.release import ReleaseClient
 from strongroom.keeper.room import SEALS
 from strongroom.keeper.service import KeeperService
 from strongroom.keys import ArchiveDigest, AuthorId
@@ -179,7 +182,7 @@ def hold(
     client = ReleaseClient(
         configuration.broker.url, attester=attester, ca=ca, statement=statement, attempts=1, init_data=init_data
     )
-    models = []
+    models, openings = [], Openings()
     for each in admitted:
         verified = gate.verified(each.path)
         if verified.core.digest != each.archive:
@@ -193,8 +196,18 @@ def hold(
             configuration.channel,
             allowance,
         )
-        release = _release(client, verified.core.resource, each.archive)
-        models.append(HeldModel(each.name, verified, keys, release, grace=configuration.broker.grace))
+        models.append(
+            HeldModel(
+                each.name,
+                verified,
+                keys,
+                partial(client.fetch, verified.core.resource, each.archive),
+                grace=configuration.broker.grace,
+                idle=configuration.keeper.idle,
+                openings=openings,
+                find=partial(gate.verified, each.path),
+            )
+        )
     return models
 
 
@@ -212,10 +225,6 @@ def pinned_ca(path: Path | None) -> tuple[Path | None, bytes]:
     return Path(f"/proc/self/fd/{descriptor}"), octets
 
 
-def _release(client: ReleaseClient, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], Released]:
-    return lambda: client.fetch(resource, archive)
-
-
 def _asserted(configuration: Configuration, charge: Charge, hardening: tuple[str, ...]) -> dict[str, Any]:
     told: dict[str, Any] = {"hardening": list(hardening)}
     if configuration.worker.output == "pass":
@@ -230,6 +239,8 @@ def run(configuration: Configuration, charge: Charge, socket: Path, *, attester:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="strongroom keeper: %(message)s")
     harden()
     lock_memory()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each file of each model
     if charge.configuration != configuration.digest:
         raise LaunchRefused(
             "the configuration is not the one that the launcher read", hint="it was changed meanwhile; launch again"

@@ -36,8 +36,13 @@ class OpenRoom:
         self.files = tuple(files)
 
     @classmethod
-    def open(cls, archive: OpenedArchive, *, only: Sequence[Member] | None = None) -> OpenRoom:
-        """Decrypt everything, or `only` some; raises `ArchiveTampered` and its kin, and then nothing is left."""
+    def open(
+        cls, archive: OpenedArchive, *, only: Sequence[Member] | None = None, threads: int | None = None
+    ) -> OpenRoom:
+        """Decrypt everything, or `only` some; raises `ArchiveTampered` and its kin, and then nothing is left.
+
+        `threads` is one for each core by default.
+        """
         descriptors: list[int] = []
         files: list[MemoryFile] = []
         try:
@@ -55,6 +60,7 @@ class OpenRoom:
                 pace = Pace()
                 archive.unseal(
                     targets,
+                    threads=threads,
                     before=lambda member, start, size: pages[member].prepare(start, size, pace) if size else None,
                 )
             for descriptor in descriptors:

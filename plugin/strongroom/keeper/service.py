@@ -8,15 +8,18 @@ the same request.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
 import socket
-import threading
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from strongroom.archive.errand import Errand
 from strongroom.channel.ohttp import Form
 from strongroom.channel.replay import Reservation
 from strongroom.encoding import Fields
@@ -41,6 +44,11 @@ MOST_PATIENCE_S = 15
 UNCLAIMED_S = 10.0
 """Seconds in which a connection has to claim a model, or to ask its one question."""
 
+SHORTAGES = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED])
+"""What accept(2) says of the moment and not of the socket."""
+
+SHORTAGE_PAUSE_S = 0.1
+
 
 class KeeperService:
     """Listens on a unix socket and answers for its models until `close`.
@@ -59,7 +67,7 @@ class KeeperService:
     ) -> None:
         """`confined` holds workers to `launch.hardening.check_hardened` before they get anything."""
         self._confined = confined
-        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._lines: list[Errand] = []
         self._models = dict(models)
         self._worker = worker or Worker()
         self._peers = Peers(lineage)
@@ -82,12 +90,21 @@ class KeeperService:
         while True:
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                return
-            if not self._places.acquire(blocking=False):
+            except OSError as error:
+                if error.errno not in SHORTAGES:
+                    return
+                time.sleep(SHORTAGE_PAUSE_S)  # others go on, and the one who knocks waits
+                continue
+            if len(self._lines) >= MOST_CONNECTIONS:
+                self._lines = [each for each in self._lines if not each.over]
+            if len(self._lines) >= MOST_CONNECTIONS:
                 connection.close()  # whoever fills the house keeps others out, and no more
                 continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            try:
+                self._lines.append(Errand(partial(self._serve, connection)))
+            except RuntimeError:  # the kernel gives no more threads
+                connection.close()
+            del connection  # the thread's alone: it is closed even where the thread never ran
 
     def close(self) -> None:
         """Stop listening."""
@@ -119,7 +136,6 @@ class KeeperService:
             finally:
                 if conversation is not None:
                     conversation.abandon()
-                self._places.release()
 
 
 class Conversation:
@@ -206,6 +222,7 @@ class Conversation:
         if model is None:
             raise KeeperRefused("this keeper holds no such archive", hint="was it admitted? see the launcher's output")
         self._peers.bind(self._peer, model.archive)
+        model.claimed(self._peer)
         self._model = model
         return {}
 

@@ -53,20 +53,25 @@ class Gate:
 
     def verified(self, path: Path) -> VerifiedArchive:
         """Open an archive's front and check it; raises an `ArchiveError` or `LaunchRefused`."""
-        verified = SealedArchive.open(path).verified(self._authors, now=datetime.now(UTC), demand=self._demand)
-        lowest = self._rules.minimum_versions.get(verified.core.lineage, 0)
-        if verified.core.version < lowest:
-            raise LaunchRefused(
-                f"{path.name} is version {verified.core.version} of {verified.core.lineage!r}; "
-                f"this host serves {lowest} or later",
-                hint="serve the newer archive, or lower minimum_versions if the rollback is meant",
-            )
-        allowed = self._rules.archives
-        if allowed is not None and verified.core.digest not in allowed:
-            raise LaunchRefused(
-                f"{path.name} is archive {verified.core.digest}, and the configuration admits others only",
-                hint="serve the archive that is listed, or list this one in archives of [admission]",
-            )
+        archive = SealedArchive.open(path)
+        try:
+            verified = archive.verified(self._authors, now=datetime.now(UTC), demand=self._demand)
+            lowest = self._rules.minimum_versions.get(verified.core.lineage, 0)
+            if verified.core.version < lowest:
+                raise LaunchRefused(
+                    f"{path.name} is version {verified.core.version} of {verified.core.lineage!r}; "
+                    f"this host serves {lowest} or later",
+                    hint="serve the newer archive, or lower minimum_versions if the rollback is meant",
+                )
+            allowed = self._rules.archives
+            if allowed is not None and verified.core.digest not in allowed:
+                raise LaunchRefused(
+                    f"{path.name} is archive {verified.core.digest}, and the configuration admits others only",
+                    hint="serve the archive that is listed, or list this one in archives of [admission]",
+                )
+        except BaseException:
+            archive.close()
+            raise
         return verified
 
     def admit(self, models: Mapping[str, Path], store: Path) -> list[Admitted]:
@@ -83,6 +88,7 @@ class Gate:
             except ArchiveError as error:
                 raise type(error)(f"{path.name} is not admitted: {error}", hint=error.hint) from error
             (store / f"{name}.mar").write_bytes(verified.front())
+            verified.close()
             core = verified.core
             admitted.append(
                 Admitted(

@@ -53,6 +53,13 @@ class BrokerAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeper:
+    """How long opened models are kept: `idle` seconds after its last worker ended a model is closed; 0 is never."""
+
+    idle: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Channel:
     """What clients are offered. Times in seconds."""
 
@@ -91,6 +98,7 @@ class Configuration:
 
     admission: Admission
     broker: BrokerAddress | None
+    keeper: Keeper
     tee: str
     channel: Channel
     worker: Worker
@@ -128,12 +136,14 @@ class Configuration:
         admission = fields.table("admission")
         broker = fields.table("broker") if fields.has("broker") else None
         attestation = fields.table("attestation")
+        keeper = fields.table("keeper") if fields.has("keeper") else Fields({}, where=f"{fields.where}: keeper")
         channel = fields.table("channel") if fields.has("channel") else Fields({}, where=f"{fields.where}: channel")
         worker = fields.table("worker") if fields.has("worker") else Fields({}, where=f"{fields.where}: worker")
         around = fields.table("surroundings") if fields.has("surroundings") else Fields({}, where=fields.where)
         configuration = cls(
             admission=_admission(admission, folder),
             broker=_broker(broker, folder) if broker else None,
+            keeper=Keeper(idle=keeper.number("idle_s", low=0, high=30 * 86400, default=0)),
             tee=attestation.text("tee", limit=64),
             channel=_channel(channel),
             worker=_worker(worker),
@@ -141,7 +151,7 @@ class Configuration:
             plugins=fields.texts("plugins", limit=64, default=()),
             digest=digest,
         )
-        for read in filter(None, (admission, broker, attestation, channel, worker, around, fields)):
+        for read in filter(None, (admission, broker, keeper, attestation, channel, worker, around, fields)):
             read.done()
         if configuration.worker.output == "pass" and configuration.tee != "simulated":
             raise ConfigurationInvalid(

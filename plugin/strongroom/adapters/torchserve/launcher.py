@@ -18,6 +18,7 @@ from strongroom.adapters.torchserve.key_file import KeyFile
 from strongroom.adapters.torchserve.preparation import MEMORY, Launch, prepare
 from strongroom.errors import KeeperUnavailable, LaunchRefused
 from strongroom.keeper import wire
+from strongroom.keeper.pulse import Pulse
 from strongroom.launch.admission import Admitted
 from strongroom.launch.hardening import harden
 from strongroom.launch.measured import Register, extend
@@ -68,6 +69,7 @@ def run(launch: Launch, *, say: Say) -> None:
         _make_logs(launch.logs, launch.user)
         owner = launch.user.uid if launch.user is not None else None
         supervisor.also(KeyFile(launch.folder / "home" / KEY_FILE, Path.cwd() / KEY_FILE, owner=owner))
+        supervisor.also(Pulse(launch.socket, lambda: launch.keeper.process, say))
         supervisor.start(launch.keeper)
         supervisor.start(launch.server)
         supervisor.also(Outcomes(launch.socket, {each.name for each in launch.admitted}, say))

@@ -1,18 +1,11 @@
-"""The one module that imports torch: the mapping hook, and sealed checkpoints.
+"""Sealed checkpoints, for training inside a TEE.
 
-`map_models` makes `torch.load` and safetensors *map* the files of a room instead of copying them: a path
-that leads to a sealed memory file is loaded with ``mmap=True``, and the storage is a private mapping that
-begins at a 2 MiB boundary, so that huge pages carry it. Workers share the pages until one writes. Every
-other call goes on as before.
-
-`save` and `load` are for training inside a TEE: a checkpoint is written into memory, sealed from there, and
-the last one is a served archive without ever having been plaintext on a disk.
+A checkpoint is written into memory and sealed from there, and the last one is a served archive without ever having
+been plaintext on a disk.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import io
 import os
 import zipfile
@@ -27,75 +20,12 @@ from strongroom.archive.seal import Sealed, Terms, Wrap, seal_source
 from strongroom.archive.signature import AuthorPublic, Signer
 from strongroom.archive.source import FilesSource
 from strongroom.archive.unseal import SealedArchive
-from strongroom.errors import ArchiveError
-from strongroom.keeper.mapping import AlignedMapping
 from strongroom.keeper.room import OpenRoom
 from strongroom.keys import ModelKey
+from strongroom.torch.mapping import map_models
+from strongroom.torch.staging import finish, tensor_to
 
 CHECKPOINT = "model.pt"
-
-
-# -- mapping instead of copying ------------------------------------------------------
-
-
-def map_models() -> None:
-    """Install the hook, once a process, before the user's handler is imported."""
-    if getattr(torch.load, "strongroom", False):
-        return
-    plain_load, plain_from_file = torch.load, torch.UntypedStorage.from_file
-
-    def load(f: Any, *arguments: Any, **keywords: Any) -> Any:
-        if keywords.get("mmap") is None and _is_room_file(f) and zipfile.is_zipfile(f):
-            keywords["mmap"] = True
-        return plain_load(f, *arguments, **keywords)
-
-    def from_file(filename: Any, shared: bool = False, nbytes: int = 0) -> torch.UntypedStorage:
-        if shared or nbytes <= 0 or not _is_room_file(filename):
-            return plain_from_file(filename, shared, nbytes)
-        return _mapped_storage(os.fspath(filename), nbytes)
-
-    load.strongroom = True  # type: ignore[attr-defined]
-    load.__doc__ = plain_load.__doc__
-    torch.load = load
-    torch.UntypedStorage.from_file = staticmethod(from_file)
-
-
-def _is_room_file(f: Any) -> bool:
-    """Whether a path leads to a memory file that nobody can write any more."""
-    if not isinstance(f, str | os.PathLike):
-        return False
-    try:
-        descriptor = os.open(f, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return bool(fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-
-
-def _mapped_storage(path: str, nbytes: int) -> torch.UntypedStorage:
-    """A storage over a private mapping of the file's first `nbytes`; writes stay in this process."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if os.fstat(descriptor).st_size < nbytes:
-            raise ArchiveError(f"{path} is shorter than {nbytes} bytes")
-        mapping = AlignedMapping(descriptor, nbytes, shared=False)
-    finally:
-        os.close(descriptor)
-    buffer = _buffer_type(nbytes).from_address(mapping.address)
-    buffer.mapping = mapping  # type: ignore[attr-defined]  # lives as long as the storage
-    storage: torch.UntypedStorage = torch.frombuffer(buffer, dtype=torch.uint8).untyped_storage()
-    return storage
-
-
-def _buffer_type(size: int) -> type[ctypes.Array[ctypes.c_ubyte]]:
-    return type("MappedBuffer", (ctypes.c_ubyte * size,), {})
-
-
-# -- sealed checkpoints ----------------------------------------------------------------
 
 
 def save(
@@ -175,14 +105,27 @@ def load(
 
 
 def load_state(descriptor: int, name: str, **arguments: Any) -> Any:
-    """What a sealed memory file holds: a safetensors file by its name's ending, else what `torch.load` reads."""
+    """What a sealed memory file holds: a safetensors file by its name's ending, else what `torch.load` reads.
+
+    Of `arguments`, which are `torch.load`'s, a safetensors file heeds `map_location` where it names a device.
+    """
     map_models()
     path = f"/proc/self/fd/{descriptor}"
     if name.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        return _safetensors(path, arguments.get("map_location"))
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as file:
             return torch.load(io.BytesIO(file.read()), **arguments)
     return torch.load(path, **arguments)
+
+
+def _safetensors(path: str, location: Any) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    tensors: dict[str, torch.Tensor] = load_file(path)
+    if not isinstance(location, str | torch.device):
+        return tensors
+    try:
+        return {name: tensor_to(tensor, str(location)) for name, tensor in tensors.items()}
+    finally:
+        finish()

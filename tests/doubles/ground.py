@@ -1,0 +1,223 @@
+"""A whole sealed server in which everything that must stay secret is a canary, and the hunt for all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import requests
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from doubles.models import plain_archive
+from leaks.hunt import Found, Hunt, canary, may_watch
+from strongroom.archive.signature import AuthorKey
+from strongroom.archive.unseal import SealedArchive
+from strongroom.attest.simulated import SimulatedAttester
+from strongroom.broker.admin import AdminKey
+from strongroom.channel import ohttp
+from strongroom.channel.bhttp import Request
+from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
+from strongroom.channel.keyset import KeyList
+from strongroom.channel.ohttp import Form
+from strongroom.client.adapter import SealedAdapter
+from strongroom.demo.stage import Stage, run
+from strongroom.errors import StrongroomError
+from strongroom.keeper.release import ReleaseClient
+
+HANDLER = Path(__file__).parent / "loud_handler.py"
+FIXED = "canary-of-the-model-3f1c8a52d09b"
+WORDS = {
+    "worker": "model_service_worker",
+    "keeper": "keeper --config",
+    "java": "serve.ModelServer",
+    "wrapper": "-m ts.model_server",
+    "launcher": "strongroom.cli launch",
+}
+
+
+class Ground:
+    """The stage with `names` served by the loud handler, and a hunt that began before anything was made."""
+
+    def __init__(self, *names: str, lease_s: int = 0) -> None:
+        self.names = names or ("digits",)
+        self.stage = Stage.make()
+        self.canaries: dict[str, str | bytes] = {name: canary(name) for name in ("model", "weights", "request")}
+        self.canaries["answer"] = hashlib.sha256(self.canaries["request"].encode()).hexdigest()
+        # This process is the client and the author, so its own files are spared, and it writes none elsewhere.
+        self.hunt = Hunt(self.canaries, spared=(self.stage.owner,))
+        stage = self.stage
+        stage.make_author()
+        stage.start_broker()
+        (stage.host / "model_store").mkdir()
+        flags = ["--author", "author.key", "--broker", stage.broker_url, "--admin-key", "broker/admin.key"]
+        flags += ["--lease", str(lease_s)] if lease_s else []
+        for name in self.names:
+            files = {
+                "loud_handler.py": HANDLER.read_text().replace(FIXED, self.canaries["model"]).encode(),
+                "weights.bin": self.canaries["weights"].encode() * 1000,
+            }
+            plain = plain_archive(stage.owner / f"{name}.mar", files, name=name, handler="loud_handler.py")
+            run("seal", str(plain), *flags, "-o", str(self.archive(name)), folder=stage.owner)
+        self._learn_keys()
+
+    def archive(self, name: str = "") -> Path:
+        return self.stage.host / "model_store" / f"{name or self.names[0]}.mar"
+
+    def _learn_keys(self) -> None:
+        """Keys are canaries too: the author's, the administrator's, the first model's (asked for as a keeper does)."""
+        with SealedArchive.open(self.archive()) as archive:
+            client = ReleaseClient(self.stage.broker_url, attester=SimulatedAttester())
+            released = client.fetch(archive.core.resource, archive.core.digest)
+        self.hunt.add("the model key", released.key.reveal())
+        author = AuthorKey.load(self.stage.owner / "author.key")
+        self.hunt.add("the author's key", author._seeds[:32])
+        administrator: Ed25519PrivateKey = AdminKey.load(self.stage.owner / "broker" / "admin.key").private
+        self.hunt.add("the administrator's key", administrator.private_bytes_raw())
+
+    def serve(self, properties: str = "", *, workers: int = 2, **server) -> None:
+        """Start the server and wait until every model has its workers."""
+        models = tuple(f"{name}={name}.mar" for name in self.names)
+        self.stage.start_server(models=models, properties=f"metrics_mode=prometheus\n{properties}", **server)
+        for name in self.names:
+            self.stage.wait_until_ready(workers, model=name)
+
+    # -- processes --------------------------------------------------------------------------
+
+    def tree(self, kind: str = "") -> list[psutil.Process]:
+        """The launcher's processes of one kind, or all."""
+        everybody = [psutil.Process(self.stage.launcher.pid)]
+        everybody += everybody[0].children(recursive=True)
+        found = []
+        for each in everybody:
+            with contextlib.suppress(psutil.Error):
+                if not kind or WORDS[kind] in " ".join(each.cmdline()):
+                    found.append(each)
+        return found
+
+    def kill(self, kind: str) -> int:
+        """SIGKILL for the first of that kind."""
+        pid = self.tree(kind)[0].pid
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    # -- talking ------------------------------------------------------------------------------
+
+    def session(self) -> requests.Session:
+        session = requests.Session()
+        session.mount(self.stage.url, SealedAdapter(policy=self.stage.client_policy()))
+        return session
+
+    def url(self, name: str = "") -> str:
+        return f"{self.stage.url}/predictions/{name or self.names[0]}"
+
+    def status(self, session: requests.Session, name: str = "", timeout: float = 30) -> int:
+        """The status of one honest request; 200 only with the right answer, 0 where there was none at all."""
+        try:
+            answer = session.post(self.url(name), json={"answer": self.canaries["request"]}, timeout=timeout)
+        except StrongroomError as error:
+            return getattr(error, "status", 503) or 503
+        except requests.RequestException:
+            return 0
+        if answer.status_code == 200:
+            assert answer.json() == {"answered": self.canaries["answer"]}
+        return answer.status_code
+
+    def until_answered(self, session: requests.Session, name: str = "", seconds: float = 120) -> None:
+        deadline, last = time.monotonic() + seconds, 0
+        while time.monotonic() < deadline:
+            if (last := self.status(session, name)) == 200:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"no answer after {seconds} s, the last status was {last}\n{self.stage.log_tail()}")
+
+    def talk(self) -> None:
+        """Requests of every kind, until one of each was answered; then what the server says in the clear."""
+        session, deadline = self.session(), time.monotonic() + 120
+        wanted = [{"answer": self.canaries["request"]}, {"say": self.canaries["request"]}]
+        wanted += [{"raise": self.canaries["request"]}, {"exit": self.canaries["request"]}]
+        while wanted and time.monotonic() < deadline:
+            body = wanted[0]
+            try:
+                answer = session.post(self.url(), json=body, timeout=30)
+            except (StrongroomError, requests.RequestException):
+                if "exit" not in body:
+                    time.sleep(0.3)
+                    continue
+            else:
+                if answer.status_code not in (200, 500):
+                    continue
+                if "answer" in body:
+                    assert answer.json() == {"answered": self.canaries["answer"]}
+            wanted.pop(0)
+        assert not wanted
+        self.until_answered(session)
+        self.ask_with_known_secrets()
+        self.listen_to_the_clear()
+
+    def ask_with_known_secrets(self) -> None:
+        """One request whose own keys are canaries, which only this client and one worker may ever know."""
+        bundle = requests.post(self.url(), data=b"{}", headers={"Content-Type": KEYS_REQUEST_TYPE}, timeout=30)
+        parts = KeyBundle.parse(bundle.content).parts
+        config, pair = KeyList.parse(parts.ohttp_keys).choose()
+        inner = Request("POST", "http", "h", f"/predictions/{self.names[0]}", (("content-type", "application/json"),),
+                        b'{"answer": "x"}')  # fmt: skip
+        message, opener = ohttp.encapsulate(config, pair, inner.serialise())
+        context = opener._context
+        self.hunt.add("a request's key", context._secrets.key)
+        self.hunt.add("a request's exporter secret", context._secrets.exporter_secret)
+        self.hunt.add("a response's secret", context.export(Form.SINGLE.response_label, 32))
+        answer = requests.post(
+            self.url(), data=bytes(message), headers={"Content-Type": "message/ohttp-req"}, timeout=30
+        )
+        opener.open(answer.content)
+
+    def listen_to_the_clear(self) -> None:
+        """What anybody can ask the server for; a canary that a client put there itself would be its own leak."""
+        properties = (self.stage.host / "config.properties").read_text()
+        metrics = re.search(r"^metrics_address=(.+)$", properties, re.MULTILINE)[1]
+        management = f"http://127.0.0.1:{self.stage.management}"
+        places = [f"{self.stage.url}{path}" for path in ("/ping", "/api-description", "/models")]
+        places.append(self.url())
+        places += [f"{metrics}/metrics", f"{management}/models", f"{management}/models/{self.names[0]}?customized=true"]
+        places += [f"{management}/metrics", f"{management}/api-description"]
+        for each in places:
+            with contextlib.suppress(requests.RequestException):
+                answer = requests.get(each, timeout=10)
+                self.hunt.octets(answer.content + repr(answer.headers).encode(), each)
+
+    # -- hunting ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Everything on the wire and, where the kernel lets us, every file while it is written."""
+        with self.hunt.listening(), self.hunt.watching() if may_watch() else contextlib.nullcontext():
+            yield
+
+    def search(self) -> list[Found]:
+        """What was found, but for what the handler itself left in the temporary folder that it was given."""
+        self.hunt.octets(self.stage.relay.seen, "the relay")
+        outsiders = [each.pid for kind in ("launcher", "java", "wrapper") for each in self.tree(kind)]
+        self.hunt.everywhere(inside=is_inside, outsiders=outsiders)
+        return [each for each in self.hunt.found if not handlers_own(each.where)]
+
+    def close(self) -> None:
+        self.stage.close()
+
+
+def is_inside(pid: int) -> bool:
+    """Keepers and workers: they rightly hold opened models in memory files."""
+    with contextlib.suppress(OSError):
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return any(WORDS[kind] in line for kind in ("worker", "keeper"))
+    return False
+
+
+def handlers_own(where: str) -> bool:
+    """What the handler itself wrote into the temporary folder that it was given: in memory, and swept at the end."""
+    return where.startswith("/dev/shm/strongroom-") and "/temp/left-behind" in where
