@@ -93,8 +93,8 @@ def test_a_worker_that_waits_gets_the_model_as_soon_as_it_is_open(opened):
     model, desk = opened(waits=True)
     threading.Timer(0.3, desk.opens.set).start()
     began = time.monotonic()
-    with model.lent(HERE, patience=15) as files:
-        assert files
+    with model.lent(HERE, patience=15) as room:
+        assert room.files
     assert time.monotonic() - began < 10
 
 
@@ -129,8 +129,8 @@ def test_a_model_whose_key_is_there_says_that_it_is_being_opened(opened, monkeyp
     with pytest.raises(ModelOpening), model.lent(HERE, patience=0):
         pass
     opening.set()
-    with model.lent(HERE, patience=15) as files:
-        assert files
+    with model.lent(HERE, patience=15) as room:
+        assert room.files
 
 
 def test_a_renewed_lease_keeps_the_model_open(opened):
@@ -230,10 +230,10 @@ def test_an_archive_that_demands_a_lease_is_opened_under_one(opened):
 
 def test_files_lent_to_a_worker_stay_the_same_files_when_the_model_is_withdrawn_meanwhile(opened):
     model, _ = opened()
-    with model.lent(HERE) as files:
+    with model.lent(HERE) as room:
         model._withdraw(ReleaseDenied("revoked"))
         others = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]  # would get the numbers that became free
-        weights = next(each for each in files if each.name == "toy.pt")
+        weights = next(each for each in room.files if each.name == "toy.pt")
         assert os.pread(weights.descriptor, 7, 0) == b"weights"
         for each in others:
             os.close(each)
@@ -386,8 +386,8 @@ def test_an_open_model_is_not_touched_by_what_happens_to_its_file(opened, name):
     model, desk = opened(grace=300)
     DAMAGES[name](desk.sealed.path)
     assert is_open(model)
-    with model.lent(HERE) as files:
-        weights = next(each for each in files if each.name == "toy.pt")
+    with model.lent(HERE) as room:
+        weights = next(each for each in room.files if each.name == "toy.pt")
         assert os.pread(weights.descriptor, 7, 0) == b"weights"
 
 

@@ -19,6 +19,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from strongroom.archive.unseal import VerifiedArchive
@@ -41,7 +42,7 @@ from strongroom.keeper.leases import DEFAULT_GRACE_S, Lease, Tenure
 from strongroom.keeper.openings import Openings
 from strongroom.keeper.peers import Peer
 from strongroom.keeper.release import Released
-from strongroom.keeper.room import MemoryFile, OpenRoom
+from strongroom.keeper.room import OpenRoom, RoomFile
 from strongroom.keys import ArchiveDigest
 
 _log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ class HeldModel:
     """A verified archive, its request keys, and its room while a key is held. Times in seconds.
 
     `idle` is after how long without a worker the room is closed, 0 for never. `openings` is what all models of
-    a keeper share. `find` reads the archive anew from its path, for a file that was replaced after it was damaged.
+    a keeper share. `rooms` is the folder for rooms that are not memory files. `find` reads the archive anew from its
+    path, for a file that was replaced after it was damaged.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class HeldModel:
         grace: int = DEFAULT_GRACE_S,
         idle: float = 0,
         openings: Openings | None = None,
+        rooms: Path | None = None,
         find: Callable[[], VerifiedArchive] | None = None,
     ) -> None:
         self.name = name
@@ -81,6 +84,7 @@ class HeldModel:
         self._demand = Demand(idle)
         self._openings = openings or Openings()
         self._find = find
+        self._rooms = rooms
         self._resting = False
         self._room: OpenRoom | None = None
         self._lease: Lease | None = None
@@ -149,7 +153,7 @@ class HeldModel:
             )
         try:
             with self._openings.turn(size) as threads:
-                room = OpenRoom.open(self._verified.unlock(released.key), threads=threads)
+                room = OpenRoom.open(self._verified.unlock(released.key), threads=threads, rooms=self._rooms)
         except ArchiveError:
             self._look_again()
             raise
@@ -270,22 +274,23 @@ class HeldModel:
         return self._room
 
     @contextlib.contextmanager
-    def lent(self, peer: Peer, *, patience: float = 0.0) -> Iterator[tuple[MemoryFile, ...]]:
-        """The sealed memory files for one worker, open for the length of the block.
+    def lent(self, peer: Peer, *, patience: float = 0.0) -> Iterator[OpenRoom]:
+        """The room for one worker; its descriptors are open for the length of the block.
 
         Waits for up to `patience` seconds for an attempt that is under way. Raises `ModelUnavailable`, of it
-        `ModelOpening` while the opening itself is what takes the time. They are duplicates: a room that closes
-        meanwhile must not leave numbers that mean other files.
+        `ModelOpening` while the opening itself is what takes the time. The descriptors are duplicates: a room that
+        closes meanwhile must not leave numbers that mean other files.
         """
         self.claimed(peer)
-        copies: list[MemoryFile] = []
+        copies: list[RoomFile] = []
         self.wait(patience)
         try:
             with self._lock:
-                for file in self._checked().files:
-                    copies.append(MemoryFile(file.name, file.size, os.dup(file.descriptor)))
+                room = self._checked()
+                for file in room.files:
+                    copies.append(RoomFile(file.name, file.size, os.dup(file.descriptor)))
                 self._holders.add(peer)
-            yield tuple(copies)
+            yield OpenRoom(copies, room.folder)
         finally:
             for copy in copies:
                 os.close(copy.descriptor)

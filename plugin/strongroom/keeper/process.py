@@ -57,6 +57,7 @@ class Charge:
 
     `configuration` is the digest of the configuration and `roots` that of the keys it names
     (`launch.measured.trust_roots`); `init_data` is the text that the guest was started with, for the broker.
+    `rooms` is the folder for rooms that are not memory files.
     """
 
     admitted: tuple[Admitted, ...]
@@ -64,6 +65,7 @@ class Charge:
     configuration: bytes
     roots: bytes
     init_data: str | None = None
+    rooms: Path | None = None
 
     def serialise(self) -> bytes:
         """JSON, the exact inverse of `parse`."""
@@ -85,6 +87,7 @@ class Charge:
             "configuration": self.configuration.hex(),
             "roots": self.roots.hex(),
             "init_data": self.init_data,
+            "rooms": None if self.rooms is None else str(self.rooms),
         }
         return json.dumps(charge).encode()
 
@@ -105,11 +108,13 @@ class Charge:
             lineage = Lineage(root, depth, _id(read, "uid"), _id(read, "gid"))
             read.done()
         configuration, roots = fields.hexes("configuration", size=32), fields.hexes("roots", size=32)
-        init_data = fields.value("init_data")
+        init_data, rooms = fields.value("init_data"), fields.value("rooms")
         fields.done()
-        if init_data is not None and not isinstance(init_data, str):
-            raise MalformedInput("the launcher's charge: init_data is no text")
-        return cls(tuple(_admitted(each) for each in archives), lineage, configuration, roots, init_data)
+        for name, value in (("init_data", init_data), ("rooms", rooms)):
+            if value is not None and not isinstance(value, str):
+                raise MalformedInput(f"the launcher's charge: {name} is no text")
+        admitted = tuple(_admitted(each) for each in archives)
+        return cls(admitted, lineage, configuration, roots, init_data, None if rooms is None else Path(rooms))
 
 
 def _id(read: Fields, name: str) -> int | None:
@@ -155,10 +160,12 @@ def hold(
     roots: bytes | None = None,
     init_data: str | None = None,
     hardening: tuple[str, ...] = (),
+    rooms: Path | None = None,
 ) -> list[HeldModel]:
     """Verify every archive again and make its keys; nothing is asked of the broker yet.
 
-    `roots` is what the authors' and the broker's keys have to be (`launch.measured.trust_roots`).
+    `roots` is what the authors' and the broker's keys have to be (`launch.measured.trust_roots`), `rooms` the folder
+    for rooms that are not memory files.
     """
     if configuration.broker is None:
         raise ConfigurationInvalid("no broker is configured, so no model key can come", hint="add a [broker] table")
@@ -205,6 +212,7 @@ def hold(
                 grace=configuration.broker.grace,
                 idle=configuration.keeper.idle,
                 openings=openings,
+                rooms=rooms,
                 find=partial(gate.verified, each.path),
             )
         )
@@ -252,8 +260,20 @@ def run(configuration: Configuration, charge: Charge, socket: Path, *, attester:
     sent = charge.init_data
     if isinstance(attester, SimulatedAttester):  # it can only repeat what it is told, for whoever looks at a verdict
         attester, sent = attester.asserting(_asserted(configuration, charge, hardening)), None
+    if configuration.worker.room != "memory-files" and charge.rooms is None:
+        raise LaunchRefused(
+            f"room = {configuration.worker.room!r} of [worker] needs the launcher, which makes the folder",
+            hint="start with `strongroom launch`, or leave the setting out",
+        )
     held = hold(
-        charge.admitted, configuration, attester, plugins, roots=charge.roots, init_data=sent, hardening=hardening
+        charge.admitted,
+        configuration,
+        attester,
+        plugins,
+        roots=charge.roots,
+        init_data=sent,
+        hardening=hardening,
+        rooms=charge.rooms,
     )
     service = KeeperService(
         socket, {model.archive: model for model in held}, charge.lineage, configuration.worker, confined=True

@@ -201,9 +201,11 @@ class Conversation:
         self._check_confined()
         if op == "model":
             patience = question.number("wait", high=MOST_PATIENCE_S, default=0)
-            files = lent.enter_context(model.lent(self._peer, patience=patience))
-            descriptors += [file.descriptor for file in files]
-            return {"files": [[file.name, file.size] for file in files]}
+            room = lent.enter_context(model.lent(self._peer, patience=patience))
+            if room.folder is None:
+                descriptors += [file.descriptor for file in room.files]
+            folder = None if room.folder is None else str(room.folder)
+            return {"files": [[file.name, file.size] for file in room.files], "folder": folder}
         if op == "open":
             contexts = [self._open(model, each) for each in _listed(question.value("heads"), "heads")]
             return {"contexts": contexts, "terms": list(model.keys.terms())}
@@ -274,6 +276,7 @@ def _settings(worker: Worker, model: str) -> dict[str, Any]:
         "output": worker.output,
         "network": worker.network,
         "disk": worker.disk,
+        "room": worker.room,
     }
 
 

@@ -21,6 +21,7 @@ from strongroom.launch.surroundings import Expected
 
 OUTPUTS = ("drop", "pass")
 NETWORKS = DISKS = ("deny", "allow")
+ROOMS = ("memory-files", "mount", "folder")
 MODES = ("host",)
 """Mode ``fleet`` (docs/protocol.md section 7) is specified and its seeds are released; keepers do not use them yet."""
 KEMS = ("x-wing", "x25519", "p-256")
@@ -77,13 +78,15 @@ class Worker:
     `envelopes` maps a model's name to one of `ENVELOPES`, the server's request envelopes, applied to what was
     opened. `rerun` runs the items of a failed batch again, one by one. `grpc_streaming` answers gRPC calls in
     pieces (docs/limitations.md says what a caller can then break). `network` says whether the handler may make
-    sockets other than unix sockets, `disk` whether it may write outside of memory. `user` is the name of the user that
-    the server and its workers run as, empty for the launcher's own.
+    sockets other than unix sockets, `disk` whether it may write outside of memory. `room` is one of `ROOMS`
+    (docs/keeper.md). `user` is the name of the user that the server and its workers run as, empty for the
+    launcher's own.
     """
 
     output: str = "drop"
     network: str = "deny"
     disk: str = "deny"
+    room: str = "memory-files"
     user: str = ""
     gather: int = 20
     padding: Padding = NO_PADDING
@@ -213,6 +216,7 @@ def _worker(read: Fields) -> Worker:
         output=_one_of(read, "output", OUTPUTS, "drop"),
         network=_one_of(read, "network", NETWORKS, "deny"),
         disk=_one_of(read, "disk", DISKS, "deny"),
+        room=_one_of(read, "room", ROOMS, "memory-files"),
         user=read.text("user", limit=32, default=""),
         gather=read.number("gather_ms", low=0, high=10_000, default=20),
         padding=Padding(read.text("padding", limit=64, default="none")),

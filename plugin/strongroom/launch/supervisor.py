@@ -39,7 +39,7 @@ def prctl(option: int, value: int) -> None:
 @dataclass(slots=True)
 class Child:
     """A process to keep alive. `before` runs ahead of each start, to sweep what the last one left; `confine` runs
-    in the child before its program does."""
+    in the child before its program does. `takes` are others that cannot go on without it: they end with it."""
 
     name: str
     command: Sequence[str]
@@ -47,6 +47,7 @@ class Child:
     folder: Path
     before: Callable[[], None] = lambda: None
     confine: Callable[[], None] = lambda: None
+    takes: Sequence[Child] = ()
     stdin: bytes = b""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
@@ -132,6 +133,8 @@ class Supervisor:
         for child in self._children:
             if child.process is not None and (status := child.process.poll()) is not None:
                 child.signal_group(signal.SIGKILL)
+                for taken in child.takes:
+                    taken.signal_group(signal.SIGKILL)
                 child.process = None
                 child.pause = 1.0 if now - child.started > HEALTHY_AFTER else min(2 * child.pause, LONGEST_PAUSE)
                 child.due = now + child.pause

@@ -59,7 +59,7 @@ def _restored(storage: torch.UntypedStorage, location: str) -> torch.UntypedStor
 
 
 def _is_room_file(f: Any) -> bool:
-    """Whether a path leads to a memory file that nobody can write any more."""
+    """Whether a path leads to a file in memory that nobody can write: a sealed one, or one on a read-only mount."""
     if not isinstance(f, str | os.PathLike):
         return False
     try:
@@ -67,8 +67,10 @@ def _is_room_file(f: Any) -> bool:
     except OSError:
         return False
     try:
-        return bool(fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE)
-    except OSError:
+        if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE:
+            return True
+        return bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY)
+    except OSError:  # a file that is not in memory has no seals
         return False
     finally:
         os.close(descriptor)

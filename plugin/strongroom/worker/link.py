@@ -61,6 +61,7 @@ class Settings:
     output: str = "drop"
     network: str = "deny"
     disk: str = "deny"
+    room: str = "memory-files"
 
     @classmethod
     def parse(cls, answer: dict[str, Any]) -> Settings:
@@ -75,6 +76,7 @@ class Settings:
             output=read.text("output", limit=16),
             network=read.text("network", limit=16),
             disk=read.text("disk", limit=16),
+            room=read.text("room", limit=16),
         )
 
 
@@ -104,13 +106,16 @@ class Link:
         """A second line to the same keeper, for the same archive."""
         return Link(self._archive, self._path, seconds=self._seconds)
 
-    def model(self, *, wait: int = 0) -> list[ReceivedFile]:
-        """The model's files; the keeper waits up to `wait` seconds (at most 15) for an attempt that is under way.
+    def model(self, *, wait: int = 0) -> list[ReceivedFile] | Path:
+        """The model's files, or the folder in which they lie (docs/keeper.md, rooms).
 
-        Raises `ModelUnavailable` while the key is not released, `ModelOpening` while the model is being opened.
+        The keeper waits up to `wait` seconds (at most 15) for an attempt that is under way. Raises
+        `ModelUnavailable` while the key is not released, `ModelOpening` while the model is being opened.
         """
         with self._lock:
             answer = self._ask({"op": "model", "wait": wait})
+            if answer["folder"] is not None:
+                return Path(answer["folder"])
             described = [(str(name), int(size)) for name, size in answer["files"]]
             assert self._connection is not None
             descriptors = wire.receive_descriptors(self._connection, len(described))

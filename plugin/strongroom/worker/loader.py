@@ -1,8 +1,9 @@
 """A folder in which the user's handler finds the model's files.
 
-Each name is a symbolic link to ``/proc/self/fd/N``, a sealed memory file that the keeper handed over,
+As a rule each name is a symbolic link to ``/proc/self/fd/N``, a sealed memory file that the keeper handed over,
 so the folder itself holds names and no content: after SIGKILL it dangles. What this cannot do (a path
-that must survive `realpath`, a child that is exec'd) is in docs/limitations.md.
+that must survive `realpath`, a child that is exec'd) is in docs/limitations.md. Where the configuration says so, the
+keeper made a folder of real files instead (docs/keeper.md, rooms), and it is used as it is.
 """
 
 from __future__ import annotations
@@ -23,9 +24,23 @@ SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_S
 class Room:
     """The folder and the descriptors behind it, for as long as the process lives."""
 
-    def __init__(self, folder: Path, files: Sequence[ReceivedFile]) -> None:
+    def __init__(self, folder: Path, files: Sequence[ReceivedFile], *, ours: bool = True) -> None:
         self.folder = folder
         self._files = tuple(files)
+        self._ours = ours
+
+    @classmethod
+    def of(cls, lent: Sequence[ReceivedFile] | Path, *, read_only: bool) -> Room:
+        """From what the keeper lent; raises `MalformedInput`, also where a folder should be `read_only` and is not."""
+        if not isinstance(lent, Path):
+            return cls.furnish(lent)
+        try:
+            flags = os.statvfs(lent).f_flag
+        except OSError as error:
+            raise MalformedInput("the keeper's folder is not there") from error
+        if read_only and not flags & os.ST_RDONLY:
+            raise MalformedInput("the keeper's folder can be written to here, and must not")
+        return cls(lent, (), ours=False)
 
     @classmethod
     def furnish(cls, files: Sequence[ReceivedFile], parent: Path | None = None) -> Room:
@@ -47,8 +62,9 @@ class Room:
         return cls(folder, files)
 
     def close(self) -> None:
-        """Remove the folder and close the memory files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, if it is ours, and close the memory files."""
+        if self._ours:
+            shutil.rmtree(self.folder, ignore_errors=True)
         for each in self._files:
             os.close(each.descriptor)
         self._files = ()

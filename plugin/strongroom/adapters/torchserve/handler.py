@@ -98,7 +98,7 @@ class SealedHandler:
         except StrongroomError as error:
             _log.warning("the model is not open yet: %s: %s", type(error).__name__, error)
 
-    def _awaited(self, context: Any) -> list[ReceivedFile]:
+    def _awaited(self, context: Any) -> list[ReceivedFile] | Path:
         """The model's files, also where the keeper is just opening it; raises `KeeperError`.
 
         The server starts beside the keeper, so at load the model is often not open yet, or the keeper itself not
@@ -120,7 +120,7 @@ class SealedHandler:
                     raise
                 time.sleep(0.1)
 
-    def _ready(self, context: Any, *, files: list[ReceivedFile] | None = None) -> _Bound:
+    def _ready(self, context: Any, *, files: list[ReceivedFile] | Path | None = None) -> _Bound:
         """The user's handler, loaded now if its model has become available; raises `KeeperError`."""
         if self._watch is not None and self._watch.over:
             raise ModelUnavailable("the model is withdrawn, and this worker is about to end")
@@ -128,7 +128,8 @@ class SealedHandler:
             assert self._link is not None
             settings = self._enclosed(self._link)
             if self._room is None:
-                self._room = Room.furnish(self._link.model() if files is None else files)
+                lent = self._link.model() if files is None else files
+                self._room = Room.of(lent, read_only=settings.room == "mount")
                 self._watch = Watch(self._link)
                 self._watch.start()
             try:

@@ -22,6 +22,7 @@ from strongroom.keeper.pulse import Pulse
 from strongroom.launch.admission import Admitted
 from strongroom.launch.hardening import harden
 from strongroom.launch.measured import Register, extend
+from strongroom.launch.mounts import own_mount, unmount
 from strongroom.launch.roots import bind_init_data, opened
 from strongroom.launch.supervisor import Supervisor
 from strongroom.launch.user import User
@@ -63,6 +64,8 @@ def run(launch: Launch, *, say: Say) -> None:
     supervisor = Supervisor(say)
     supervisor.stop_on_signals()
     try:
+        if launch.rooms is not None and launch.mounted:
+            own_mount(launch.rooms)
         for warning in launch.warnings:
             say(f"strongroom: warning: {warning}")
         fix(launch, say)
@@ -76,6 +79,8 @@ def run(launch: Launch, *, say: Say) -> None:
         supervisor.run()
     finally:
         supervisor.stop()
+        if launch.rooms is not None and launch.mounted:
+            unmount(launch.rooms)
         shutil.rmtree(launch.folder, ignore_errors=True)
         _sweep_shared(launch.user, since)
 

@@ -30,6 +30,7 @@ from strongroom.launch.config import Configuration
 from strongroom.launch.hardening import confine_server
 from strongroom.launch.landlock import version as landlock_version
 from strongroom.launch.measured import Measurement, measurements, trust_roots
+from strongroom.launch.mounts import PASSABLE, read_only
 from strongroom.launch.roots import BY_EVENT, SIMULATED, check_init_data, opened
 from strongroom.launch.supervisor import Child
 from strongroom.launch.surroundings import Installed, check_surroundings
@@ -46,7 +47,8 @@ class Launch:
     """What is about to run: the folder in memory, the admitted archives, both children.
 
     `measured` are the events that are extended where `attester` has a register; `init_data` is what the guest was
-    started with, and `held` says what holds its digest.
+    started with, and `held` says what holds its digest. `rooms` is the folder for rooms that are not memory files, and
+    `mounted` whether a file system of its own belongs there.
     """
 
     folder: Path
@@ -60,6 +62,8 @@ class Launch:
     user: User | None = None
     init_data: InitData | None = None
     held: str = ""
+    rooms: Path | None = None
+    mounted: bool = False
 
     @property
     def socket(self) -> Path:
@@ -135,7 +139,14 @@ def _prepared(
     logs = _logs()
     _give(folder, user, wanted, logs)
     lineage = Lineage(os.getpid(), WORKER_DEPTH, *((user.uid, user.gid) if user else ()))
-    charge = Charge(admitted, lineage, configuration.digest, roots, _sent(started, held))
+    kind = configuration.worker.room
+    rooms, mounted = None if kind == "memory-files" else folder / "rooms", kind == "mount"
+    if rooms is not None:
+        rooms.mkdir(mode=0o700)
+        rooms.chmod(PASSABLE)
+    if kind == "folder":
+        warnings.append("opened models are files in shared memory, for processes of the same user to read and change")
+    charge = Charge(admitted, lineage, configuration.digest, roots, _sent(started, held), rooms)
     keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
     keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
     temp, java = folder / "temp", java_for(configuration)
@@ -149,16 +160,48 @@ def _prepared(
         server_environment(temp, folder / "keeper.sock", logs[0], java, size_limits(wanted)),
         folder / "home",
         before=lambda: _sweep(temp, user),
-        confine=lambda: confine_server(user, writable),
+        confine=lambda: _confine(user, writable, rooms if mounted else None),
     )
     events: tuple[Measurement, ...] = ()
     if configuration.tee != SIMULATED:  # which has no register, and would only wait for the digests
         text = started.text.encode() if started is not None else None
         events = measurements(configuration.digest, admitted, Installed.all(), roots=roots, init_data=text)
-    keeper_child = Child("the keeper", keeper, keeper_environment(folder), Path.cwd(), stdin=charge.serialise())
+    keeper_child = Child(
+        "the keeper",
+        keeper,
+        keeper_environment(folder),
+        Path.cwd(),
+        before=lambda: _empty(rooms),
+        takes=() if rooms is None else (server,),
+        stdin=charge.serialise(),
+    )
     return Launch(
-        folder, admitted, keeper_child, server, attest, events, tuple(warnings), logs, user, started, held
-    )  # fmt: skip
+        folder,
+        admitted,
+        keeper_child,
+        server,
+        attest,
+        events,
+        tuple(warnings),
+        logs,
+        user,
+        started,
+        held,
+        rooms,
+        mounted,
+    )
+
+
+def _confine(user: User | None, writable: Sequence[Path], mount: Path | None) -> None:
+    if mount is not None:
+        read_only(mount)
+    confine_server(user, writable)
+
+
+def _empty(rooms: Path | None) -> None:
+    """What a keeper that was killed left; the server, which read it, has ended with that keeper."""
+    for room in rooms.iterdir() if rooms is not None else ():
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def _sent(started: InitData | None, held: str) -> str | None:
