@@ -133,7 +133,7 @@ def test_the_scripts_stop_the_reader_who_forgot_an_argument():
 
 
 def test_tools_that_are_asked_for_are_in_the_list_of_packages():
-    packages = (ROOT / ".ci" / "apt-long.txt").read_text().split()
+    packages = [word for name in ("apt.txt", "apt-long.txt") for word in (ROOT / ".ci" / name).read_text().split()]
     homes = {"mksquashfs": "squashfs-tools", "veritysetup": "cryptsetup-bin", "depmod": "kmod", "modprobe": "kmod"}
     [tools] = re.findall(r"^for tool in (.*); do$", (RECIPE / "build").read_text(), re.MULTILINE)
     for tool in tools.split():
