@@ -1,6 +1,6 @@
 """The digests of a configured image, and a policy that demands them.
 
-    python3 digests.py OUT [--first-boot CONSOLE] [--ovmf FILE --vcpus N] [--json]
+    python3 digests.py OUT [--first-boot CONSOLE] [--ek-roots PEM] [--ovmf FILE --vcpus N] [--json]
 
 Reads what `build` and `configure` wrote; asks no machine. What can be computed from those files is computed. What
 only a firmware or a TPM knows is taken from the console of a first boot, where the guest prints it, and only if
@@ -55,7 +55,12 @@ def first_boot(console: Path) -> ReferencePolicy:
 
 
 def policy_of(
-    tee: str, digests: dict[str, Any], measured: ReferencePolicy | None, measurement: str | None
+    tee: str,
+    digests: dict[str, Any],
+    measured: ReferencePolicy | None,
+    *,
+    measurement: str | None,
+    ek_roots: str | None,
 ) -> ReferencePolicy | None:
     """The policy, or None where only a first boot can tell; raises `ConfigurationInvalid` where the two disagree."""
     if measured is not None and measured.tee != tee:
@@ -66,6 +71,8 @@ def policy_of(
         _agree("PCR 9", registers.get("9", [digests["tpm_pcr9_sha256"]]), digests["tpm_pcr9_sha256"])
         values["pcrs"] = registers | {"9": [digests["tpm_pcr9_sha256"]]}
         values["launch"] = {"configuration": [digests["configuration"]]}
+        if ek_roots is not None:
+            values["ek_roots"] = ek_roots
     if tee == "snp" and measurement is not None:
         _agree("the measurement", values.get("measurements", [measurement]), measurement)
         values["measurements"] = [measurement]
@@ -86,6 +93,12 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder of build and configure")
     parser.add_argument("--first-boot", type=Path, metavar="CONSOLE", help="what the console of a first boot said")
     parser.add_argument(
+        "--ek-roots",
+        type=Path,
+        metavar="PEM",
+        help="certificates of the TPM's maker, where the TPM shows one of its own",
+    )
+    parser.add_argument(
         "--ovmf", type=Path, metavar="FILE", help="an OVMF with SEV metadata: computes SNP's measurement"
     )
     parser.add_argument("--vcpus", type=int, default=1, help="with --ovmf: processors of the guest")
@@ -104,7 +117,8 @@ def main() -> None:
         measurement = launch.measurement().hex()
         digests["snp_measurement"] = measurement
     measured = None if given.first_boot is None else first_boot(given.first_boot)
-    policy = policy_of(tee, digests, measured, measurement)
+    ek_roots = None if given.ek_roots is None else given.ek_roots.read_text("ascii")
+    policy = policy_of(tee, digests, measured, measurement=measurement, ek_roots=ek_roots)
     text = "" if policy is None else policy.toml()
     if text:
         Policy.parse(text, Plugins.load([]).verifiers())  # what is printed is what a broker and a client accept

@@ -43,8 +43,8 @@ def insist_that_the_root_is_read_only() -> None:
     raise RuntimeError("the root can be written to")
 
 
-def lower() -> None:
-    """In the child, before its program: no new rights by any program, as much locked memory as it asks for."""
+def prepare() -> None:
+    """What every child inherits: no new rights by any program, locked memory and files as many as it asks for."""
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_NOFILE, (65536, 65536))
     if ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
@@ -61,7 +61,6 @@ def run(*arguments: str) -> int:
         user=USER,
         group=USER,
         extra_groups=[],
-        preexec_fn=lower,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.send_signal(signal.SIGTERM))
@@ -71,6 +70,7 @@ def run(*arguments: str) -> int:
 def serve() -> None:
     """Reference values to the console, then the server for as long as it runs."""
     insist_that_the_root_is_read_only()
+    prepare()
     os.umask(0o077)
     with (CONFIG / "strongroom.toml").open("rb") as file:
         tee = tomllib.load(file)["attestation"]["tee"]
