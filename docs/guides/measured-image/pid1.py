@@ -21,7 +21,7 @@ FLAGS = CONFIG / "torchserve.flags"
 WORK = "/run/work"
 USER = 1000
 PYTHON = ("/usr/bin/python3", "-P", "-m", "strongroom.cli")
-ENVIRONMENT = {"PATH": "/usr/bin", "HOME": WORK, "LANG": "C.UTF-8", "LD_BIND_NOW": "1"}
+ENVIRONMENT = {"PATH": "/usr/bin", "HOME": WORK, "LANG": "C.UTF-8"}
 PR_SET_NO_NEW_PRIVS = 38
 RB_POWER_OFF = 0x4321FEDC
 
