@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -72,9 +73,9 @@ def configure(out: Path, config: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def digests(*arguments: object) -> subprocess.CompletedProcess[str]:
+def digests(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(RECIPE / "digests.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
 
 
 def console(folder: Path, values: dict, tee: str = "tpm") -> Path:
@@ -266,3 +267,30 @@ def test_a_tee_that_only_a_first_boot_can_tell_gets_no_policy_before_it(image, t
     values = {"measurements": ["11" * 48], "rtmr1": ["22" * 48]}
     policy = digests(image, "--first-boot", console(tmp_path, values, "tdx"))
     assert tomllib.loads(policy.stdout)["tdx"] == values
+
+
+LAUNCH_LIBRARY = """
+import hashlib
+CPU_SIGS = {"EPYC-v4": 1}
+def snp_calc_launch_digest(vcpus, vcpu_sig, ovmf_file, kernel, initrd, append, guest_features, ovmf_hash_str):
+    files = b"".join(open(each, "rb").read() for each in (ovmf_file, kernel, initrd))
+    return hashlib.sha384(files + append.encode() + bytes([vcpus, vcpu_sig, guest_features])).digest()
+"""
+
+
+def test_the_snp_measurement_is_asked_of_kernel_initrd_and_command_line_and_stands_in_the_policy(image, tmp_path):
+    """sev-snp-measure is no dependency, and Debian's OVMF has no table of hashes: a stand-in with its signature."""
+    (tmp_path / "sevsnpmeasure").mkdir()
+    for name in ("__init__", "guest", "vcpu_types"):
+        (tmp_path / "sevsnpmeasure" / f"{name}.py").write_text(LAUNCH_LIBRARY)
+    (tmp_path / "OVMF.fd").write_bytes(b"firmware")
+    text = (RECIPE / "example" / "strongroom.toml").read_text().replace('"tpm"', '"snp"')
+    assert configure(image, example(tmp_path, strongroom_toml=text)).returncode == 0
+    options = ("--ovmf", tmp_path / "OVMF.fd", "--vcpus", 4, "--guest-features", "0x21")
+    told = digests(image, *options, PYTHONPATH=str(tmp_path))
+    files = b"firmware" + b"a kernel" + (image / "initrd").read_bytes()
+    expected = hashlib.sha384(files + COMMAND_LINE.encode() + bytes([4, 1, 0x21])).hexdigest()
+    assert tomllib.loads(told.stdout)["snp"] == {"measurements": [expected]}
+    booted = console(tmp_path, {"measurements": ["11" * 48]}, "snp")
+    refused = digests(image, *options, "--first-boot", booted, PYTHONPATH=str(tmp_path))
+    assert refused.returncode == 1 and "the measurement of the first boot" in refused.stderr

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from strongroom.attest.launch_inputs import SnpLaunch, stub_register
+from strongroom.attest.launch_inputs import GUEST_FEATURES, SnpLaunch, stub_register
 from strongroom.errors import ConfigurationInvalid, StrongroomError
 from strongroom.evidence.policy import Policy
 from strongroom.evidence.reference import ReferencePolicy
@@ -103,6 +103,12 @@ def main() -> None:
     )
     parser.add_argument("--vcpus", type=int, default=1, help="with --ovmf: processors of the guest")
     parser.add_argument("--vcpu-type", default="EPYC-v4", help="with --ovmf: QEMU's CPU model")
+    parser.add_argument(
+        "--guest-features",
+        metavar="HEX",
+        help="with --ovmf: SEV features; newer hosts use 0x21",
+        default=hex(GUEST_FEATURES),
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     given = parser.parse_args()
     out: Path = given.out
@@ -112,7 +118,13 @@ def main() -> None:
     measurement = None
     if given.ovmf is not None:
         launch = SnpLaunch(
-            given.ovmf, given.vcpus, given.vcpu_type, out / "vmlinuz", out / "initrd", digests["command_line"]
+            given.ovmf,
+            given.vcpus,
+            given.vcpu_type,
+            out / "vmlinuz",
+            out / "initrd",
+            digests["command_line"],
+            int(given.guest_features, 16),
         )
         measurement = launch.measurement().hex()
         digests["snp_measurement"] = measurement
