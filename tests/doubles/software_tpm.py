@@ -56,6 +56,11 @@ class SoftwareTpm:
         )  # fmt: skip
 
     @property
+    def state(self) -> Path:
+        """The folder that `swtpm --tpmstate` takes, for a machine that powers the TPM itself."""
+        return self._state
+
+    @property
     def roots(self) -> str:
         """PEM of the EK maker's chain: the issuing CA and its self-signed root."""
         return "".join((self._ca / name).read_text() for name in ("issuercert.pem", "swtpm-localca-rootca-cert.pem"))

@@ -13,6 +13,7 @@ from strongroom.errors import AttesterUnavailable, EvidenceRefused, LaunchRefuse
 from strongroom.evidence.init_data import InitData
 from strongroom.evidence.judge import judge
 from strongroom.evidence.policy import Policy
+from strongroom.evidence.reference import reference_policy
 from strongroom.evidence.tpm import TpmVerifier
 from strongroom.evidence.types import Checklist, Endorsements
 from strongroom.keys import ArchiveDigest, AuthorId
@@ -72,6 +73,18 @@ def test_a_launch_is_quoted_and_a_policy_can_demand_each_digest(guest):
     for each in wanted:
         claim = found.values[f"launch.{each.event}"]
         assert (claim.value, str(claim.provenance)) == (each.digest.hex(), "event-log")
+
+
+def test_what_is_measured_of_a_tpm_is_a_policy_that_accepts_it_with_its_makers_certificates(guest):
+    attester, _ = guest
+    evidence, verifier, checks = attester.evidence(bytes(48)), TpmVerifier(), Checklist()
+    values = reference_policy(evidence, {"tpm": verifier}, name="measured").values
+    assert values["pinned_aks"] == [attester.ak_name.hex()]
+    assert set(values["pcrs"]) == {"0", "2", "4", "7", "9"}
+    policy = verifier.policy(Fields({**values, "ek_roots": ROOTS[0]}, where="tpm"))
+    found = verifier.verify(evidence, Endorsements(), datetime.now(UTC), policy, checks)
+    verifier.appraise(found, policy, checks)
+    assert [check.name for check in checks.failed] == []
 
 
 @pytest.mark.parametrize("event", ["configuration", "trust-roots", "admitted", "distributions"])

@@ -1,13 +1,15 @@
-"""The launch measurement of an SEV-SNP guest, computed from what it is launched with.
+"""What a guest's evidence will say, computed from what it is launched with.
 
-So that reference values can come from a build and not from trusting a first boot. The arithmetic (pages
-of the firmware, hashes of kernel, initrd and command line, one VMSA a processor) is the package
+So that reference values can come from a build and not from trusting a first boot. For SEV-SNP the arithmetic
+(pages of the firmware, hashes of kernel, initrd and command line, one VMSA a processor) is the package
 ``sev-snp-measure``'s, made by the people who know it; here is only the question. It is no dependency:
-whoever measures images installs it.
+whoever measures images installs it. For a TPM and for TDX, `stub_register` is the one register that the
+kernel itself extends before it runs; the others are the firmware's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,21 @@ class SnpLaunch:
     def reference_policy(self, name: str) -> ReferencePolicy:
         """A policy that lists this measurement."""
         return ReferencePolicy(name, "snp", {"measurements": [self.measurement().hex()]})
+
+
+def stub_register(command_line: str, initrd: bytes, algorithm: str = "sha256") -> bytes:
+    """The register that Linux's EFI stub extends: PCR 9 of a TPM, and RTMR 2 of TDX with ``sha384``.
+
+    `initrd` is the digest of the whole file by that algorithm, `command_line` what QEMU's ``-append`` says. Two events
+    (Linux 6.1, drivers/firmware/efi/libstub): the load options, which are UTF-16LE with a zero at the end and to
+    which OVMF adds ``initrd=initrd`` in a direct boot, then the initrd. Holds where nothing else extends that
+    register: with a boot loader in between, its own files come first.
+    """
+    options = hashlib.new(algorithm, f"{command_line} initrd=initrd\0".encode("utf-16-le")).digest()
+    register = bytes(len(options))
+    for event in (options, initrd):
+        register = hashlib.new(algorithm, register + event).digest()
+    return register
 
 
 def _name(path: Path | None) -> str:

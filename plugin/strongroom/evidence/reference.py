@@ -29,7 +29,7 @@ _LISTS: dict[str, dict[str, str]] = {  # TEE → policy key → claim
     "simulated": {"measurements": "measurement"},
 }  # fmt: skip
 _REGISTERS = {  # TEE → the PCRs that belong to firmware, boot loader and image rather than to one boot
-    "tpm": ("0", "2", "4", "7"),
+    "tpm": ("0", "2", "4", "7", "9"),
     "az-snp-vtpm": ("4", "7", "9", "11"),
     "az-tdx-vtpm": ("4", "7", "9", "11"),
     "aws-nitro": ("0", "1", "2"),
@@ -67,6 +67,9 @@ def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, n
         raise EvidenceMalformed(f"no reference values are known for {tee!r}", hint="docs/attestation/ has a page a TEE")
     claims = claims_of(evidence, verifier)
     values: dict[str, Any] = dict(_ALWAYS.get(tee, {}))
+    if tee == "tpm" and "ak_cert" not in evidence.body and _text(claims.get("ak_name")):
+        # Nobody certified this key; a policy of these values alone would refuse the machine it was made from.
+        values |= {"ak_trust": "pinned", "pinned_aks": [_text(claims.get("ak_name"))]}
     for key, claim in _LISTS.get(tee, {}).items():
         value = _text(claims.get(claim))
         if value.strip("0"):
@@ -75,7 +78,7 @@ def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, n
     found = {index: [_text(registers[index])] for index in _REGISTERS.get(tee, ()) if _text(registers.get(index))}
     if found:
         values["pcrs"] = found
-    if len(values) == len(_ALWAYS.get(tee, {})):
+    if not set(values) - {*_ALWAYS.get(tee, {}), "ak_trust", "pinned_aks"}:
         raise EvidenceMalformed(f"this {tee} evidence holds nothing to compare with")
     return ReferencePolicy(name, tee, values)
 
