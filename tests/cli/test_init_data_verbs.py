@@ -1,4 +1,4 @@
-"""`admit --write-init-data`, `measure --init-data`: from a configuration to what a hypervisor and a policy are given."""
+"""`admit --write-init-data` and `measure --init-data`: what a hypervisor and a policy are given, from a configuration."""
 
 from __future__ import annotations
 
