@@ -1,4 +1,4 @@
-"""`admit --write-init-data` and `measure --init-data`: what a hypervisor and a policy are given, from a configuration."""
+"""`admit --write-init-data` and `measure --init-data`: from a configuration to a hypervisor's and a policy's values."""
 
 from __future__ import annotations
 
