@@ -96,10 +96,13 @@ def test_a_line_that_java_reads_otherwise_or_that_loads_code_is_refused(tmp_path
         read_properties(config)
 
 
-def test_memory_sizes_reach_the_jvm(tmp_path):
+def test_memory_sizes_reach_the_jvm(store, tmp_path):
     config = tmp_path / "config.properties"
     config.write_text("vmargs=-Xmx1g -Xms256m\n")
     assert read_properties(config)["vmargs"] == "-Xmx1g -Xms256m"
+    write_properties(read(store, "--ts-config", str(config), "--models", "digits.mar"), tmp_path / "out.properties")
+    written = dict(line.split("=", 1) for line in (tmp_path / "out.properties").read_text().splitlines())
+    assert written["vmargs"].startswith("-Xmx1g -Xms256m -XX:+DisableAttachMechanism")
 
 
 def test_a_models_table_over_several_lines_is_joined_as_java_joins_it(tmp_path):
@@ -117,6 +120,7 @@ def test_what_torchserve_gets_ends_with_the_forced_settings(store, tmp_path):
     assert written["inference_address"] == "http://127.0.0.1:1"
     assert written["install_py_dep_per_model"] == "false"
     assert written["enable_envvars_config"] == "false"
+    assert "-XX:+DisableAttachMechanism" in written["vmargs"].split()
     assert written["allowed_urls"].startswith("file://strongroom")
 
 

@@ -6,8 +6,10 @@ Real broker, real client, real software TPM: PCR 8 is the field.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import strongroom.broker
 from broker.broker_in_a_room import broker_room
 from doubles.software_tpm import SoftwareTpm
 from strongroom.broker.statement import KeeperStatement
@@ -87,3 +89,15 @@ def test_a_statement_holds_words_and_nothing_else(word):
     assert KeeperStatement.parse(json.loads(json.dumps(statement))) == STATEMENT
     with pytest.raises(MalformedInput):
         KeeperStatement.parse(dict(Fields(statement | {"hardening": [word]}, where="x")._fields))
+
+
+POLICIES = sorted((Path(strongroom.broker.__file__).parent / "policies").glob("*.rego"))
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
+def test_no_shipped_policy_looks_at_what_software_says_about_itself(path):
+    """Neither a keeper's statement nor a claim that only the guest's own words carry decides anything."""
+    rules = [line.partition("#")[0] for line in path.read_text().splitlines()]
+    words = ("hardening", "init_data", ".strongroom", "self-asserted", "worker-output")
+    assert [line for line in rules if any(word in line for word in words)] == []
+    assert len(POLICIES) >= 4

@@ -99,6 +99,9 @@ SEALING_ROOM = 128 * 1024
 
 JAVA_INT = 2**31 - 1
 
+NO_ATTACH = "-XX:+DisableAttachMechanism -XX:-UsePerfData"
+"""The server's Java takes no agents from other processes of its user, and leaves no file about itself in /tmp."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -233,6 +236,7 @@ def write_properties(wanted: Wanted, path: Path) -> None:
         "allowed_urls": "file://strongroom-admits-no-url",
         "install_py_dep_per_model": "false",
         "enable_envvars_config": "false",
+        "vmargs": f"{wanted.properties.get('vmargs', '')} {NO_ATTACH}".strip(),
     }
     properties = wanted.properties | forced
     for name in FILE_PROPERTIES & properties.keys():  # the server runs in a folder of ours

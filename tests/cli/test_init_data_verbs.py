@@ -1,0 +1,92 @@
+"""`admit --write-init-data` and `measure --init-data`: from a configuration to a hypervisor's and a policy's values."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+from strongroom.evidence.policy import Policy
+from strongroom.evidence.simulated import SimulatedVerifier
+
+CONFIG = '[admission]\nauthors = ["author.pub"]\n[attestation]\ntee = "tdx"\n'
+
+
+def strongroom(*arguments, folder):
+    command = [sys.executable, "-P", "-m", "strongroom.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def owner(tmp_path):
+    (tmp_path / "strongroom.toml").write_text(CONFIG)
+    (tmp_path / "author.pub").write_text("strongroom-author-1 …\n")
+    return tmp_path
+
+
+@pytest.fixture
+def packed(owner):
+    done = strongroom("admit", "--config", "strongroom.toml", "--write-init-data", "init.toml", folder=owner)
+    assert done.returncode == 0, done.stderr
+    digest = hashlib.sha256((owner / "init.toml").read_bytes()).hexdigest()
+    assert done.stdout == f"init.toml: sha256 {digest}\n"
+    return owner, digest
+
+
+def test_what_is_printed_is_a_line_for_a_policy_and_a_field_for_each_tee(packed):
+    owner, digest = packed
+    done = strongroom("measure", "--init-data", "init.toml", folder=owner)
+    lines = done.stdout.splitlines()
+    assert lines[0] == f'init_data = ["{digest}"]'
+    assert f"# snp: HOST_DATA {digest} (base64 {base64.b64encode(bytes.fromhex(digest)).decode()})" in lines
+    assert f"# tdx: MRCONFIGID {digest}{'00' * 16}" in done.stdout
+    pcr = hashlib.sha256(bytes(32) + bytes.fromhex(digest)).hexdigest()
+    assert f"# tpm: PCR 8 {pcr}" in done.stdout
+    text = f'name = "x"\n{done.stdout}[simulated]\nprotects_nothing = true\nany_measurement = true\n'
+    assert Policy.parse(text, {"simulated": SimulatedVerifier()}).init_data == {digest}
+
+
+def test_json_has_the_same_for_programs_and_for_one_tee_alone(packed):
+    owner, digest = packed
+    told = json.loads(strongroom("measure", "--init-data", "init.toml", "--tee", "snp", "--json", folder=owner).stdout)
+    encoded = base64.b64encode(bytes.fromhex(digest)).decode()
+    fields = {"snp": {"hex": digest, "base64": encoded}}
+    assert told == {"digest": digest, "algorithm": "sha256", "fields": fields}
+
+
+def test_a_digest_that_a_tpm_cannot_hold_is_said(owner):
+    strongroom(
+        "admit", "--config", "strongroom.toml", "--write-init-data", "i.toml", "--algorithm", "sha384", folder=owner
+    )
+    told = strongroom("measure", "--init-data", "i.toml", folder=owner).stdout
+    assert "# tpm: none; behind a TPM the algorithm has to be sha256" in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("measure", "--init-data", "absent.toml"),
+        ("measure", "--init-data", "strongroom.toml"),
+        ("measure", "--init-data", "init.toml", "--tee", "aws-nitro"),
+        ("launch", "--init-data", "strongroom.toml", "--", "torchserve", "--start"),
+        ("launch", "--init-data", "init.toml", "--config", "strongroom.toml", "--", "torchserve", "--start"),
+        ("launch", "--", "torchserve", "--start"),
+    ],
+)
+def test_what_cannot_be_used_is_one_clear_line_with_a_next_step(packed, arguments):
+    done = strongroom(*arguments, folder=packed[0])
+    assert done.returncode == 1
+    assert done.stderr.startswith("strongroom: error: ")
+    assert "strongroom: hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "flags", [("--write-init-data", "x"), ("--config", "c", "--write-init-data", "x", "--algorithm", "md5")]
+)
+def test_wrong_use_is_status_2(owner, flags):
+    assert strongroom("admit", *flags, folder=owner).returncode == 2
+    assert not (owner / "x").exists()
