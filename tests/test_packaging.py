@@ -60,9 +60,15 @@ def test_the_folders_that_are_packaged_are_all_that_exist():
 
 @pytest.mark.parametrize(
     "module",
-    ["strongroom.client.adapter", "strongroom.cli.main", "strongroom.keeper.process", "strongroom.archive.seal"],
+    [
+        "strongroom.client.adapter",
+        "strongroom.cli.main",
+        "strongroom.keeper.process",
+        "strongroom.archive.seal",
+        "strongroom.adapters.torchserve.launcher",
+    ],
 )
-def test_what_a_client_an_author_or_a_keeper_imports_brings_no_torch(module):
+def test_what_a_client_an_author_a_keeper_or_a_launcher_imports_brings_no_torch(module):
     program = f"import sys, {module}; print('torch' in sys.modules, 'ts' in sys.modules, 'starlette' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["False", "False", "False"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ __all__ = ["TpmAttester", "missing", "read_launch_log", "write_launch_log"]
 
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 LAUNCH_LOGS = Path("/run/strongroom")
+"""For root and whoever may write there; the logs of others lie below /dev/shm, which goes with the boot as well."""
 NONCE_SIZE = 32
 """Bytes of report data that go into a quote; the key broker protocol cuts its digest to this."""
 EK_TYPES = {"rsa2048": "EK-RSA2048", "ecc256": "EK-ECC256"}
@@ -48,7 +50,9 @@ def launch_log_of(tcti: str) -> Path:
     name = (
         "tpm-launch" if tcti == f"device:{DEVICE}" else f"tpm-launch-{hashlib.sha256(tcti.encode()).hexdigest()[:16]}"
     )
-    return LAUNCH_LOGS / f"{name}.json"
+    user = os.geteuid()
+    ours = user == 0 or os.access(LAUNCH_LOGS, os.W_OK)
+    return (LAUNCH_LOGS if ours else Path("/dev", "shm", f"strongroom-launch-{user}")) / f"{name}.json"
 
 
 class TpmAttester:
@@ -300,6 +304,8 @@ def write_launch_log(path: Path, events: Sequence[LaunchEvent]) -> None:
     """Replace the log as a whole; raises `AttesterUnavailable`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        if os.geteuid() and path.parent.stat().st_uid not in (0, os.geteuid()):
+            raise AttesterUnavailable(f"{path.parent} is another user's", hint="remove it, as root")
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps([event.serialise() for event in events]))
         temporary.replace(path)

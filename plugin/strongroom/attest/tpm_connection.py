@@ -22,14 +22,25 @@ DEVICE = Path("/dev/tpmrm0")
 TCTI_VARIABLE = "TPM2TOOLS_TCTI"
 """The variable by which tpm2-tools name another TPM. It carries no security meaning: who is led to another
 TPM makes evidence that no policy for this machine accepts."""
+KINDS_FROM_OUTSIDE = ("device", "mssim", "swtpm", "tabrmd")
+"""What the variable may name. libtss2 would also load a library by its path, or run a command (``cmd``)."""
 _ATTEMPTS = 3
 
 T = TypeVar("T")
 
 
 def default_tcti() -> str:
-    """The TCTI to use where none is named: that of the environment, else the kernel's resource manager."""
-    return os.environ.get(TCTI_VARIABLE) or f"device:{DEVICE}"
+    """The TCTI to use where none is named: that of the environment, else the kernel's resource manager.
+
+    Raises `AttesterUnavailable` where the environment names one that is not of `KINDS_FROM_OUTSIDE`.
+    """
+    named = os.environ.get(TCTI_VARIABLE) or f"device:{DEVICE}"
+    if named.partition(":")[0] not in KINDS_FROM_OUTSIDE:
+        raise AttesterUnavailable(
+            f"{TCTI_VARIABLE} names {named[:60]!r}, which could bring in a library or a command",
+            hint=f"one of {', '.join(KINDS_FROM_OUTSIDE)}, or unset it for {DEVICE}",
+        )
+    return named
 
 
 def missing(device: Path = DEVICE) -> str:
@@ -39,6 +50,10 @@ def missing(device: Path = DEVICE) -> str:
     except (ImportError, OSError, RuntimeError):
         return "tpm2-pytss is not installed: pip install 'strongroom[tpm]' (it needs libtss2)"
     if os.environ.get(TCTI_VARIABLE):
+        try:
+            default_tcti()
+        except AttesterUnavailable as error:
+            return str(error)
         return ""
     if not device.exists():
         return f"there is no {device}: no TPM 2.0, or its kernel module is not loaded"

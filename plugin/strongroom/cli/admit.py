@@ -55,4 +55,6 @@ def admit(
         return
     for each in prepared.admitted:
         print(f"{each.name}: archive {each.archive}, author {each.author}, version {each.version} of {each.lineage}")
+    for event in prepared.measured:  # what a policy may demand before the first launch: launch = { … }
+        print(f"launch.{event.event} {event.digest.hex()}")
     print(f"{len(prepared.admitted)} archives would be served")

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from strongroom.adapters.torchserve.flags import SIZES_VARIABLE
 from strongroom.adapters.torchserve.inner import InnerService
 from strongroom.adapters.torchserve.metrics import MetricLines, known_metrics
 from strongroom.adapters.torchserve.streaming import sender
@@ -31,12 +32,6 @@ from strongroom.worker.service import Answer, Outer, SealedService
 from strongroom.worker.watch import Watch
 
 _log = logging.getLogger(__name__)
-
-SIZES_VARIABLE = "STRONGROOM_SIZES"
-"""Set by the launcher: max_request_size and max_response_size in bytes, for what is inside, with a comma.
-
-A wrong value costs a worker or an answer, never a secret.
-"""
 
 DEFAULT_SIZES = "6553500,6553500"
 

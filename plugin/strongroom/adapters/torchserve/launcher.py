@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strongroom.adapters.torchserve.flags import Wanted, read_command, size_limits, write_properties
-from strongroom.adapters.torchserve.handler import SIZES_VARIABLE
+from strongroom.adapters.torchserve.flags import SIZES_VARIABLE, Wanted, read_command, size_limits, write_properties
 from strongroom.adapters.torchserve.runtime import java_home, torchserve_command
+from strongroom.attest.tpm_connection import TCTI_VARIABLE
 from strongroom.errors import KeeperUnavailable, LaunchRefused
 from strongroom.keeper import wire
 from strongroom.keeper.peers import Lineage
@@ -102,7 +102,7 @@ def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str]
         return Launch(
             folder,
             admitted,
-            Child("the keeper", keeper, environment, Path.cwd(), stdin=charge.serialise()),
+            Child("the keeper", keeper, environment | _attesters(), Path.cwd(), stdin=charge.serialise()),
             Child(
                 "torchserve",
                 _server_command(folder, wanted, admitted),
@@ -138,6 +138,12 @@ def _environment(folder: Path, wanted: Wanted) -> dict[str, str]:
             SIZES_VARIABLE: ",".join(map(str, size_limits(wanted))),
         }
     )
+
+
+def _attesters() -> dict[str, str]:
+    """What the keeper's attester may be told by a variable: which TPM it speaks to. The server is not told."""
+    named = os.environ.get(TCTI_VARIABLE)
+    return {TCTI_VARIABLE: named} if named else {}
 
 
 def _server_command(folder: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
