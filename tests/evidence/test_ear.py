@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strongroom.encoding import b64, b64url, unb64url
 from strongroom.errors import ConfigurationInvalid, EvidenceMalformed, EvidenceRefused
-from strongroom.evidence.ear import EarVerifier, ear_claims, resolve, status, tier
+from strongroom.evidence.ear import EarVerifier, ear_claims, resolve
 from strongroom.evidence.judge import Presented, Verdict, examine, judge, judge_composite
 from strongroom.evidence.jws import CompactJws
 from strongroom.evidence.policy import Policy
 from strongroom.evidence.simulated import SimulatedReport, SimulatedVerifier
 from strongroom.evidence.snp import SnpVerifier
+from strongroom.evidence.trustworthiness import status, tier
 from strongroom.evidence.types import Checklist, Endorsements, Evidence, Word
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

@@ -23,51 +23,21 @@ from strongroom.encoding import Fields, unb64, unhex
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.certificates import parse_chain, verify_chain
 from strongroom.evidence.door import at_the_door
-from strongroom.evidence.judge import Submodule, Verdict, serialise_claims
+from strongroom.evidence.judge import Verdict, serialise_claims
 from strongroom.evidence.jws import LONGEST_TOKEN, CompactJws, PublicKey, parse_jwks
 from strongroom.evidence.revocation import Lists, check_status
 from strongroom.evidence.trustee_names import merged
+from strongroom.evidence.trustworthiness import AFFIRMING, TIERS, status, trust_vector
 from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Provenance, Word
 
 TEE = "ear"
 SOURCE = "draft-ietf-rats-ear section 4"
 PROFILE = "tag:github.com,2024:confidential-containers/Trustee"
 VERIFIER_ID = {"developer": "strongroom", "build": f"strongroom {strongroom.__version__}"}
-AFFIRMING = range(2, 32)
-WARNING = range(32, 96)
-_TIERS = ("none", "affirming", "warning", "contraindicated")
 _ANNOTATED = "ear.veraison.annotated-evidence"
 
 
 # -- writing -------------------------------------------------------------------
-
-
-def tier(value: int) -> str:
-    """The AR4SI tier of one trustworthiness claim: ``none``, ``affirming``, ``warning`` or ``contraindicated``."""
-    size = value if value >= 0 else -value - 1
-    if size < 2:
-        return "none"
-    return "affirming" if size in AFFIRMING else "warning" if size in WARNING else "contraindicated"
-
-
-def trust_vector(submodule: Submodule) -> dict[str, int]:
-    """AR4SI numbers for an accepted submodule: what its checks support, and nothing more.
-
-    `hardware` 2 (genuine) after hardware signatures held; 32 for the simulated TEE, which is never
-    genuine. `executables` 3 (approved) where measurements were held against reference values, else 33
-    (not recognised). `configuration` 3 (no known vulnerability) where debug and the like were looked at,
-    else 36 (unavailable).
-    """
-    words = {check.word for check in submodule.checks if check.ok}
-    vector = {"hardware": 2 if submodule.claims.tee != "simulated" else 32}
-    vector["executables"] = 3 if words & {Word.MEASUREMENT, Word.RIM} else 33
-    vector["configuration"] = 3 if words & {Word.DEBUG, Word.POLICY_BITS, Word.LIFECYCLE, Word.RIM} else 36
-    return vector
-
-
-def status(vector: Mapping[str, int]) -> str:
-    """The worst tier of a vector; claims of 0 do not count."""
-    return max((tier(value) for value in vector.values()), key=_TIERS.index, default="none")
 
 
 def ear_claims(
@@ -321,7 +291,7 @@ def _appraise_submodules(payload: Mapping[str, Any], policy: EarPolicy, checks: 
     for name, stated in found.items():
         vector = _vector(payload, name)
         worst = status(vector)
-        honest = _TIERS.index(worst) <= _TIERS.index(stated) if stated in _TIERS else False
+        honest = TIERS.index(worst) <= TIERS.index(stated) if stated in TIERS else False
         checks.that(
             stated in policy.statuses and honest, f"ear.{name}", Word.ATTESTATION_RESULT,
             expected=" or ".join(sorted(policy.statuses)),
