@@ -55,8 +55,13 @@ def explain_report(folder: Path, *more: object) -> Done:
 def test_a_refused_report_is_explained_with_the_next_step(debug_guest):
     done = explain_report(debug_guest)
     assert done.returncode == 1
-    assert "refused, 1 of" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("  snp.debug: this guest may be debugged")
+    *_, name, expected, found, source, hint, _, last = done.stdout.splitlines()
+    assert last.endswith("report.bin: refused, 1 of 15 checks failed: snp.debug")
+    assert name == "FAIL snp.debug"
+    assert expected.split() == ["expected:", "DEBUG", "(bit", "19)", "clear"]
+    assert found.split() == ["found:", "guest", "policy", "0xb0000"]
+    assert "AMD 56860" in source
+    assert "launch it without the debug bit" in hint
 
 
 def test_the_same_report_under_a_policy_that_allows_debugging_is_accepted(debug_guest, tmp_path):
@@ -118,6 +123,70 @@ def test_a_verdict_that_a_program_kept_is_explained(tmp_path, debug_guest):
     done = strongroom("explain", kept)
     assert done.returncode == 1
     assert "refused, 1 of" in done.stdout
+
+
+def test_an_entry_of_a_brokers_audit_log_is_explained(tmp_path):
+    check = {"name": "tdx.tcb", "word": "tcb", "expected": "UpToDate", "found": "OutOfDate"}
+    kept = tmp_path / "entry.json"
+    kept.write_text(json.dumps({"at": 1, "event": "attest", "tee": "tdx", "decision": "refused", "checks": [check]}))
+    done = strongroom("explain", kept)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == f"{kept}: refused, 1 of 1 checks failed: tdx.tcb"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"checks": [1]}, {"checks": {}}, {"checks": [{"ok": True}]}, {"checks": [{"name": 1}]}, {"submodules": []},
+     {"submodules": {"cpu0": 1}}, {"submodules": {"cpu0": {"checks": 3}}}, {"checks": [], "claims": []},
+     {"checks": [], "claims": {"a": 1}}, {"checks": [{"name": "a", "word": "mood"}]}],
+    ids=repr,
+)  # fmt: skip
+def test_a_file_that_only_looks_like_a_verdict_is_refused_in_one_sentence(tmp_path, broken):
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps(broken))
+    done = strongroom("explain", kept)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "looks like a verdict" in done.stderr
+
+
+def test_a_verdict_without_checks_or_with_a_failed_one_is_never_accepted(tmp_path):
+    good = {"name": "a", "word": "tcb", "ok": True, "expected": "x", "found": "x"}
+    for checks in ([], [good, good | {"ok": False}], [good | {"ok": "yes"}]):
+        kept = tmp_path / "kept.json"
+        kept.write_text(json.dumps({"accepted": True, "checks": checks}))
+        assert strongroom("explain", kept).returncode == 1
+    kept.write_text(json.dumps({"accepted": True, "checks": [good]}))
+    assert strongroom("explain", kept).returncode == 0
+
+
+def test_what_nobody_signed_is_said_by_software_alone(debug_guest, shared_evidence):
+    """Without its certificate, or with another chip's, the report vouches for nothing."""
+    told = json.loads(explain_report(debug_guest, "--json").stdout)
+    assert {claim["provenance"] for claim in told["claims"].values()} == {"hardware"}
+    other = shared_evidence / "sev-snp" / "milan-v2-vcek" / "vcek.der"
+    for more in ((), ("--endorsement", f"vcek={other}")):
+        told = json.loads(strongroom("explain", debug_guest / "report.bin", "--json", *more).stdout)
+        assert {claim["provenance"] for claim in told["claims"].values()} == {"self-asserted"}
+
+
+def test_what_was_fetched_before_is_used_and_nobody_is_asked(tmp_path, shared_evidence):
+    from datetime import UTC, datetime
+
+    from strongroom.collateral.store import Entry, Store
+    from strongroom.collateral.wanted import dcap_for_quote
+
+    folder = shared_evidence / "tdx" / "v4-b0c06f-uptodate"
+    quote, at = (folder / "quote.bin").read_bytes(), "2025-07-01T00:00:00Z"
+    manifest = json.loads((shared_evidence / "MANIFEST.json").read_text())
+    at = next(case for case in manifest["cases"] if case["path"] == "tdx/v4-b0c06f-uptodate")["verification_time"]
+    entry = Entry(dcap_for_quote(quote), datetime(2025, 1, 1, tzinfo=UTC), (folder / "collateral.json").read_bytes())
+    asked = ("explain", folder / "quote.bin", "--at", at, "--collateral", tmp_path, "--json")
+    without = json.loads(strongroom(*asked).stdout)
+    assert [check["name"] for check in without["checks"] if not check["ok"]] == ["tdx.collateral-present"]
+    Store(tmp_path).put(entry)
+    done = strongroom(*asked)
+    assert json.loads(done.stdout)["endorsements"] == ["collateral"]
+    assert done.returncode == 0
 
 
 def test_an_error_is_explained_by_name():

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from strongroom.encoding import b64, parse_json
 from strongroom.errors import ConfigurationInvalid, EvidenceMalformed, EvidenceRefused, MalformedInput
-from strongroom.evidence.certificates import parse_certificate, parse_chain, parse_crl
+from strongroom.evidence.certificates import parse_certificate, parse_chain
 from strongroom.evidence.cose import Sign1
+from strongroom.evidence.crl import parse_crl
 from strongroom.evidence.ear import EarVerifier
 from strongroom.evidence.judge import Presented, judge_composite
 from strongroom.evidence.jws import CompactJws, parse_jwks

@@ -14,7 +14,8 @@ from cryptography.x509 import Certificate
 from strongroom.collateral.wanted import Wanted
 from strongroom.encoding import Fields, parse_json
 from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
-from strongroom.evidence.certificates import check_crl, parse_certificate, parse_crl
+from strongroom.evidence.certificates import parse_certificate
+from strongroom.evidence.crl import check_crl, parse_crl
 from strongroom.evidence.dcap_collateral import Collateral
 from strongroom.evidence.dcap_endorsement import verify_collateral
 from strongroom.evidence.revocation import Lists, answer_holds, speaks_of

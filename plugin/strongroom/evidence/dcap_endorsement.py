@@ -17,14 +17,13 @@ from cryptography.x509 import Certificate, CertificateRevocationList
 from cryptography.x509.oid import NameOID
 
 from strongroom.evidence.certificates import (
-    check_crl,
     name_of,
     parse_chain,
-    parse_crl,
     public_key_info,
     serial_of,
     verify_chain,
 )
+from strongroom.evidence.crl import check_crl, parse_crl
 from strongroom.evidence.dcap_collateral import Collateral
 from strongroom.evidence.dcap_tcb import QeIdentity, TcbInfo
 from strongroom.evidence.door import at_the_door
@@ -32,7 +31,7 @@ from strongroom.evidence.ecdsa import verifies
 from strongroom.evidence.types import Checklist, Word
 
 COLLATERAL_SOURCE = "Intel PCS API V4, Get TCB Info and Get Quoting Enclave Identity"
-REFRESH = "refresh it: strongroom collateral fetch"
+REFRESH = "refresh it: strongroom collateral fetch EVIDENCE"
 
 
 def in_roles(path: tuple[Certificate, ...], kinds: tuple[str, ...], checks: Checklist, name: str) -> bool:
@@ -87,7 +86,7 @@ def present_document(octets: bytes | None, checks: Checklist, name: str) -> Coll
         checks.that(
             False, f"{name}.collateral-present", Word.COLLATERAL_MISSING, expected="nine members",
             found="missing: " + ", ".join(others), source=COLLATERAL_SOURCE,
-            hint="get it with: strongroom collateral fetch",
+            hint="get it with: strongroom collateral fetch EVIDENCE",
         )  # fmt: skip
     return None if missing else document
 

@@ -19,7 +19,7 @@ from typing import Any
 from cryptography.x509 import Certificate
 
 import strongroom
-from strongroom.encoding import Fields, unb64, unhex
+from strongroom.encoding import Fields, small_number, unb64, unhex
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.certificates import parse_chain, verify_chain
 from strongroom.evidence.door import at_the_door
@@ -181,6 +181,7 @@ class EarVerifier:
                 claims["issuer"] in policy.issuers, "ear.issuer", Word.IDENTITY,
                 expected=" or ".join(sorted(policy.issuers)) or "nothing is allowed: the list is empty",
                 found=str(claims["issuer"]) or "none", source="RFC 7519 section 4.1.1",
+                hint="another attestation service signed with a pinned key; if you trust it, add it to issuers",
             )  # fmt: skip
         for pointer, allowed in policy.match.items():
             found = resolve(payload, pointer)
@@ -205,6 +206,7 @@ def _trusted_key(
         checks.that(
             same, "ear.key", Word.BINDING, expected="one key in jwk and x5c",
             found="one key" if same else "two keys", source="RFC 7517 section 4.7",
+            hint="this header wants one key to be checked and another to be believed: do not trust its maker",
         )  # fmt: skip
         if path is not None:
             check_status(
@@ -229,6 +231,7 @@ def _check_signature(token: CompactJws, key: PublicKey | None, checks: Checklist
             checks.that(
                 False, "ear.algorithm", Word.ALGORITHM, expected="an asymmetric signature", found=token.algorithm,
                 source="RFC 7518 section 3.1",
+                hint="ask the verifier for tokens signed with ES256, ES384, RS256 or PS256",
             )  # fmt: skip
         return
     if checks.that(
@@ -245,8 +248,10 @@ def _check_signature(token: CompactJws, key: PublicKey | None, checks: Checklist
 
 def _check_dates(payload: Mapping[str, Any], now: datetime, policy: EarPolicy, checks: Checklist) -> None:
     stamps = {name: payload[name] for name in ("iat", "nbf", "exp") if name in payload}
-    if any(isinstance(each, bool) or not isinstance(each, int | float) for each in stamps.values()):
-        raise EvidenceMalformed("EAR: iat, nbf and exp are numbers")
+    if any(
+        isinstance(each, bool) or not isinstance(each, int | float) or abs(each) > 2**53 for each in stamps.values()
+    ):
+        raise EvidenceMalformed("EAR: iat, nbf and exp are numbers of seconds")
     at = now.timestamp()
     begins = [stamps[name] for name in ("iat", "nbf") if name in stamps]
     good = bool(begins) and "exp" in stamps and max(begins) <= at <= stamps["exp"]
@@ -259,7 +264,7 @@ def _check_dates(payload: Mapping[str, Any], now: datetime, policy: EarPolicy, c
         age = at - min(begins) if begins else float("inf")
         checks.that(
             0 <= age <= policy.max_age, "ear.age", Word.VALIDITY_PERIOD, expected=f"at most {policy.max_age} s old",
-            found=f"{age:.0f} s", source=SOURCE,
+            found=f"{age:.0f} s", source=SOURCE, hint="attest again, or allow a greater max_age in the [ear] table",
         )  # fmt: skip
 
 
@@ -323,8 +328,11 @@ def resolve(value: Any, pointer: str) -> Any:
         key = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, Mapping):
             value = value.get(key)
-        elif isinstance(value, list) and key.isascii() and key.isdigit() and int(key) < len(value):
-            value = value[int(key)]
+        elif isinstance(value, list):
+            try:
+                value = value[small_number(key, most=len(value) - 1, where="pointer")]
+            except MalformedInput:
+                return None
         else:
             return None
     return value

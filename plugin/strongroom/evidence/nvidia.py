@@ -132,7 +132,7 @@ class NvidiaVerifier:
             self._verified_rim(endorsements.items[role], name, lists, now, policy, checks)
         checks.that(
             bool(found), "nvidia.rim-present", Word.COLLATERAL_MISSING, expected="a RIM",
-            found=", ".join(found) or "none", source=_RIM, hint="get RIMs with: strongroom collateral fetch",
+            found=", ".join(found) or "none", source=_RIM, hint="get RIMs with: strongroom collateral fetch EVIDENCE",
         )  # fmt: skip
 
     def appraise(self, claims: Claims, policy: NvidiaPolicy, checks: Checklist) -> None:
@@ -153,7 +153,8 @@ class NvidiaVerifier:
         if not checks.that(
             octets is not None, f"{name}.present", Word.COLLATERAL_MISSING,
             expected=f"the {kind} RIM of version {version or '(not stated)'}", found="given" if octets else "none",
-            source=_RIM, hint=f"get it with: strongroom collateral fetch (or leave {kind!r} out of required_rims)",
+            source=_RIM,
+            hint=f"get it with: strongroom collateral fetch EVIDENCE (or leave {kind!r} out of required_rims)",
         ):  # fmt: skip
             return
         rim = self._verified_rim(octets or b"", name, lists, now, policy, checks)
