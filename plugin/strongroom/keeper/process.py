@@ -129,7 +129,12 @@ def hold(
         plugins=around.plugins,
     )
     client = ReleaseClient(
-        configuration.broker.url, attester=attester, ca=configuration.broker.ca, statement=statement, attempts=1
+        configuration.broker.url,
+        attester=attester,
+        ca=configuration.broker.ca,
+        additional=[plugins.attester(tee) for tee in configuration.devices],
+        statement=statement,
+        attempts=1,
     )
     models = []
     for each in admitted:
