@@ -132,10 +132,12 @@ def seeds(name: str) -> list[bytes]:
     """Well-formed inputs to begin with; without them a fuzzer spends its life on the first length field."""
     from doubles.amd_keys import amd_keys
     from doubles.azure_guest import AzureGuest
+    from doubles.dcap_platform import PretendIntel, trust_domain
     from doubles.paper_tpm import ECDSA, PaperTpm
     from doubles.tee_devices import certificate_table as host_table
     from strongroom.evidence.snp_report import to_serde
 
+    td_quote = PretendIntel().quote(trust_domain())
     guest, tpms = AzureGuest(), [PaperTpm(), PaperTpm(scheme=ECDSA)]
     chips = [amd_keys(product).chip() for product in ("Milan", "Turin")]
     quotes = [tpm.body().quotes["sha256"] for tpm in tpms]
@@ -153,7 +155,7 @@ def seeds(name: str) -> list[bytes]:
         "hcl-report": [guest.hcl().serialise()],
         "runtime-data": [guest.runtime_data],
         "azure-body": [json.dumps(dict(each.body)).encode() for each in (guest.evidence(), guest.protocol())],
-        "azure-tdx-body": [json.dumps({**guest.evidence().body, "quote": "AAAA"}).encode()],
+        "azure-tdx-body": [json.dumps({**guest.evidence().body, "quote": b64(td_quote)}).encode()],
         "certificate-table": [b"", host_table({"VCEK": chips[0].certificate(), "ASK": b"x" * 40})],
         "tpm-talk": _talk(tpms[0]),
         "gce-instance": [_instance()],
@@ -196,9 +198,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(seeds(name)):
             (Path(corpus) / str(number)).write_bytes(seed)
-        atheris.Setup(
-            [*sys.argv, "-max_len=8192", "-print_final_stats=1", corpus], lambda octets: one(TARGETS[name], octets)
-        )
+        longest = max(8192, 2 * max(map(len, seeds(name))))
+        options = [*sys.argv, f"-max_len={longest}", "-print_final_stats=1", corpus]
+        atheris.Setup(options, lambda octets: one(TARGETS[name], octets))
         atheris.Fuzz()
 
 
