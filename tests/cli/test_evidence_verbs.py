@@ -7,7 +7,6 @@ import importlib
 import io
 import json
 import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -224,8 +223,40 @@ def test_doctor_ends_in_one_line_and_says_what_is_missing():
         assert all(each["missing"] for each in told["tees"] if each["tee"] != "nvidia")
     else:
         assert done.returncode == 0
-        assert last == f"this machine attests as {told['attester']}"
+        assert last.startswith(f"this machine attests as {told['attester']}")
     assert {each["what"] for each in told["hardening"]} >= {"swap", "ptrace", "core dumps"}
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        (set(), "no TEE can be used here"),
+        ({"nvidia"}, "no TEE can be used here"),
+        ({"snp"}, "this machine attests as snp"),
+        ({"snp", "nvidia"}, "this machine attests as snp; beside it devices = ['nvidia'] can attest"),
+        ({"tpm"}, "this machine attests as tpm: it can show what was booted"),
+        ({"tpm", "tdx"}, "this machine attests as tdx"),
+        ({"az-snp-vtpm", "tpm"}, "this machine attests as az-snp-vtpm"),
+    ],
+)
+def test_one_line_says_what_a_machine_can_prove(here, said):
+    from strongroom.attest.machine import TeeFinding, summary
+
+    order = ("az-snp-vtpm", "snp", "tdx", "nvidia", "tpm")
+    assert summary(TeeFinding(tee, "" if tee in here else "not here", "") for tee in order).startswith(said)
+
+
+def test_a_tpm_in_software_is_found_by_doctor(monkeypatch, tmp_path):
+    from doubles.software_tpm import SoftwareTpm
+
+    pytest.importorskip("tpm2_pytss", reason="SKIPPED LOUDLY: tpm2-pytss is not installed")
+    with SoftwareTpm(tmp_path / "machine") as machine:
+        monkeypatch.setenv("TPM2TOOLS_TCTI", machine.tcti)
+        told = json.loads(strongroom("doctor", "--json").stdout)
+        assert told["attester"] == "tpm"
+        missing = {each["tee"]: each["missing"] for each in told["tees"]}
+        assert "no Azure paravisor" in missing["az-snp-vtpm"]
+    monkeypatch.delenv("TPM2TOOLS_TCTI")
 
 
 def test_hardening_is_read_from_the_kernels_own_files(tmp_path):
@@ -241,56 +272,3 @@ def test_hardening_is_read_from_the_kernels_own_files(tmp_path):
         (tmp_path / name).write_text(text)
     found = {each.what: each.ok for each in hardening(tmp_path)}
     assert (found["swap"], found["ptrace"], found["kernel lockdown"]) == (False, True, True)
-
-
-def launch_library(monkeypatch, answer):
-    """sev-snp-measure's two modules, with its signature; the real one is no dependency of ours."""
-    guest, vcpu_types = types.ModuleType("sevsnpmeasure.guest"), types.ModuleType("sevsnpmeasure.vcpu_types")
-    asked = []
-
-    def snp_calc_launch_digest(vcpus, vcpu_sig, ovmf_file, kernel, initrd, append, guest_features, ovmf_hash_str):
-        asked.append((vcpus, vcpu_sig, kernel, initrd, append, guest_features, ovmf_hash_str))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    guest.snp_calc_launch_digest, vcpu_types.CPU_SIGS = snp_calc_launch_digest, {"EPYC-v4": 0x800F12}
-    for module in (guest, vcpu_types):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(sys.modules, "sevsnpmeasure", types.ModuleType("sevsnpmeasure"))
-    return asked
-
-
-def test_an_snp_guest_is_measured_from_its_launch_inputs(monkeypatch, tmp_path):
-    asked = launch_library(monkeypatch, b"\x5a" * 48)
-    firmware, kernel = tmp_path / "OVMF.fd", tmp_path / "vmlinuz"
-    for each in (firmware, kernel):
-        each.write_bytes(b"x")
-    done = strongroom(
-        "measure", "--ovmf", firmware, "--vcpus", 4, "--kernel", kernel, "--append", "quiet", "--guest-features", "0x21"
-    )
-    assert done.returncode == 0, done.stderr
-    assert f'measurements = ["{"5a" * 48}"]' in done.stdout
-    assert asked == [(4, 0x800F12, str(kernel), "", "quiet", 0x21, "")]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [("--vcpu-type", "Z80"), ("--append", "quiet"), ("--guest-features", "many"), ("--kernel", "/no/such/kernel")],
-)
-def test_launch_inputs_that_make_no_guest_are_refused(monkeypatch, tmp_path, options):
-    launch_library(monkeypatch, b"\x5a" * 48)
-    firmware = tmp_path / "OVMF.fd"
-    firmware.write_bytes(b"x")
-    done = strongroom("measure", "--ovmf", firmware, *options)
-    assert done.returncode == 1
-    assert done.stdout == ""
-
-
-def test_a_firmware_without_sev_metadata_and_a_missing_library_say_what_to_do(monkeypatch, tmp_path):
-    firmware = tmp_path / "OVMF.fd"
-    firmware.write_bytes(b"x")
-    launch_library(monkeypatch, RuntimeError("Kernel specified but OVMF metadata doesn't include SNP_KERNEL_HASHES"))
-    assert "built for SEV" in strongroom("measure", "--ovmf", firmware).stderr
-    monkeypatch.setitem(sys.modules, "sevsnpmeasure.guest", None)
-    assert "pip install sev-snp-measure" in strongroom("measure", "--ovmf", firmware).stderr

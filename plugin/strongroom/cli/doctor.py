@@ -25,7 +25,7 @@ def doctor(
     from rich.console import Console
     from rich.table import Table
 
-    from strongroom.attest.machine import chosen, hardening, tees
+    from strongroom.attest.machine import chosen, hardening, summary, tees
     from strongroom.plugins import Plugins
 
     findings, shields = tees(Plugins.load(plugin or [])), hardening()
@@ -53,9 +53,6 @@ def doctor(
             mark = "[green]ok[/green]" if shield.ok else "[yellow]look[/yellow]"
             table.add_row(mark, shield.what, shield.found, "" if shield.ok else shield.hint)
         console.print(table)
-        if tee is None:
-            print("no TEE can be used here: only the simulated TEE works, which protects nothing and has to be named")
-        else:
-            print(f"this machine attests as {tee}")
+        print(summary(findings))
     if tee is None:
         raise typer.Exit(1)
