@@ -6,11 +6,9 @@ that whoever can write to a disk gains nothing. What evidence makes of an endors
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
 
-from cryptography.x509 import Certificate
-
+from strongroom.collateral.trusted import Trusted
 from strongroom.collateral.wanted import Wanted
 from strongroom.encoding import Fields, parse_json
 from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
@@ -19,30 +17,17 @@ from strongroom.evidence.crl import check_crl, parse_crl
 from strongroom.evidence.dcap_collateral import Collateral
 from strongroom.evidence.dcap_endorsement import verify_collateral
 from strongroom.evidence.revocation import Lists, answer_holds, speaks_of
-from strongroom.evidence.roots import root
-from strongroom.evidence.snp_certificate import Issuers, SnpCertificate, amd_issuers
+from strongroom.evidence.snp_certificate import SnpCertificate
 from strongroom.evidence.types import Checklist
-
-
-@dataclass(frozen=True, slots=True)
-class Trusted:
-    """Whose signatures count: the package's pinned roots, unless tests hand in others."""
-
-    intel: Certificate | None = None
-    nvidia_rim: Certificate | None = None
-    amd: Issuers = field(default=amd_issuers)
-
-    @property
-    def intel_root(self) -> Certificate:
-        """Intel SGX Root CA."""
-        return self.intel or root("intel_sgx_root_ca.der")
 
 
 def judge_endorsement(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted) -> datetime:
     """Until when this endorsement may be used; raises `CollateralUnavailable` that says what is wrong with it."""
     checks = Checklist()
     try:
-        judge = {"dcap": _dcap, "vcek": _vcek, "amd-crl": _amd_crl, "rim": _rim, "ocsp": _ocsp}.get(wanted.kind)
+        judge = {"dcap": _dcap, "vcek": _vcek, "amd-crl": _amd_crl, "rim": _rim, "ocsp": _ocsp, "crl": _crl}.get(
+            wanted.kind
+        )
         if judge is None:
             raise MalformedInput(f"a {wanted.kind} is not an endorsement that is known here")
         expires = judge(wanted, octets, now, trusted, checks)
@@ -122,6 +107,16 @@ def _ocsp(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks
         raise MalformedInput("it is not an answer about this certificate")
     answer_holds(answer, issuer, now, checks, "ocsp")  # also one that says "revoked" is kept, for verifiers to see
     return answer.next_update_utc or now
+
+
+def _crl(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks: Checklist) -> datetime:
+    if len(wanted.context) != 2:
+        raise MalformedInput("a CRL needs its certificate and issuer beside it")
+    certificate, issuer = (parse_certificate(each, what="certificate") for each in wanted.context)
+    _same(certificate.issuer.rfc4514_string(), issuer.subject.rfc4514_string(), "issuer")
+    crl = parse_crl(octets, what="CRL")
+    check_crl(crl, issuer=issuer, now=now, checks=checks, name="crl")
+    return crl.next_update_utc or now
 
 
 def read_rim_answer(octets: bytes) -> bytes:

@@ -49,7 +49,8 @@ _SPDM = "DMTF DSP0274 1.1, section 10.11 (MEASUREMENTS)"
 _RIM = "NVIDIA reference integrity manifest (TCG RIM information model)"
 _DSIG = "W3C XML Signature 1.1"
 _HOPPER_FWID, _TCB_INFO = "2.23.133.5.4.1", "2.23.133.5.4.1.1"
-_UNDERSTOOD = frozenset({_HOPPER_FWID, _TCB_INFO})
+UNDERSTOOD = frozenset({_HOPPER_FWID, _TCB_INFO})
+"""Critical extensions of device certificates that are read here."""
 LONGEST_PEM = 1 << 16
 MOST_DEVICES = 64
 NVDEC0_INDEX = 34
@@ -97,7 +98,7 @@ class NvidiaVerifier:
             )
         path = verify_chain(
             chain, roots=(self._device_root or root("nvidia_device_identity_root.pem"),), now=now, checks=checks,
-            name="nvidia.device", understood=_UNDERSTOOD,
+            name="nvidia.device", understood=UNDERSTOOD,
         )  # fmt: skip
         genuine = path is not None
         if path is not None:

@@ -83,6 +83,9 @@ def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, n
     notes: tuple[str, ...] = ()
     if tee == "tpm":
         notes = _trust_in_the_key(evidence, claims, values)
+    if tee == "cca":
+        instance = _text(claims.get("instance_id"))
+        notes = (f'Whose platform it is: its maker\'s key, a JWK, under [cca.cpaks] as "{instance}".',)
     if len(values) == len(_ALWAYS.get(tee, {})):
         raise EvidenceMalformed(f"this {tee} evidence holds nothing to compare with")
     return ReferencePolicy(name, tee, values, notes)

@@ -89,6 +89,17 @@ def responder_of(certificate: x509.Certificate) -> str | None:
     return None
 
 
+def list_of(certificate: x509.Certificate) -> str | None:
+    """The web address of the list in which the certificate would stand, or None."""
+    for each in certificate.extensions:
+        if isinstance(each.value, x509.CRLDistributionPoints):
+            for point in each.value:
+                for name in point.full_name or ():
+                    if isinstance(name, x509.UniformResourceIdentifier):
+                        return name.value
+    return None
+
+
 def ocsp_question(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
     """A DER request for one certificate's status (RFC 6960 section 4.1).
 
