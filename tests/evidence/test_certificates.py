@@ -43,6 +43,22 @@ def test_a_chain_to_the_root_is_followed_with_and_without_the_root_in_it():
         assert not failed
 
 
+def test_a_chain_that_was_followed_before_is_judged_by_the_clock_and_the_pinned_roots_again():
+    assert follow(CHAIN)[0] is not None
+    assert follow(CHAIN, now=LEAF.certificate.not_valid_after_utc + timedelta(seconds=1))[1] == {Word.VALIDITY_PERIOD}
+    assert follow(CHAIN, roots=(Authority.root().certificate,)) == (None, {Word.CHAIN})
+
+
+def test_a_certificate_of_the_same_name_and_serial_number_is_not_taken_for_the_one_that_was_followed_before():
+    assert follow(CHAIN)[0] is not None
+    octets = bytearray(LEAF.certificate.public_bytes(Encoding.DER))
+    octets[-1] ^= 1  # the last byte of the signature: name, serial number and key stay
+    altered = parse_certificate(bytes(octets), what="leaf")
+    assert altered.serial_number == LEAF.certificate.serial_number
+    for _ in range(2):  # a refusal is not remembered either way
+        assert follow((altered, CA.certificate)) == (None, {Word.CHAIN})
+
+
 def test_the_root_alone_is_a_path_of_one():
     assert follow((ROOT.certificate,)) == ((ROOT.certificate,), set())
 

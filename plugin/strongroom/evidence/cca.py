@@ -122,8 +122,8 @@ class CcaVerifier:
         """
         token = Token.parse(_octets(evidence))
         platform, realm = PlatformClaims.parse(token.platform.payload), RealmClaims.parse(token.realm.payload)
-        cpak, rak = _cpak(platform, endorsements, policy), realm.key()
-        instance = platform.instance_id.hex()
+        rak, instance = realm.key(), platform.instance_id.hex()
+        cpak = policy.cpaks.get(instance) if policy.cpaks else endorsements.get("cpak")
         genuine = checks.that(
             cpak is not None, "cca.cpak-present", Word.COLLATERAL_MISSING,
             expected=f"the platform attestation key (CPAK) of instance {instance}",
@@ -131,7 +131,8 @@ class CcaVerifier:
             hint="ask the platform's vendor for it, and add it to [cca.cpaks] in the policy",
         )  # fmt: skip
         if cpak is not None:
-            genuine &= _signed(token.platform, cpak, checks, "platform", "the CPAK is another platform's")
+            key = parse_cpak(cpak) if isinstance(cpak, bytes) else cpak
+            genuine &= _signed(token.platform, key, checks, "platform", "the CPAK is another platform's")
         genuine &= _signed(token.realm, rak, checks, "realm", "the realm's token was altered")
         if genuine:  # else the values to compare are nobody's word
             genuine = _bound(platform, realm, checks)
@@ -171,13 +172,6 @@ class CcaVerifier:
                     allowed, value.hex(), checks, name=f"cca.{key.replace('_', '-')}.{component.kind or 'unnamed'}",
                     word=Word.MEASUREMENT, key=key, source=_TOKEN,
                 )  # fmt: skip
-
-
-def _cpak(platform: PlatformClaims, endorsements: Endorsements, policy: CcaPolicy) -> ec.EllipticCurvePublicKey | None:
-    if policy.cpaks:
-        return policy.cpaks.get(platform.instance_id.hex())
-    octets = endorsements.get("cpak")
-    return None if octets is None else parse_cpak(octets)
 
 
 def _octets(evidence: Evidence) -> bytes:

@@ -6,6 +6,9 @@ one function changes. Signatures are checked by `cryptography`; what stands here
 of them we accept (no SHA-1, no short RSA), path rules after RFC 5280 section 6.1 (names,
 CA bit, path length, key usage, unknown critical extensions), dates against a clock that is
 handed in. Roots are pinned by their public key. Revocation is `revocation`'s, lists are `crl`'s.
+
+What follows from octets alone is worked out once: a certificate's decoding, its name, and that
+its issuer signed it. What depends on the clock, the policy or the pinned root never is (ADR 0066).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -28,6 +32,8 @@ from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.types import Checklist, Word
 
 LONGEST_CHAIN = 8
+REMEMBERED = 512
+"""How many certificates and links are remembered, the latest used: a few MB at the most."""
 _HASHES = frozenset({"sha256", "sha384", "sha512"})
 _UNDERSTOOD = frozenset(
     {
@@ -63,12 +69,17 @@ def parse_certificate(octets: bytes, *, what: str) -> x509.Certificate:
             raise EvidenceMalformed(f"{what}: one certificate is expected, found {len(chain)}")
         return chain[0]
     try:
-        with quietly():
-            certificate = x509.load_der_x509_certificate(octets)
-            _touch(certificate)
-            whole_octets(octets, certificate.signature)
+        return _decoded(octets)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise EvidenceMalformed(f"{what}: not an X.509 certificate that can be read") from error
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _decoded(octets: bytes) -> x509.Certificate:
+    with quietly():
+        certificate = x509.load_der_x509_certificate(octets)
+        _touch(certificate)
+        whole_octets(octets, certificate.signature)
     return certificate
 
 
@@ -130,6 +141,7 @@ def public_key_info(certificate: x509.Certificate) -> bytes:
     return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def name_of(certificate: x509.Certificate) -> str:
     """The subject for people, as RFC 4514 writes it."""
     return certificate.subject.rfc4514_string() or "(no name)"
@@ -217,12 +229,24 @@ def _trouble(
     if issuer is None:
         return ""  # the pinned root: its key is trusted for what it is
     try:
-        certificate.verify_directly_issued_by(issuer)
+        _issued(certificate, issuer)
     except InvalidSignature:
         return f"its signature is not by {name_of(issuer)}"
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return f"was not issued by {name_of(issuer)}"
     return ""
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Returns where `issuer` signed `certificate`, else raises; only what returned is remembered."""
+    certificate.verify_directly_issued_by(issuer)
+
+
+def forget() -> None:
+    """Empty the memory of certificates, for measurements of a first verdict."""
+    for each in (_decoded, name_of, _issued):
+        each.cache_clear()
 
 
 def _not_a_ca(certificate: x509.Certificate, intermediates_below: int) -> str:

@@ -24,7 +24,7 @@ from strongroom.evidence.certificates import (
     verify_chain,
 )
 from strongroom.evidence.crl import check_crl, parse_crl
-from strongroom.evidence.dcap_collateral import Collateral
+from strongroom.evidence.dcap_collateral import Collateral, PckExtension
 from strongroom.evidence.dcap_tcb import QeIdentity, TcbInfo
 from strongroom.evidence.door import at_the_door
 from strongroom.evidence.ecdsa import verifies
@@ -114,9 +114,15 @@ def _qe_identity(octets: bytes) -> QeIdentity:
     return QeIdentity.parse(octets)
 
 
+@lru_cache(maxsize=64)
+def pck_extension(octets: bytes) -> PckExtension:
+    """What the extension of a PCK certificate says; raises `MalformedInput`."""
+    return PckExtension.parse(octets)
+
+
 def forget_decoded() -> None:
-    """Empty the memory of decoded collateral, for benchmarks of a first verdict."""
-    for each in (_collateral_chain, _crl, _tcb_info, _qe_identity):
+    """Empty the memory of decoded collateral, for measurements of a first verdict."""
+    for each in (_collateral_chain, _crl, _tcb_info, _qe_identity, pck_extension):
         each.cache_clear()
 
 
