@@ -59,6 +59,13 @@ def test_a_certificate_of_the_same_name_and_serial_number_is_not_taken_for_the_o
         assert follow((altered, CA.certificate)) == (None, {Word.CHAIN})
 
 
+def test_a_certificate_that_is_longer_than_any_vendors_is_refused_unread():
+    padding = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55738.1"), bytes(1 << 14))
+    long = ROOT.issue("Long", ca=False, extensions=((padding, False),)).certificate
+    with pytest.raises(EvidenceMalformed, match="the limit is 16384"):
+        parse_certificate(long.public_bytes(Encoding.DER), what="leaf")
+
+
 def test_the_root_alone_is_a_path_of_one():
     assert follow((ROOT.certificate,)) == ((ROOT.certificate,), set())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from evidence.pki import DAY, NOW, Authority, named
 from hypothesis import given, settings
@@ -16,15 +17,20 @@ from strongroom.evidence.types import Checklist, Word
 LISTED = x509.CRLDistributionPoints(
     [x509.DistributionPoint([x509.UniformResourceIdentifier("http://crl.example")], None, None, None)]
 )
+ISSUER = x509.CertificateIssuer([x509.DirectoryName(named("somebody else"))])
 ROOT = Authority.root()
 CA = ROOT.issue("CA", ca=True, usage=("key_cert_sign", "crl_sign"), extensions=((LISTED, False),))
 LEAF = CA.issue("Leaf", ca=False, usage=("digital_signature",), extensions=((LISTED, False),))
 PATH = (LEAF.certificate, CA.certificate, ROOT.certificate)
 
 
+def read(crl):
+    return parse_crl(crl.public_bytes(Encoding.DER), what="crl")
+
+
 def looked_up(crls, *, required=True, now=NOW):
     checks = Checklist()
-    good = check_status(PATH, Lists(tuple(crls)), now=now, checks=checks, name="test", required=required)
+    good = check_status(PATH, Lists(tuple(map(read, crls))), now=now, checks=checks, name="test", required=required)
     assert good == (not checks.failed)
     return {check.word for check in checks.failed}
 
@@ -60,7 +66,7 @@ def test_a_list_that_another_signed_in_the_issuers_name_is_refused():
 def test_a_list_by_an_issuer_that_may_not_sign_lists_is_refused():
     checks = Checklist()
     mute = ROOT.issue("Mute", ca=True, usage=("key_cert_sign",))
-    assert not check_crl(mute.crl(), issuer=mute.certificate, now=NOW, checks=checks, name="test")
+    assert not check_crl(read(mute.crl()), issuer=mute.certificate, now=NOW, checks=checks, name="test")
     assert [check.word for check in checks.failed] == [Word.REVOCATION]
 
 
@@ -71,6 +77,24 @@ def test_partial_and_delta_lists_are_refused():
     )  # fmt: skip
     for extensions in ((point,), (x509.DeltaCRLIndicator(1),)):
         assert looked_up([CA.crl(extensions=extensions), ROOT.crl()]) == {Word.REVOCATION}
+
+
+def test_an_entry_with_a_critical_extension_that_is_not_known_makes_a_list_partial_and_a_reason_does_not():
+    for extension, complete in ((x509.CRLReason(x509.ReasonFlags.key_compromise), True), (ISSUER, False)):
+        entry = x509.RevokedCertificateBuilder().serial_number(7).revocation_date(NOW - DAY)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(named("CA")).last_update(NOW - DAY)
+        builder = builder.next_update(NOW + DAY)
+        builder = builder.add_revoked_certificate(entry.add_extension(extension, critical=True).build())
+        assert read(builder.sign(CA.key, hashes.SHA384())).complete == complete
+
+
+def test_a_list_that_held_before_is_judged_by_the_clock_and_its_issuer_again():
+    crl = CA.crl()
+    assert looked_up([crl, ROOT.crl()]) == set()
+    assert looked_up([crl, ROOT.crl()], now=NOW + 2 * DAY) == {Word.VALIDITY_PERIOD, Word.REVOCATION}
+    checks, impostor = Checklist(), Authority.root("CA")
+    assert not check_crl(read(crl), issuer=impostor.certificate, now=NOW, checks=checks, name="test")
+    assert [check.word for check in checks.failed] == [Word.REVOCATION]
 
 
 def test_a_list_of_an_unknown_version_is_refused():

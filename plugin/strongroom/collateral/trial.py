@@ -57,7 +57,7 @@ def _dcap(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks
     _same(information.fmspc.hex().upper(), fmspc, "FMSPC")
     lists = [parse_crl(each, what="CRL") for each in (document.root_ca_crl, document.pck_crl)]
     _same("processor" if "Processor" in lists[1].issuer.rfc4514_string() else "platform", authority, "PCK CA")
-    ends = [each.next_update_utc for each in lists]
+    ends = [each.end for each in lists]
     return min([information.next_update, identity.next_update, *(end for end in ends if end is not None)])
 
 
@@ -77,7 +77,7 @@ def _amd_crl(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, che
     kind, product = wanted.words
     crl = parse_crl(octets, what="AMD CRL")
     check_crl(crl, issuer=trusted.amd(product, kind.upper())[1], now=now, checks=checks, name="amd-crl")
-    return crl.next_update_utc or now
+    return crl.end or now
 
 
 def _rim(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks: Checklist) -> datetime:
@@ -116,7 +116,7 @@ def _crl(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks:
     _same(certificate.issuer.rfc4514_string(), issuer.subject.rfc4514_string(), "issuer")
     crl = parse_crl(octets, what="CRL")
     check_crl(crl, issuer=issuer, now=now, checks=checks, name="crl")
-    return crl.next_update_utc or now
+    return crl.end or now
 
 
 def read_rim_answer(octets: bytes) -> bytes:

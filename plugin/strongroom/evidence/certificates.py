@@ -32,8 +32,10 @@ from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.types import Checklist, Word
 
 LONGEST_CHAIN = 8
-REMEMBERED = 512
-"""How many certificates and links are remembered, the latest used: a few MB at the most."""
+LONGEST_CERTIFICATE = 1 << 14
+"""Bytes of DER; vendors' have 500 to 2,500."""
+REMEMBERED = 256
+"""How many certificates and links are remembered, the latest used: some 2 MB, 30 if all are the longest there are."""
 _HASHES = frozenset({"sha256", "sha384", "sha512"})
 _UNDERSTOOD = frozenset(
     {
@@ -58,7 +60,7 @@ def quietly() -> Iterator[None]:
 
 
 def parse_certificate(octets: bytes, *, what: str) -> x509.Certificate:
-    """One certificate, in DER or PEM, with nothing after it.
+    """One certificate, in DER or PEM, of at most 16 KiB, with nothing after it.
 
     Keys, names, dates and extensions are decoded here, so that nothing raises later. Raises
     `EvidenceMalformed`, also for a public key that is not on its curve.
@@ -68,6 +70,8 @@ def parse_certificate(octets: bytes, *, what: str) -> x509.Certificate:
         if len(chain) != 1:
             raise EvidenceMalformed(f"{what}: one certificate is expected, found {len(chain)}")
         return chain[0]
+    if len(octets) > LONGEST_CERTIFICATE:
+        raise EvidenceMalformed(f"{what}: {len(octets)} bytes, the limit is {LONGEST_CERTIFICATE}")
     try:
         return _decoded(octets)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:

@@ -12,18 +12,16 @@ from functools import lru_cache
 from itertools import pairwise
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509 import Certificate, CertificateRevocationList
+from cryptography.x509 import Certificate
 from cryptography.x509.oid import NameOID
 
 from strongroom.evidence.certificates import (
     name_of,
     parse_chain,
     public_key_info,
-    serial_of,
     verify_chain,
 )
-from strongroom.evidence.crl import check_crl, parse_crl
+from strongroom.evidence.crl import RevocationList, check_crl, is_signed_by, parse_crl
 from strongroom.evidence.dcap_collateral import Collateral, PckExtension
 from strongroom.evidence.dcap_tcb import QeIdentity, TcbInfo
 from strongroom.evidence.door import at_the_door
@@ -73,7 +71,7 @@ def present_document(octets: bytes | None, checks: Checklist, name: str) -> Coll
         missing: tuple[str, ...] = ("collateral",)
     else:
         with at_the_door("collateral"):
-            document = Collateral.parse(octets)
+            document = _document(octets)
         missing = document.missing
     lists = tuple(each for each in missing if each in ("root_ca_crl", "pck_crl"))
     others = tuple(each for each in missing if each not in lists)
@@ -100,8 +98,8 @@ def _collateral_chain(octets: bytes, what: str) -> tuple[Certificate, ...]:
 
 
 @lru_cache(maxsize=16)
-def _crl(octets: bytes, what: str) -> CertificateRevocationList:
-    return parse_crl(octets, what=what)
+def _document(octets: bytes) -> Collateral:
+    return Collateral.parse(octets)
 
 
 @lru_cache(maxsize=16)
@@ -122,7 +120,7 @@ def pck_extension(octets: bytes) -> PckExtension:
 
 def forget_decoded() -> None:
     """Empty the memory of decoded collateral, for measurements of a first verdict."""
-    for each in (_collateral_chain, _crl, _tcb_info, _qe_identity, pck_extension):
+    for each in (_document, _collateral_chain, _tcb_info, _qe_identity, pck_extension):
         each.cache_clear()
 
 
@@ -131,8 +129,8 @@ def judge_document(
     checks: Checklist, name: str,
 ) -> tuple[TcbInfo | None, QeIdentity | None]:  # fmt: skip
     """Verify chains, CRLs and the two signed texts; a text whose signature fails is None."""
-    root_crl = _crl(document.root_ca_crl, "root CA CRL")
-    pck_crl = _crl(document.pck_crl, "PCK CRL")
+    root_crl = parse_crl(document.root_ca_crl, what="root CA CRL")
+    pck_crl = parse_crl(document.pck_crl, what="PCK CRL")
     crl_chain = _collateral_chain(document.pck_crl_issuer_chain, "PCK CRL issuer chain")
     crl_path = verify_chain(
         crl_chain, roots=(root,), now=now, checks=checks, name=f"{name}.crl-issuer", source=COLLATERAL_SOURCE
@@ -166,21 +164,17 @@ def judge_document(
     return information, identity
 
 
-def _crl_holds(
-    crl: CertificateRevocationList, issuer: Certificate, now: datetime, checks: Checklist, name: str
-) -> bool:
+def _crl_holds(crl: RevocationList, issuer: Certificate, now: datetime, checks: Checklist, name: str) -> bool:
     """Whether the list is `issuer`'s; its freshness is a check of its own.
 
     A list that names its issuer but was altered is a broken signature, not a missing list.
     """
     tried = Checklist()
     check_crl(crl, issuer=issuer, now=now, checks=tried, name=name)
-    key = issuer.public_key()
     for check in tried:
         word = check.word
         if word is Word.REVOCATION and not check.ok and crl.issuer == issuer.subject:
-            genuine = isinstance(key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(key)
-            word = word if genuine else Word.SIGNATURE
+            word = word if is_signed_by(crl, issuer) else Word.SIGNATURE
         checks.that(
             check.ok, check.name, word, expected=check.expected, found=check.found, source=check.source, hint=check.hint
         )
@@ -188,7 +182,7 @@ def _crl_holds(
 
 
 def _check_revoked(
-    path: tuple[Certificate, ...], crls: tuple[CertificateRevocationList, ...], checks: Checklist, name: str
+    path: tuple[Certificate, ...], crls: tuple[RevocationList, ...], checks: Checklist, name: str
 ) -> None:
     """Look every certificate below the root up in its issuer's list, one of `crls` that hold."""
     trouble = []
@@ -196,7 +190,7 @@ def _check_revoked(
         own = next((crl for crl in crls if crl.issuer == issuer.subject), None)
         if own is None:
             trouble.append(f"no CRL of {name_of(issuer)}")
-        elif own.get_revoked_certificate_by_serial_number(serial_of(certificate)) is not None:
+        elif own.has(certificate):
             trouble.append(f"revoked: {name_of(certificate)}")
     checks.that(
         not trouble, f"{name}.revoked", Word.REVOCATION, expected="no certificate of the chain is revoked",
@@ -214,7 +208,7 @@ class _Signer:
 
 
 def _signer(
-    octets: bytes, root: Certificate, now: datetime, crls: tuple[CertificateRevocationList, ...],
+    octets: bytes, root: Certificate, now: datetime, crls: tuple[RevocationList, ...],
     checks: Checklist, name: str,
 ) -> _Signer:  # fmt: skip
     chain = _collateral_chain(octets, f"{name} issuer chain")

@@ -22,7 +22,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from strongroom.errors import EvidenceMalformed
 from strongroom.evidence.certificates import name_of, parse_certificate, public_key_info, serial_of
-from strongroom.evidence.crl import check_crl, parse_crl
+from strongroom.evidence.crl import RevocationList, check_crl, parse_crl
 from strongroom.evidence.types import Checklist, Word
 
 _SOURCE = "RFC 6960, RFC 5280 section 6.3"
@@ -33,7 +33,7 @@ MOST_LISTS = 64
 class Lists:
     """CRLs and OCSP responses that were handed in."""
 
-    crls: tuple[x509.CertificateRevocationList, ...] = ()
+    crls: tuple[RevocationList, ...] = ()
     responses: tuple[ocsp.OCSPResponse, ...] = ()
 
     @classmethod
@@ -141,7 +141,7 @@ def check_status(
                 good = False
                 continue
             answered = True
-            if crl.get_revoked_certificate_by_serial_number(serial_of(certificate)) is not None:
+            if crl.has(certificate):
                 revoked.append(name_of(certificate))
         looked_up += answered
         if required and can_be_revoked(certificate) and not answered:
