@@ -59,6 +59,17 @@ def unhex(text: str, *, where: str = "hex") -> bytes:
     return bytes.fromhex(text)
 
 
+def small_number(text: str, *, most: int, where: str) -> int:
+    """A number from 0 to `most` in plain decimal, without a second spelling; raises `MalformedInput`.
+
+    Its length is looked at first: converting many thousand digits is slow, and Python refuses it in its own way.
+    """
+    plain = len(text) <= len(str(most)) and text.isascii() and text.isdigit() and str(int(text)) == text
+    if not plain or int(text) > most:
+        raise MalformedInput(f"{where}: {text[:40]!r} is not a number from 0 to {most}")
+    return int(text)
+
+
 def canonical_json(value: Any) -> bytes:
     """RFC 8785 (JCS) for values made of objects, arrays, strings, booleans, null and integers.
 

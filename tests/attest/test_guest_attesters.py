@@ -393,14 +393,29 @@ def test_the_same_gpu_twice_is_not_two(vendor):
         {"codes": {"nvmlInit_v2": 9}},
         {"codes": {"nvmlDeviceGetConfComputeGpuAttestationReport": 3}},
         {"absent": ("nvmlDeviceGetConfComputeGpuCertificate",)},
+        {"confidential": 0},
+        {"devtools": 1},
+        {"confidential": 0, "together": 1, "devtools": 1},
+        {"environment": 1},
     ],
-    ids=["stale", "none", "no-driver", "not-confidential", "old-driver"],
+    ids=["stale", "none", "no-driver", "no-report", "old-driver", "off", "devtools", "together-devtools", "simulation"],
 )
 def test_gpus_that_do_not_attest_for_us_are_reported(vendor, options):
     library = PretendNvml(**({"gpus": [vendor]} | options))
     with pytest.raises(AttesterUnavailable):
         NvidiaAttester(load=lambda: library).evidence(BINDING)
     assert library.running == 0, "the library is shut down whatever happens"
+
+
+def test_protected_pcie_is_a_confidential_mode_and_older_drivers_know_of_none(vendor):
+    """In NVIDIA's mode for several GPUs the feature itself reads as off."""
+    together = PretendNvml([vendor], confidential=0, together=1)
+    assert NvidiaAttester(load=lambda: together).evidence(BINDING).tee == "nvidia"
+    old = PretendNvml([vendor], absent=("nvmlSystemGetConfComputeSettings",))
+    assert NvidiaAttester(load=lambda: old).evidence(BINDING).tee == "nvidia"
+    old.confidential = 0
+    with pytest.raises(AttesterUnavailable, match="confidential computing is off"):
+        NvidiaAttester(load=lambda: old).evidence(BINDING)
 
 
 def test_what_a_machine_lacks_for_gpu_evidence_is_one_sentence(vendor):

@@ -7,7 +7,6 @@ import importlib
 import io
 import json
 import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -55,8 +54,13 @@ def explain_report(folder: Path, *more: object) -> Done:
 def test_a_refused_report_is_explained_with_the_next_step(debug_guest):
     done = explain_report(debug_guest)
     assert done.returncode == 1
-    assert "refused, 1 of" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("  snp.debug: this guest may be debugged")
+    *_, name, expected, found, source, hint, _, last = done.stdout.splitlines()
+    assert last.endswith("report.bin: refused, 1 of 15 checks failed: snp.debug")
+    assert name == "FAIL snp.debug"
+    assert expected.split() == ["expected:", "DEBUG", "(bit", "19)", "clear"]
+    assert found.split() == ["found:", "guest", "policy", "0xb0000"]
+    assert "AMD 56860" in source
+    assert "launch it without the debug bit" in hint
 
 
 def test_the_same_report_under_a_policy_that_allows_debugging_is_accepted(debug_guest, tmp_path):
@@ -120,6 +124,70 @@ def test_a_verdict_that_a_program_kept_is_explained(tmp_path, debug_guest):
     assert "refused, 1 of" in done.stdout
 
 
+def test_an_entry_of_a_brokers_audit_log_is_explained(tmp_path):
+    check = {"name": "tdx.tcb", "word": "tcb", "expected": "UpToDate", "found": "OutOfDate"}
+    kept = tmp_path / "entry.json"
+    kept.write_text(json.dumps({"at": 1, "event": "attest", "tee": "tdx", "decision": "refused", "checks": [check]}))
+    done = strongroom("explain", kept)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == f"{kept}: refused, 1 of 1 checks failed: tdx.tcb"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"checks": [1]}, {"checks": {}}, {"checks": [{"ok": True}]}, {"checks": [{"name": 1}]}, {"submodules": []},
+     {"submodules": {"cpu0": 1}}, {"submodules": {"cpu0": {"checks": 3}}}, {"checks": [], "claims": []},
+     {"checks": [], "claims": {"a": 1}}, {"checks": [{"name": "a", "word": "mood"}]}],
+    ids=repr,
+)  # fmt: skip
+def test_a_file_that_only_looks_like_a_verdict_is_refused_in_one_sentence(tmp_path, broken):
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps(broken))
+    done = strongroom("explain", kept)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "looks like a verdict" in done.stderr
+
+
+def test_a_verdict_without_checks_or_with_a_failed_one_is_never_accepted(tmp_path):
+    good = {"name": "a", "word": "tcb", "ok": True, "expected": "x", "found": "x"}
+    for checks in ([], [good, good | {"ok": False}], [good | {"ok": "yes"}]):
+        kept = tmp_path / "kept.json"
+        kept.write_text(json.dumps({"accepted": True, "checks": checks}))
+        assert strongroom("explain", kept).returncode == 1
+    kept.write_text(json.dumps({"accepted": True, "checks": [good]}))
+    assert strongroom("explain", kept).returncode == 0
+
+
+def test_what_nobody_signed_is_said_by_software_alone(debug_guest, shared_evidence):
+    """Without its certificate, or with another chip's, the report vouches for nothing."""
+    told = json.loads(explain_report(debug_guest, "--json").stdout)
+    assert {claim["provenance"] for claim in told["claims"].values()} == {"hardware"}
+    other = shared_evidence / "sev-snp" / "milan-v2-vcek" / "vcek.der"
+    for more in ((), ("--endorsement", f"vcek={other}")):
+        told = json.loads(strongroom("explain", debug_guest / "report.bin", "--json", *more).stdout)
+        assert {claim["provenance"] for claim in told["claims"].values()} == {"self-asserted"}
+
+
+def test_what_was_fetched_before_is_used_and_nobody_is_asked(tmp_path, shared_evidence):
+    from datetime import UTC, datetime
+
+    from strongroom.collateral.store import Entry, Store
+    from strongroom.collateral.wanted import dcap_for_quote
+
+    folder = shared_evidence / "tdx" / "v4-b0c06f-uptodate"
+    quote, at = (folder / "quote.bin").read_bytes(), "2025-07-01T00:00:00Z"
+    manifest = json.loads((shared_evidence / "MANIFEST.json").read_text())
+    at = next(case for case in manifest["cases"] if case["path"] == "tdx/v4-b0c06f-uptodate")["verification_time"]
+    entry = Entry(dcap_for_quote(quote), datetime(2025, 1, 1, tzinfo=UTC), (folder / "collateral.json").read_bytes())
+    asked = ("explain", folder / "quote.bin", "--at", at, "--collateral", tmp_path, "--json")
+    without = json.loads(strongroom(*asked).stdout)
+    assert [check["name"] for check in without["checks"] if not check["ok"]] == ["tdx.collateral-present"]
+    Store(tmp_path).put(entry)
+    done = strongroom(*asked)
+    assert json.loads(done.stdout)["endorsements"] == ["collateral"]
+    assert done.returncode == 0
+
+
 def test_an_error_is_explained_by_name():
     done = strongroom("explain", "ReleaseDenied")
     assert done.returncode == 0
@@ -155,7 +223,7 @@ def test_doctor_ends_in_one_line_and_says_what_is_missing():
         assert all(each["missing"] for each in told["tees"] if each["tee"] != "nvidia")
     else:
         assert done.returncode == 0
-        assert last.startswith(f"this machine attests as {told['attester']}; ")
+        assert last.startswith(f"this machine attests as {told['attester']}")
     looks = sum(not each["ok"] for each in told["hardening"])
     assert (f"{looks} of {len(told['hardening'])} protections" if looks else "every protection holds") in last
     assert {each["what"] for each in told["hardening"]} >= {"swap", "ptrace", "core dumps", "keeper: dumpable"}
@@ -166,6 +234,38 @@ def test_doctor_tries_what_a_worker_could_do_to_a_keeper():
     found = {each["what"]: each["ok"] for each in json.loads(strongroom("doctor", "--json").stdout)["hardening"]}
     for door in ("reads the keeper's memory", "traces the keeper", "writes to a disk", "makes a network socket"):
         assert found[f"worker {door}"], door
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        (set(), "no TEE can be used here"),
+        ({"nvidia"}, "no TEE can be used here"),
+        ({"snp"}, "this machine attests as snp"),
+        ({"snp", "nvidia"}, "this machine attests as snp; beside it devices = ['nvidia'] can attest"),
+        ({"tpm"}, "this machine attests as tpm: it can show what was booted"),
+        ({"tpm", "tdx"}, "this machine attests as tdx"),
+        ({"az-snp-vtpm", "tpm"}, "this machine attests as az-snp-vtpm"),
+    ],
+)
+def test_one_line_says_what_a_machine_can_prove(here, said):
+    from strongroom.attest.machine import TeeFinding, summary
+
+    order = ("az-snp-vtpm", "snp", "tdx", "nvidia", "tpm")
+    assert summary(TeeFinding(tee, "" if tee in here else "not here", "") for tee in order).startswith(said)
+
+
+def test_a_tpm_in_software_is_found_by_doctor(monkeypatch, tmp_path):
+    from doubles.software_tpm import SoftwareTpm
+
+    pytest.importorskip("tpm2_pytss", reason="SKIPPED LOUDLY: tpm2-pytss is not installed")
+    with SoftwareTpm(tmp_path / "machine") as machine:
+        monkeypatch.setenv("TPM2TOOLS_TCTI", machine.tcti)
+        told = json.loads(strongroom("doctor", "--json").stdout)
+        assert told["attester"] == "tpm"
+        missing = {each["tee"]: each["missing"] for each in told["tees"]}
+        assert "no Azure paravisor" in missing["az-snp-vtpm"]
+    monkeypatch.delenv("TPM2TOOLS_TCTI")
 
 
 def test_hardening_is_read_from_the_kernels_own_files(tmp_path):
@@ -181,56 +281,3 @@ def test_hardening_is_read_from_the_kernels_own_files(tmp_path):
         (tmp_path / name).write_text(text)
     found = {each.what: each.ok for each in hardening(tmp_path)}
     assert (found["swap"], found["ptrace"], found["kernel lockdown"]) == (False, True, True)
-
-
-def launch_library(monkeypatch, answer):
-    """sev-snp-measure's two modules, with its signature; the real one is no dependency of ours."""
-    guest, vcpu_types = types.ModuleType("sevsnpmeasure.guest"), types.ModuleType("sevsnpmeasure.vcpu_types")
-    asked = []
-
-    def snp_calc_launch_digest(vcpus, vcpu_sig, ovmf_file, kernel, initrd, append, guest_features, ovmf_hash_str):
-        asked.append((vcpus, vcpu_sig, kernel, initrd, append, guest_features, ovmf_hash_str))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    guest.snp_calc_launch_digest, vcpu_types.CPU_SIGS = snp_calc_launch_digest, {"EPYC-v4": 0x800F12}
-    for module in (guest, vcpu_types):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(sys.modules, "sevsnpmeasure", types.ModuleType("sevsnpmeasure"))
-    return asked
-
-
-def test_an_snp_guest_is_measured_from_its_launch_inputs(monkeypatch, tmp_path):
-    asked = launch_library(monkeypatch, b"\x5a" * 48)
-    firmware, kernel = tmp_path / "OVMF.fd", tmp_path / "vmlinuz"
-    for each in (firmware, kernel):
-        each.write_bytes(b"x")
-    done = strongroom(
-        "measure", "--ovmf", firmware, "--vcpus", 4, "--kernel", kernel, "--append", "quiet", "--guest-features", "0x21"
-    )
-    assert done.returncode == 0, done.stderr
-    assert f'measurements = ["{"5a" * 48}"]' in done.stdout
-    assert asked == [(4, 0x800F12, str(kernel), "", "quiet", 0x21, "")]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [("--vcpu-type", "Z80"), ("--append", "quiet"), ("--guest-features", "many"), ("--kernel", "/no/such/kernel")],
-)
-def test_launch_inputs_that_make_no_guest_are_refused(monkeypatch, tmp_path, options):
-    launch_library(monkeypatch, b"\x5a" * 48)
-    firmware = tmp_path / "OVMF.fd"
-    firmware.write_bytes(b"x")
-    done = strongroom("measure", "--ovmf", firmware, *options)
-    assert done.returncode == 1
-    assert done.stdout == ""
-
-
-def test_a_firmware_without_sev_metadata_and_a_missing_library_say_what_to_do(monkeypatch, tmp_path):
-    firmware = tmp_path / "OVMF.fd"
-    firmware.write_bytes(b"x")
-    launch_library(monkeypatch, RuntimeError("Kernel specified but OVMF metadata doesn't include SNP_KERNEL_HASHES"))
-    assert "built for SEV" in strongroom("measure", "--ovmf", firmware).stderr
-    monkeypatch.setitem(sys.modules, "sevsnpmeasure.guest", None)
-    assert "pip install sev-snp-measure" in strongroom("measure", "--ovmf", firmware).stderr

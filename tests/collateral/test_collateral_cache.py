@@ -23,7 +23,8 @@ from strongroom.collateral.sources import (
     signed_member,
 )
 from strongroom.collateral.store import Store, read_bundle, write_bundle
-from strongroom.collateral.trial import Trusted, judge_endorsement
+from strongroom.collateral.trial import judge_endorsement
+from strongroom.collateral.trusted import Trusted
 from strongroom.collateral.wanted import Wanted, wanted_for
 from strongroom.encoding import Fields, b64
 from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
@@ -344,9 +345,11 @@ def gpu_evidence(nvidia) -> Evidence:
 
 def nvidia_cache(services, nvidia, folder: Path, clock) -> EndorsementCache:
     sources = [NvidiaSource(f"{services.url}/v1/rim", web()), OcspSource(lambda url: f"{services.url}/ocsp", web())]
-    return EndorsementCache(
-        Store(folder), sources, trusted=Trusted(nvidia_rim=nvidia.rim_root.certificate), clock=clock
-    )
+    return EndorsementCache(Store(folder), sources, trusted=trusting(nvidia), clock=clock)
+
+
+def trusting(nvidia) -> Trusted:
+    return Trusted(nvidia_rim=nvidia.rim_root.certificate, nvidia_device=nvidia.root.certificate)
 
 
 def test_rims_and_ocsp_answers_are_fetched_and_satisfy_the_strictest_policy(services, nvidia, tmp_path, clock):

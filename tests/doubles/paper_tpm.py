@@ -145,7 +145,8 @@ class Maker:
         builder = builder.serial_number(x509.random_serial_number()).not_valid_before(NOW - timedelta(days=99))
         builder = builder.not_valid_after(NOW + timedelta(days=365 * years))
         builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
-        where = x509.DistributionPoint([x509.UniformResourceIdentifier("https://maker.example/crl")], None, None, None)
+        address = x509.UniformResourceIdentifier(f"https://maker.example/crl/{by}")
+        where = x509.DistributionPoint([address], None, None, None)
         builder = builder.add_extension(x509.CRLDistributionPoints([where]), critical=False)
         return builder.sign(self._keys[by], hashes.SHA256())
 

@@ -295,6 +295,8 @@ class PretendNvml:
     gpus: list
     confidential: int = 1
     devtools: int = 0
+    environment: int = 2
+    together: int = 0
     codes: dict[str, int] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     stale: bool = False
@@ -315,7 +317,14 @@ class PretendNvml:
         return 0
 
     def _nvmlSystemGetConfComputeState(self, state) -> int:
-        state.environment, state.cc_feature, state.devtools_mode = 2, self.confidential, self.devtools
+        state.environment, state.cc_feature, state.devtools_mode = self.environment, self.confidential, self.devtools
+        return 0
+
+    def _nvmlSystemGetConfComputeSettings(self, settings) -> int:
+        if settings.version != (20 | 1 << 24):  # NVML_STRUCT_VERSION(SystemConfComputeSettings, 1)
+            return 25  # NVML_ERROR_ARGUMENT_VERSION_MISMATCH
+        settings.environment, settings.multi_gpu_mode = self.environment, self.together
+        settings.cc_feature, settings.devtools_mode = self.confidential, self.devtools
         return 0
 
     def _nvmlDeviceGetCount_v2(self, count) -> int:

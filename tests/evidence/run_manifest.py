@@ -15,8 +15,9 @@ below, a table per kind of TEE. No case is known by name, and an unknown word is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
-import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,10 @@ Files = Mapping[str, bytes]
 
 class ManifestInvalid(Exception):
     """The manifest uses a word that this runner does not know, or a file is not the recorded one."""
+
+
+class VerifierBroke(Exception):
+    """A verifier raised something else than a refusal. The judge counts that as no; here it is a failure of ours."""
 
 
 # -- what each kind of TEE makes of roles ---------------------------------------
@@ -273,6 +278,8 @@ PARAMETERS = {
 }
 INPUTS = ("report_data", "nonce", "user_data", "host_data")
 
+WORDS = frozenset(map(str, Word)) - {str(Word.TEE), str(Word.ADMITTED)}
+"""What `failed_check` and `also_fails` may say; the two others are about policies, which a manifest does not have."""
 CASE_FIELDS = {"path", "what", "tee", "files", "roles", "inputs", "verification_time", "expected", "captured_on"}
 CASE_OPTIONAL = {"product", "nonce", "claims", "licences", "tcb_status", "module_status", "qe_status"}
 VERDICT_FIELDS = {"policy", "verdict", "reason", "policy_params", "time", "files_override", "failed_check"}
@@ -310,8 +317,8 @@ def _only(found: Mapping[str, Any], must: set[str], may: set[str], where: str) -
 
 def read_manifest(path: Path, root: Path | None = None) -> list[Verdict]:
     """Every verdict of a manifest, files read and compared with their digests; raises `ManifestInvalid`."""
-    manifest = json.loads(path.read_text())
-    if manifest.get("format") != 2:
+    manifest = parse_json(path.read_bytes(), where=str(path), limit=1 << 26)
+    if not isinstance(manifest, dict) or manifest.get("format") != 2:
         raise ManifestInvalid(f"{path}: not a manifest of format 2")
     _only(manifest, {"format", "cases"}, {"roots"}, str(path))
     folder = root or path.parent
@@ -339,9 +346,15 @@ def _verdicts(folder: Path, case: Mapping[str, Any]) -> Iterator[Verdict]:
             raise ManifestInvalid(f"{said}: unknown role {', '.join(unknown)}")
         parameters = _parameters(verdict["policy_params"], tee, said)
         accepted = verdict["verdict"] == "accept"
-        words = [] if accepted else [verdict["failed_check"], *verdict.get("also_fails", [])]
-        if verdict["verdict"] not in ("accept", "reject") or not set(words) <= set(Word):
+        words = [verdict["failed_check"], *verdict.get("also_fails", [])]
+        well = words == [None] if accepted else set(words) <= WORDS and len(set(words)) == len(words)
+        if verdict["verdict"] not in ("accept", "reject") or not well:
             raise ManifestInvalid(f"{said}: {verdict['verdict']} {words}")
+        if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", verdict["time"]):
+            raise ManifestInvalid(f"{said}: time {verdict['time']!r} is not one in UTC")
+        absent = sorted(name for name in roles.values() if name not in contents)
+        if absent:
+            raise ManifestInvalid(f"{said}: no file {', '.join(absent)}")
         yield Verdict(
             case=where,
             policy=verdict["policy"],
@@ -351,7 +364,7 @@ def _verdicts(folder: Path, case: Mapping[str, Any]) -> Iterator[Verdict]:
             expected=_expectations(case["inputs"], parameters, tee, said),
             at=datetime.fromisoformat(verdict["time"]),
             accepted=accepted,
-            words=frozenset(words),
+            words=frozenset(words) - {None},
             failed_check=verdict["failed_check"],
         )
 
@@ -420,6 +433,24 @@ def presented(verdict: Verdict) -> Presented:
 _VERIFIERS = Plugins().verifiers()
 
 
+class _Told(logging.Handler):
+    """Hears that a verifier raised: `judge` logs it and records a failed ``format`` check, as for a refusal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise VerifierBroke(record.getMessage()) from (record.exc_info or (None, None))[1]
+
+
+@contextlib.contextmanager
+def nothing_breaks() -> Iterator[None]:
+    """Inside, a verifier that raises raises here: `VerifierBroke`."""
+    log, told = logging.getLogger("strongroom.evidence.judge"), _Told(logging.ERROR)
+    log.addHandler(told)
+    try:
+        yield
+    finally:
+        log.removeHandler(told)
+
+
 def judge_verdict(verdict: Verdict, brought: Presented | None = None, at: datetime | None = None) -> Checklist:
     """Every check that this verdict's policy makes; `brought` and `at` replace its evidence and clock."""
     checks = Checklist()
@@ -444,7 +475,8 @@ def judge_verdict(verdict: Verdict, brought: Presented | None = None, at: dateti
         return checks
     count = verdict.parameters.get("require_gpu_count")
     policy = Policy("manifest", tees={kind.tee: own}, devices={} if count is None else {"gpu": count})
-    claims = examine(brought, policy, at, _VERIFIERS, checks)
+    with nothing_breaks():
+        claims = examine(brought, policy, at, _VERIFIERS, checks)
     if claims is not None:
         _compare(claims, verdict, checks)
         if count is not None:
@@ -511,13 +543,16 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         verdicts = read_manifest(asked.manifest, asked.root)
-    except (ManifestInvalid, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ManifestInvalid, MalformedInput, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         print(f"{asked.manifest}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     passed = failed = 0
     by_case: dict[str, list[str]] = {}
     for verdict in verdicts:
-        trouble = wrong(verdict, judge_verdict(verdict))
+        try:
+            trouble = wrong(verdict, judge_verdict(verdict))
+        except Exception as error:  # whatever it is, the other verdicts are judged too
+            trouble = f"broke: {error}: {error.__cause__ or type(error).__name__!r}"
         passed, failed = passed + (not trouble), failed + bool(trouble)
         by_case.setdefault(verdict.case, []).append(f"{verdict.policy}: {trouble}" if trouble else "")
     for case, troubles in by_case.items():

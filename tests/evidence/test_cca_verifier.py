@@ -85,6 +85,28 @@ def test_tokens_that_their_keys_did_not_sign_are_refused(arm):
     assert judged(arm, arm.token(realm=forged))[1] == {"cca.realm-signature": "signature"}
 
 
+def test_a_policy_names_platforms_and_believes_no_other(arm):
+    instance = arm.platform()[256].hex()
+    stranger = PretendCca()
+    listed = {"cpaks": {instance: arm.cpak.decode()}}
+    assert judged(arm, cpak=b"", table=listed)[1] == {}
+    assert judged(arm, cpak=stranger.cpak, table=listed)[1] == {}, "what is handed in beside it does not count"
+    other = {"cpaks": {"01" + "00" * 32: arm.cpak.decode()}}
+    assert judged(arm, table=other)[1] == {"cca.cpak-present": "collateral-missing"}
+    wrong = {"cpaks": {instance: stranger.cpak.decode()}}
+    assert judged(arm, table=wrong)[1] == {"cca.platform-signature": "signature"}
+
+
+@pytest.mark.parametrize(
+    "cpaks",
+    [{}, {"00" * 33: "{}"}, {"01" * 32: "{}"}, {"01" * 33: "{}"}, {"01" * 33: 1}, {"01" + "0A" * 32: "{}"}, []],
+    ids=repr,
+)
+def test_a_table_of_platforms_that_cannot_be_meant_is_an_error(cpaks):
+    with pytest.raises(MalformedInput):
+        CcaVerifier().policy(Fields({"cpaks": cpaks}, where="cca"))
+
+
 def test_a_missing_cpak_is_named(arm):
     assert judged(arm, cpak=b"")[1] == {"cca.cpak-present": "collateral-missing"}
 

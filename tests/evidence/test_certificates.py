@@ -10,17 +10,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from evidence.pki import DAY, NOW, Authority, named
+from evidence.pki import DAY, NOW, Authority
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strongroom.errors import EvidenceMalformed
 from strongroom.evidence.certificates import (
-    check_crl,
-    check_revocation,
     extension,
     parse_certificate,
     parse_chain,
-    parse_crl,
     serial_of,
     verify_chain,
 )
@@ -44,6 +41,29 @@ def test_a_chain_to_the_root_is_followed_with_and_without_the_root_in_it():
         path, failed = follow(chain)
         assert path == (*CHAIN, ROOT.certificate)
         assert not failed
+
+
+def test_a_chain_that_was_followed_before_is_judged_by_the_clock_and_the_pinned_roots_again():
+    assert follow(CHAIN)[0] is not None
+    assert follow(CHAIN, now=LEAF.certificate.not_valid_after_utc + timedelta(seconds=1))[1] == {Word.VALIDITY_PERIOD}
+    assert follow(CHAIN, roots=(Authority.root().certificate,)) == (None, {Word.CHAIN})
+
+
+def test_a_certificate_of_the_same_name_and_serial_number_is_not_taken_for_the_one_that_was_followed_before():
+    assert follow(CHAIN)[0] is not None
+    octets = bytearray(LEAF.certificate.public_bytes(Encoding.DER))
+    octets[-1] ^= 1  # the last byte of the signature: name, serial number and key stay
+    altered = parse_certificate(bytes(octets), what="leaf")
+    assert altered.serial_number == LEAF.certificate.serial_number
+    for _ in range(2):  # a refusal is not remembered either way
+        assert follow((altered, CA.certificate)) == (None, {Word.CHAIN})
+
+
+def test_a_certificate_that_is_longer_than_any_vendors_is_refused_unread():
+    padding = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55738.1"), bytes(1 << 14))
+    long = ROOT.issue("Long", ca=False, extensions=((padding, False),)).certificate
+    with pytest.raises(EvidenceMalformed, match="the limit is 16384"):
+        parse_certificate(long.public_bytes(Encoding.DER), what="leaf")
 
 
 def test_the_root_alone_is_a_path_of_one():
@@ -150,7 +170,7 @@ def test_no_single_bit_of_a_certificate_can_be_flipped(data):
 @settings(deadline=None)  # a busy machine is no finding
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_certificate_raise_our_error_only(octets):
-    for parse in (parse_certificate, parse_chain, parse_crl):
+    for parse in (parse_certificate, parse_chain):
         with pytest.raises(EvidenceMalformed):
             parse(octets, what="noise")
 
@@ -199,70 +219,3 @@ def test_every_root_that_the_package_carries_is_the_recorded_file(name):
 def test_a_file_name_that_is_not_listed_is_no_root():
     with pytest.raises(EvidenceMalformed):
         root("../types.py")
-
-
-# -- revocation ------------------------------------------------------------------
-
-
-def looked_up(crls, *, required=True, now=NOW):
-    checks = Checklist()
-    path, _ = follow(CHAIN)
-    good = check_revocation(path, crls=crls, now=now, checks=checks, name="test", required=required)
-    assert good == (not checks.failed)
-    return {check.word for check in checks.failed}
-
-
-def test_a_chain_with_fresh_lists_of_every_issuer_passes():
-    assert looked_up([CA.crl(), ROOT.crl()]) == set()
-
-
-def test_a_missing_list_is_a_refusal_where_it_is_required():
-    assert looked_up([CA.crl()]) == {Word.REVOCATION}
-    assert looked_up([CA.crl()], required=False) == set()
-    assert looked_up([]) == {Word.REVOCATION}
-
-
-def test_a_revoked_certificate_is_refused_anywhere_in_the_chain():
-    assert looked_up([CA.crl(LEAF.certificate), ROOT.crl()]) == {Word.REVOCATION}
-    assert looked_up([CA.crl(), ROOT.crl(CA.certificate)]) == {Word.REVOCATION}
-
-
-def test_a_stale_or_future_list_is_a_matter_of_dates():
-    stale = CA.crl(begin=NOW - 3 * DAY, end=NOW - DAY)
-    future = CA.crl(begin=NOW + DAY, end=NOW + 2 * DAY)
-    for crl in (stale, future):
-        assert looked_up([crl, ROOT.crl()]) == {Word.VALIDITY_PERIOD}
-
-
-def test_a_list_that_another_signed_in_the_issuers_name_is_refused():
-    impostor = Authority.root("CA")
-    assert looked_up([impostor.crl(), ROOT.crl()]) == {Word.REVOCATION}
-
-
-def test_a_list_by_an_issuer_that_may_not_sign_lists_is_refused():
-    checks = Checklist()
-    mute = ROOT.issue("Mute", ca=True, usage=("key_cert_sign",))
-    assert not check_crl(mute.crl(), issuer=mute.certificate, now=NOW, checks=checks, name="test")
-    assert [check.word for check in checks.failed] == [Word.REVOCATION]
-
-
-def test_partial_and_delta_lists_are_refused():
-    point = x509.IssuingDistributionPoint(
-        full_name=None, relative_name=None, only_contains_user_certs=True, only_contains_ca_certs=False,
-        only_some_reasons=None, indirect_crl=False, only_contains_attribute_certs=False,
-    )  # fmt: skip
-    for extensions in ((point,), (x509.DeltaCRLIndicator(1),)):
-        assert looked_up([CA.crl(extensions=extensions), ROOT.crl()]) == {Word.REVOCATION}
-
-
-def test_a_list_of_an_unknown_version_is_refused():
-    octets = CA.crl().public_bytes(Encoding.DER)
-    version = octets.index(b"\x02\x01\x01")  # INTEGER 1 is version 2; an artifact of the fuzzer had 59
-    with pytest.raises(EvidenceMalformed):
-        parse_crl(octets[: version + 2] + b"\x3b" + octets[version + 3 :], what="crl")
-
-
-def test_a_list_is_read_from_pem_and_der_alike():
-    crl = CA.crl(LEAF.certificate)
-    for encoding in (Encoding.PEM, Encoding.DER):
-        assert parse_crl(crl.public_bytes(encoding), what="crl").issuer == named("CA")

@@ -16,14 +16,15 @@ from doubles.amd_keys import amd_keys
 from evidence.pki import Authority
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strongroom.encoding import b64, b64url, unb64url
+from strongroom.encoding import Fields, b64, b64url, unb64url
 from strongroom.errors import ConfigurationInvalid, EvidenceMalformed, EvidenceRefused
-from strongroom.evidence.ear import EarVerifier, ear_claims, resolve, status, tier
+from strongroom.evidence.ear import EarVerifier, ear_claims, resolve
 from strongroom.evidence.judge import Presented, Verdict, examine, judge, judge_composite
 from strongroom.evidence.jws import CompactJws
 from strongroom.evidence.policy import Policy
 from strongroom.evidence.simulated import SimulatedReport, SimulatedVerifier
 from strongroom.evidence.snp import SnpVerifier
+from strongroom.evidence.trustworthiness import status, tier
 from strongroom.evidence.types import Checklist, Endorsements, Evidence, Word
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -76,7 +77,8 @@ def chained(payload: Any | None = None, **header: Any) -> str:
     return sign(payload if payload is not None else claims(), SERVICE.key, {"alg": "ES256", "jwk": jwk} | header)
 
 
-PINNED_CA = 'trusted_certificates = """\n' + CA.certificate.public_bytes(Encoding.PEM).decode() + '"""\n'
+CA_PEM = CA.certificate.public_bytes(Encoding.PEM).decode()
+PINNED_CA = f'trusted_certificates = """\n{CA_PEM}"""\n'
 
 
 def pinned_keys(*keys: dict[str, Any]) -> str:
@@ -170,6 +172,18 @@ def test_claims_out_of_date_or_without_a_judgement_are_refused(change, word):
     assert word in refused(chained(claims(**change)))
 
 
+@pytest.mark.parametrize("moment", [10**400, -(10**400), True, "now"])
+@pytest.mark.parametrize("name", ["iat", "nbf", "exp"])
+def test_dates_that_are_no_times_cannot_be_read(name, moment):
+    """Integers of any length are JSON; none of them may end in an error of the arithmetic."""
+    token = chained(claims(**{name: moment}))
+    with pytest.raises(EvidenceMalformed, match="numbers of seconds"):
+        VERIFIERS["ear"].verify(
+            Evidence("ear", {"token": token}), Endorsements(), NOW,
+            VERIFIERS["ear"].policy(Fields({"trusted_certificates": CA_PEM, "max_age": 60}, where="ear")), Checklist(),
+        )  # fmt: skip
+
+
 def test_a_token_without_dates_is_refused():
     for name in ("iat", "exp"):
         payload = claims()
@@ -261,6 +275,7 @@ def test_pointers_follow_the_rfc():
     assert resolve(document, "/a~1b/~0/1/") == 1
     assert resolve(document, "/a~1b/~0/2") is None
     assert resolve(document, "/a~1b/~0/-1") is None
+    assert resolve(document, "/a~1b/~0/" + "9" * 5000) is None
     assert resolve(document, "") == document
 
 

@@ -162,13 +162,16 @@ def lenient(verdict: Verdict) -> bool:
 def swaps(verdict: Verdict) -> Iterator[tuple[str, Verdict]]:
     if verdict.parameters.get("endorsements_only"):
         return  # without evidence another chip's certificate is as good
+    seen = set()
     for other in VERDICTS:
-        if other.tee != verdict.tee or other.case == verdict.case:
+        if other.case == verdict.case:
             continue
-        for role in sorted(set(verdict.files) & set(other.files)):
+        for role in sorted(set(verdict.files) & set(other.files)):  # also of another TEE: a quote is a quote
             octets = other.files[role]
             if octets != verdict.files[role] and regions(verdict, role, verdict.files[role]):
-                yield f"{role} of {other.case}", changed(verdict, role, octets)
+                if (role, octets) not in seen:
+                    yield f"{role} of {other.case}", changed(verdict, role, octets)
+                seen.add((role, octets))
 
 
 def expectations(verdict: Verdict) -> Iterator[tuple[str, Verdict]]:
@@ -265,6 +268,46 @@ def only_respelt(verdict: Verdict, mutant: Verdict) -> bool:
     """Whether all that changed is how a text is spelt."""
     different = [role for role in mutant.files if mutant.files[role] != verdict.files[role]]
     return bool(different) and all(says_the_same(role, verdict.files[role], mutant.files[role]) for role in different)
+
+
+def identity(verdict: Verdict) -> bytes:
+    """A digest of all that makes a mutant: files, expectations, time."""
+    parts = [str(verdict.at)] + [f"{name}={value.hex()}" for name, value in sorted(verdict.expected.items())]
+    parts += [f"{role}={hashlib.sha256(octets).hexdigest()}" for role, octets in sorted(verdict.files.items())]
+    return hashlib.sha256("\n".join(parts).encode()).digest()
+
+
+KINDS_OF_MUTANTS = {"flips": 300, "lengths": 8, "swaps": 1, "expectations": 4, "times": 1, "chains": 4}
+"""The least number of different ones for each accepted verdict to which the kind applies at all."""
+
+
+def applies(kind: str, verdict: Verdict) -> bool:
+    """Whether there is anything of that kind to spoil."""
+    alone = bool(verdict.parameters.get("endorsements_only"))
+    roles = {role for role in verdict.files if regions(verdict, role, verdict.files[role])}
+    others = {role for each in VERDICTS if each.case != verdict.case for role in each.files}
+    return {
+        "swaps": bool(roles & others) and not alone,  # nobody else published an EAR
+        "expectations": bool(verdict.expected),
+        "times": any(is_dated(verdict, role) for role in verdict.files),
+        "chains": any(len(PEM.findall(verdict.files[role])) > 1 for role in roles),
+    }.get(kind, True)
+
+
+@pytest.mark.parametrize("verdict", ACCEPTED, ids=lambda verdict: verdict.name)
+def test_there_are_hundreds_of_different_mutants_of_every_kind_that_applies(verdict):
+    spoilt, own = unread(verdict), identity(unread(verdict))
+    makers = {"flips": lambda each: flips(each, 1000), "lengths": lengths, "swaps": swaps}
+    makers |= {"expectations": expectations, "times": times, "chains": chains}
+    made = {kind: {identity(mutant) for _, mutant in make(spoilt)} - {own} for kind, make in makers.items()}
+    assert len(set().union(*made.values())) >= 300
+    for kind, least in KINDS_OF_MUTANTS.items():
+        assert len(made[kind]) >= least * applies(kind, spoilt), kind
+    total = {identity(mutant) for _, mutant in mutants(verdict, 1000, 1)} - {own}
+    assert total == set().union(*made.values()), "the long run makes all of them"
+    # Every file that is read is spoilt, and each of its signed regions.
+    touched = {name.split("[")[0] for name, _ in flips(spoilt, 1000)}
+    assert touched == {f"flip {role}" for role in spoilt.files if regions(spoilt, role, spoilt.files[role])}
 
 
 @pytest.mark.parametrize("verdict", ACCEPTED, ids=lambda verdict: verdict.name)

@@ -139,7 +139,7 @@ def test_an_algorithm_that_is_not_the_keys_is_refused():
 @pytest.mark.parametrize(
     "table",
     ["[aws-nitro.pcrs]\n32 = []", '[aws-nitro.pcrs]\n0 = ["00"]', "[aws-nitro.pcrs]\n00 = []", "surprise = 1",
-     "allow_debug = 1", "[aws-nitro.pcrs]\n0 = 1"],
+     "allow_debug = 1", "[aws-nitro.pcrs]\n0 = 1", f"[aws-nitro.pcrs]\n{'9' * 5000} = []"],
 )  # fmt: skip
 def test_a_table_with_something_wrong_in_it_is_not_used(table):
     with pytest.raises(ConfigurationInvalid):

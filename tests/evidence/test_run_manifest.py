@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from evidence import run_manifest
+from strongroom.evidence.types import Checklist, Word
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "evidence"
 MANIFEST = SHARED / "MANIFEST.json"
@@ -25,6 +26,64 @@ def test_the_shared_manifest_is_there_and_has_every_kind_of_tee():
 @pytest.mark.parametrize("verdict", VERDICTS, ids=lambda verdict: verdict.name)
 def test_the_verdict_is_right_and_for_the_right_reason(verdict):
     assert run_manifest.wrong(verdict, run_manifest.judge_verdict(verdict)) == ""
+
+
+@pytest.fixture(scope="module")
+def judged() -> list[tuple[run_manifest.Verdict, Checklist]]:
+    """Every verdict with the checks that its policy made."""
+    return [(verdict, run_manifest.judge_verdict(verdict)) for verdict in VERDICTS]
+
+
+def test_a_verdict_with_the_opposite_expectation_fails(judged):
+    for verdict, checks in judged:
+        if verdict.accepted:
+            for word in Word:
+                changed = replace(verdict, accepted=False, failed_check=str(word), words=frozenset({str(word)}))
+                assert "should have failed" in run_manifest.wrong(changed, checks), verdict.name
+        else:
+            changed = replace(verdict, accepted=True, failed_check=None, words=frozenset())
+            assert run_manifest.wrong(changed, checks).startswith("refused: "), verdict.name
+
+
+def test_a_right_rejection_for_any_other_reason_fails(judged):
+    for verdict, checks in judged:
+        failed = {str(check.word) for check in checks.failed}
+        for word in set(map(str, Word)) - failed:
+            changed = replace(verdict, failed_check=word, words=frozenset({word}))
+            assert verdict.accepted or "failed for" in run_manifest.wrong(changed, checks), (verdict.name, word)
+            # Beside the reasons that are true, one that is not may not be the first: it was not found.
+            changed = replace(changed, words=frozenset(failed | {word}))
+            told = run_manifest.wrong(changed, checks)
+            assert verdict.accepted or "format" in failed or f"{word} did not fail" in told, (verdict.name, word)
+
+
+def test_a_reason_that_the_verdict_does_not_name_fails(judged):
+    """Also where the named one is right: an undeclared second failure is a wrong reason."""
+    for verdict, checks in judged:
+        others = {str(check.word) for check in checks.failed} - {verdict.failed_check}
+        changed = replace(verdict, words=frozenset({str(verdict.failed_check)}))
+        assert verdict.accepted or bool(others) == bool(run_manifest.wrong(changed, checks)), verdict.name
+
+
+def test_a_verifier_that_breaks_is_a_failure_and_not_a_rejection(monkeypatch, capsys, shared_evidence):
+    """The judge counts an exception as no, and as a failed ``format`` check: that must not pass for one here."""
+
+    class Broken(type(run_manifest._VERIFIERS["ear"])):
+        def verify(self, *arguments):
+            raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(run_manifest, "_VERIFIERS", {**run_manifest._VERIFIERS, "ear": Broken()})
+    assert run_manifest.main([str(MANIFEST)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == f"{len(VERDICTS) - 1} passed, 1 failed"
+    assert next(line for line in told if line.startswith("ear/")).count("a mistake of ours") == 1
+
+
+def test_nothing_in_the_runner_knows_a_case_by_name():
+    text = Path(run_manifest.__file__).read_text()
+    names = {part for verdict in VERDICTS for part in (verdict.case, verdict.case.rpartition("/")[2], verdict.policy)}
+    common = {"default", "allow_debug", "AK pinned", "good", "chain", "signature"}
+    assert [name for name in names - common if len(name) > 5 and name in text] == []
 
 
 def case_of(tmp_path: Path, shared_evidence: Path) -> dict:
@@ -67,11 +126,32 @@ def test_a_wrong_expectation_fails_the_run(tmp_path, shared_evidence, capsys):
         lambda case: case["inputs"].update(nonce="00"),
         lambda case: case["expected"][0].update(verdict="perhaps"),
         lambda case: case["expected"][1].update(failed_check="mood"),
+        lambda case: case["expected"][1].update(failed_check="tee"),
+        lambda case: case["expected"][1].update(also_fails=[case["expected"][1]["failed_check"]]),
+        lambda case: case["expected"][0].update(failed_check="debug"),
+        lambda case: case["expected"][0].update(time="2025-09-01T00:00:00"),
+        lambda case: case["expected"][0].update(files_override={"vcek": "another.der"}),
         lambda case: case.update(tee="abacus"),
         lambda case: case.update(surprise=1),
         lambda case: case["files"][0].update(sha256="00" * 32),
     ],
-    ids=["parameter", "value", "other-tee", "role", "input", "verdict", "word", "tee", "field", "digest"],
+    ids=[
+        "parameter",
+        "value",
+        "other-tee",
+        "role",
+        "input",
+        "verdict",
+        "word",
+        "our-word",
+        "word-twice",
+        "accepted-word",
+        "time",
+        "file",
+        "tee",
+        "field",
+        "digest",
+    ],
 )
 def test_an_unknown_word_in_a_manifest_is_an_error(tmp_path, shared_evidence, capsys, spoil):
     manifest = case_of(tmp_path, shared_evidence)

@@ -341,3 +341,66 @@ def test_missing_names_what_a_machine_lacks(tmp_path):
     assert "no TPM" in missing(tmp_path / "tpmrm0")
     (tmp_path / "there").touch()
     assert missing(tmp_path / "there") == ""
+
+
+@pytest.mark.parametrize("named", ["/tmp/mine.so", "cmd:sh -c id", "pcap:device:/dev/tpmrm0", "libtss2-tcti-cmd.so.0"])
+def test_a_variable_cannot_name_a_library_or_a_command(monkeypatch, named):
+    from strongroom.attest.tpm import missing
+    from strongroom.attest.tpm_connection import TCTI_VARIABLE
+
+    monkeypatch.setenv(TCTI_VARIABLE, named)
+    with pytest.raises(AttesterUnavailable, match="a library or a command") as refused:
+        TpmAttester()
+    assert "swtpm" in refused.value.hint
+    assert "a library or a command" in missing()
+
+
+def test_a_variable_names_another_tpm(monkeypatch, tpm, tmp_path):
+    from strongroom.attest.tpm import missing
+    from strongroom.attest.tpm_connection import TCTI_VARIABLE
+
+    monkeypatch.setenv(TCTI_VARIABLE, tpm.tcti)
+    assert missing() == ""
+    with attester(tpm, tmp_path) as named, TpmAttester(launch_log=tmp_path / "none") as found:
+        assert found.ak_name == named.ak_name
+
+
+def test_whoever_may_not_write_to_run_keeps_the_launch_log_in_memory(monkeypatch):
+    import strongroom.attest.tpm as module
+
+    monkeypatch.setattr(module.os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(module.os, "access", lambda path, mode: False)
+    mine = module.launch_log_of("swtpm:port=1")
+    assert str(mine.parent) == "/dev/shm/strongroom-launch-4711"
+    assert mine.name != module.launch_log_of("swtpm:port=2").name
+
+
+def test_a_folder_that_another_user_made_holds_no_launch_log_of_ours(monkeypatch, tmp_path):
+    import os
+
+    import strongroom.attest.tpm as module
+
+    monkeypatch.setattr(module.os, "geteuid", lambda: os.stat(tmp_path).st_uid + 1)
+    if os.stat(tmp_path).st_uid == 0:
+        os.chown(tmp_path, 4711, -1)
+    with pytest.raises(AttesterUnavailable, match="another user"):
+        module.write_launch_log(tmp_path / "log.json", ())
+
+
+def test_what_is_measured_on_a_machine_is_a_policy_for_it(fresh, tmp_path):
+    from strongroom.evidence.policy import Policy
+    from strongroom.evidence.reference import reference_policy
+
+    verifiers = {"tpm": TpmVerifier()}
+    with attester(fresh, tmp_path) as mine:
+        mine.extend(DIGEST[:32], "configuration")
+        evidence = mine.evidence(DIGEST)
+    measured = reference_policy(evidence, verifiers, name="machine")
+    assert measured.values["pinned_aks"] == [mine.ak_name.hex()]
+    assert measured.values["launch"] == {"configuration": [DIGEST[:32].hex()]}
+    assert any("ek_roots" in note for note in measured.notes)
+    assert Policy.parse(measured.toml(), verifiers).tees["tpm"].launch
+    assert appraised(evidence, {**measured.values, "ek_roots": fresh.roots})[1] == set()
+    assert appraised(evidence, {**measured.values, "ek_roots": fresh.roots, "pcrs": {"0": "11" * 32}})[1] == {
+        "measurement"
+    }

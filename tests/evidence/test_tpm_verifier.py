@@ -497,8 +497,9 @@ def test_a_body_is_the_exact_inverse_of_its_parser():
     "change",
     [{"more": 1}, {"ak_pub": 1}, {"ak_pub": "*"}, {"quotes": []}, {"quotes": {"md5": {}}}, {"launch_log": {}},
      {"launch_log": [{"pcr": 24, "event": "", "digest": "00" * 32}]}, {"certificates": "x"},
-     {"quotes": {"sha256": {"pcrs": {"0": "00"}}}}, {"quotes": {"sha256": {"pcrs": {"24": "00" * 32}}}}],
-    ids=range(10),
+     {"quotes": {"sha256": {"pcrs": {"0": "00"}}}}, {"quotes": {"sha256": {"pcrs": {"24": "00" * 32}}}},
+     {"quotes": {"sha256": {"pcrs": {"9" * 5000: "00" * 32}}}}, {"quotes": {"sha256": {"pcrs": {"01": "00" * 32}}}}],
+    ids=range(12),
 )  # fmt: skip
 def test_a_body_of_another_form_is_refused(change):
     with pytest.raises(EvidenceMalformed):

@@ -13,10 +13,12 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cryptography.x509 import Certificate
 from doubles.cca_platform import PretendCca
 from doubles.dcap_platform import NOW, PretendIntel, enclave, sgx_extension, trust_domain
 from doubles.nvidia_device import PretendNvidia
@@ -27,6 +29,7 @@ from strongroom.encoding import Fields, b64
 from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
 from strongroom.evidence.cca import CcaVerifier
 from strongroom.evidence.cca_token import PlatformClaims, RealmClaims, Token, parse_cpak
+from strongroom.evidence.certificates import parse_chain
 from strongroom.evidence.dcap_collateral import Collateral, PckExtension
 from strongroom.evidence.dcap_quote import Quote
 from strongroom.evidence.dcap_tcb import QeIdentity, TcbInfo
@@ -58,14 +61,23 @@ def reads(parse: Callable[[bytes], object]) -> Callable[[bytes], None]:
     return target
 
 
-def refused(verifier: object, evidence: Evidence, endorsements: Endorsements, genuine: bytes, octets: bytes) -> None:
+def quoted(octets: bytes) -> tuple[Quote, tuple[Certificate, ...]]:
+    """What a quote says: without the padding after it, and without the line breaks of its certificates' PEM."""
+    found = Quote.parse(octets)
+    return replace(found, pck_chain=b"", trailing=b""), parse_chain(found.pck_chain, what="PCK chain")
+
+
+def refused(
+    verifier: object, evidence: Evidence, endorsements: Endorsements, genuine: bytes, octets: bytes,
+    meaning: Callable[[bytes], object] = bytes,
+) -> None:  # fmt: skip
     """A verifier under keys of today meets `octets`: whatever it makes of them, it accepts only what is genuine."""
     checks = Checklist()
     policy = verifier.policy(Fields({}, where="policy"))  # type: ignore[attr-defined]
     claims = verifier.verify(evidence, endorsements, NOW, policy, checks)  # type: ignore[attr-defined]
     verifier.appraise(claims, policy, checks)  # type: ignore[attr-defined]
     assert checks.all
-    assert checks.failed or octets.rstrip(b"\0") == genuine.rstrip(b"\0"), "made-up evidence was accepted"
+    assert checks.failed or meaning(octets) == meaning(genuine), "made-up evidence was accepted"
 
 
 def _collateral(octets: bytes) -> None:
@@ -93,12 +105,12 @@ def _td(octets: bytes) -> None:
     evidence = Evidence("tdx", {"quote": b64(octets), "cc_eventlog": None})
     endorsements = Endorsements({"collateral": TD_COLLATERAL})
     wanted_for(evidence)
-    refused(TdxVerifier(intel_root=INTEL.root.certificate), evidence, endorsements, TD_QUOTE, octets)
+    refused(TdxVerifier(intel_root=INTEL.root.certificate), evidence, endorsements, TD_QUOTE, octets, quoted)
 
 
 def _enclave(octets: bytes) -> None:
     evidence, endorsements = Evidence("sgx", {"quote": b64(octets)}), Endorsements({"collateral": SGX_COLLATERAL})
-    refused(SgxVerifier(intel_root=INTEL.root.certificate), evidence, endorsements, SGX_QUOTE, octets)
+    refused(SgxVerifier(intel_root=INTEL.root.certificate), evidence, endorsements, SGX_QUOTE, octets, quoted)
 
 
 def _gpu(octets: bytes) -> None:

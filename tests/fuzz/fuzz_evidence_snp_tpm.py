@@ -17,14 +17,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from strongroom.attest.snp import certificate_table
 from strongroom.encoding import Fields, b64
 from strongroom.errors import EvidenceMalformed, MalformedInput
-from strongroom.evidence.azure import AzureSnpVerifier
+from strongroom.evidence.azure import AzureSnpVerifier, AzureTdxVerifier
 from strongroom.evidence.azure_hcl import HclReport, RuntimeData
+from strongroom.evidence.certificates import parse_certificate
 from strongroom.evidence.snp import SnpVerifier
 from strongroom.evidence.snp_certificate import SnpCertificate
 from strongroom.evidence.snp_report import SnpReport, from_serde
 from strongroom.evidence.tpm import TpmVerifier
+from strongroom.evidence.tpm_certificate import GceInstance
+from strongroom.evidence.tpm_credential import Challenge, Credential
 from strongroom.evidence.tpm_event_log import EventLog
 from strongroom.evidence.tpm_structures import Quote, TpmPublic, TpmSignature
 from strongroom.evidence.types import Checklist, Endorsements, Evidence
@@ -81,6 +85,20 @@ def quoted(octets: bytes) -> None:
     body(TpmVerifier(), "tpm")(json.dumps({"ak_pub": b64(parts[2]), "quotes": {"sha256": quote}}).encode())
 
 
+def talk(octets: bytes) -> None:
+    """What broker and attester say to each other before a quote."""
+    value = _json(octets)
+    for read in (Credential.parse, Challenge.announced):
+        try:
+            read(value)
+        except (EvidenceMalformed, MalformedInput):
+            continue
+
+
+def instance(octets: bytes) -> None:
+    GceInstance.read(parse_certificate(octets, what="AK certificate"))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "snp-report": exact(SnpReport.parse),
     "snp-serde": serde,
@@ -89,6 +107,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "hcl-report": exact(HclReport.parse),
     "runtime-data": lambda octets: RuntimeData.parse(octets) and None,
     "azure-body": body(AzureSnpVerifier(), "az-snp-vtpm"),
+    "azure-tdx-body": body(AzureTdxVerifier(), "az-tdx-vtpm"),
+    "certificate-table": lambda octets: certificate_table(octets) and None,
+    "tpm-talk": talk,
+    "gce-instance": instance,
     "tpm-public": exact(TpmPublic.parse),
     "tpm-quote": exact(Quote.parse),
     "tpm-signature": exact(TpmSignature.parse),
@@ -110,9 +132,12 @@ def seeds(name: str) -> list[bytes]:
     """Well-formed inputs to begin with; without them a fuzzer spends its life on the first length field."""
     from doubles.amd_keys import amd_keys
     from doubles.azure_guest import AzureGuest
+    from doubles.dcap_platform import PretendIntel, trust_domain
     from doubles.paper_tpm import ECDSA, PaperTpm
+    from doubles.tee_devices import certificate_table as host_table
     from strongroom.evidence.snp_report import to_serde
 
+    td_quote = PretendIntel().quote(trust_domain())
     guest, tpms = AzureGuest(), [PaperTpm(), PaperTpm(scheme=ECDSA)]
     chips = [amd_keys(product).chip() for product in ("Milan", "Turin")]
     quotes = [tpm.body().quotes["sha256"] for tpm in tpms]
@@ -130,6 +155,10 @@ def seeds(name: str) -> list[bytes]:
         "hcl-report": [guest.hcl().serialise()],
         "runtime-data": [guest.runtime_data],
         "azure-body": [json.dumps(dict(each.body)).encode() for each in (guest.evidence(), guest.protocol())],
+        "azure-tdx-body": [json.dumps({**guest.evidence().body, "quote": b64(td_quote)}).encode()],
+        "certificate-table": [b"", host_table({"VCEK": chips[0].certificate(), "ASK": b"x" * 40})],
+        "tpm-talk": _talk(tpms[0]),
+        "gce-instance": [_instance()],
         "tpm-public": [tpm.public.serialise() for tpm in tpms],
         "tpm-quote": [tpm.quote().serialise() for tpm in tpms],
         "tpm-signature": [quote.signature or b"" for quote in quotes],
@@ -137,6 +166,27 @@ def seeds(name: str) -> list[bytes]:
         "tpm-body": [json.dumps(dict(tpm.evidence().body)).encode() for tpm in tpms],
         "tpm-quoted": [three],
     }[name]
+
+
+def _talk(tpm: object) -> list[bytes]:
+    from doubles.paper_tpm import der, maker, rsa_key
+
+    ek_cert, ak_pub = der(maker().certificate(rsa_key(2048, 4))), tpm.public.serialise()  # type: ignore[attr-defined]
+    announced = {"ek_cert": b64(ek_cert), "ak_pub": b64(ak_pub)}
+    return [json.dumps(each).encode() for each in (announced, Challenge.make(ek_cert, ak_pub).credential.serialise())]
+
+
+def _instance() -> bytes:
+    """A certificate with Google's extension: zone, project number, project, instance, its name."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from evidence.pki import Authority
+
+    texts = [b"\x0c" + bytes((len(each),)) + each for each in (b"zone-a", b"project", b"name")]
+    inner = texts[0] + b"\2\2\x30\x39" + texts[1] + b"\2\1\7" + texts[2]
+    oid = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.1.21")
+    extension = x509.UnrecognizedExtension(oid, b"\x30" + bytes((len(inner),)) + inner)
+    return Authority.root(extensions=((extension, False),)).certificate.public_bytes(Encoding.DER)
 
 
 def main() -> None:
@@ -148,9 +198,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(seeds(name)):
             (Path(corpus) / str(number)).write_bytes(seed)
-        atheris.Setup(
-            [*sys.argv, "-max_len=8192", "-print_final_stats=1", corpus], lambda octets: one(TARGETS[name], octets)
-        )
+        longest = max(8192, 2 * max(map(len, seeds(name))))
+        options = [*sys.argv, f"-max_len={longest}", "-print_final_stats=1", corpus]
+        atheris.Setup(options, lambda octets: one(TARGETS[name], octets))
         atheris.Fuzz()
 
 

@@ -17,16 +17,18 @@ from pathlib import Path
 from strongroom.errors import AttesterUnavailable, ConfigurationInvalid
 from strongroom.evidence.reference import ReferencePolicy
 
+VMMS = {"qemu": "QEMU", "ec2": "ec2", "gce": "gce"}
+"""Our word → the package's name of the hypervisor: each starts processors in another state."""
 GUEST_FEATURES = 0x1
 """SNPActive alone: QEMU's default up to kernel 6.5; later hosts may launch with 0x21 (DebugSwap too)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnpLaunch:
-    """What QEMU launches: firmware, processors, and the kernel where it is booted directly.
+    """What a hypervisor launches: firmware, processors, and the kernel where it is booted directly.
 
-    `vcpu_type` is QEMU's CPU model (``EPYC-v4``, ``EPYC-Milan``, …). `initrd` and `command_line` belong to
-    `kernel`: the firmware measures all three or none.
+    `vcpu_type` is QEMU's CPU model (``EPYC-v4``, ``EPYC-Milan``, …), which only QEMU's processors start with.
+    `initrd` and `command_line` belong to `kernel`: the firmware measures all three or none. `vmm` is one of `VMMS`.
     """
 
     firmware: Path
@@ -36,6 +38,7 @@ class SnpLaunch:
     initrd: Path | None = None
     command_line: str = ""
     guest_features: int = GUEST_FEATURES
+    vmm: str = "qemu"
 
     def measurement(self) -> bytes:
         """48 bytes: the MEASUREMENT of a report of this guest; raises `ConfigurationInvalid`.
@@ -45,6 +48,7 @@ class SnpLaunch:
         try:
             guest = importlib.import_module("sevsnpmeasure.guest")
             vcpu_types = importlib.import_module("sevsnpmeasure.vcpu_types")
+            vmm_types = importlib.import_module("sevsnpmeasure.vmm_types")
         except ImportError as error:
             raise AttesterUnavailable(
                 "sev-snp-measure is not installed", hint="pip install sev-snp-measure, then measure again"
@@ -53,6 +57,8 @@ class SnpLaunch:
             raise ConfigurationInvalid(
                 f"vcpu type {self.vcpu_type!r} is not known", hint="one of " + ", ".join(sorted(vcpu_types.CPU_SIGS))
             )
+        if self.vmm not in VMMS:
+            raise ConfigurationInvalid(f"hypervisor {self.vmm!r} is not known", hint="one of " + ", ".join(VMMS))
         if self.kernel is None and (self.initrd is not None or self.command_line):
             raise ConfigurationInvalid("an initrd or a command line is measured only with a kernel")
         for path in (self.firmware, self.kernel, self.initrd):
@@ -61,9 +67,9 @@ class SnpLaunch:
         try:
             digest: bytes = guest.snp_calc_launch_digest(
                 self.vcpus, vcpu_types.CPU_SIGS[self.vcpu_type], str(self.firmware), _name(self.kernel),
-                _name(self.initrd), self.command_line, self.guest_features, "",
+                _name(self.initrd), self.command_line, self.guest_features, "", vmm_types.VMMType[VMMS[self.vmm]],
             )  # fmt: skip
-        except (ValueError, RuntimeError, KeyError, OSError) as error:
+        except (ValueError, RuntimeError, KeyError, OSError, AssertionError) as error:
             raise ConfigurationInvalid(
                 f"{self.firmware}: {error}", hint="an OVMF built for SEV is needed (AmdSev or OvmfPkg with metadata)"
             ) from error

@@ -7,6 +7,7 @@ extended: a line too many is seen by every verifier, an extension without its li
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,6 +16,14 @@ from strongroom.encoding import parse_json
 from strongroom.errors import AttesterUnavailable, MalformedInput
 
 FOLDER = Path("/run/strongroom")
+"""For root and whoever may write there; the logs of others lie below /dev/shm, which goes with the boot as well."""
+
+
+def place(name: str) -> Path:
+    """Where the log of that name is kept for this user."""
+    user = os.geteuid()
+    ours = user == 0 or os.access(FOLDER, os.W_OK)
+    return (FOLDER if ours else Path("/dev", "shm", f"strongroom-launch-{user}")) / name
 
 
 class Entry(Protocol):
@@ -54,7 +63,10 @@ class LaunchLog(Generic[E]):
     def write(self, events: Sequence[E]) -> None:
         """Replace the list; raises `AttesterUnavailable`."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            folder = self._path.parent
+            folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+            if os.geteuid() and folder.stat().st_uid not in (0, os.geteuid()):
+                raise AttesterUnavailable(f"{folder} is another user's", hint="remove it, as root")
             temporary = self._path.with_suffix(".new")
             temporary.write_text(json.dumps([event.serialise() for event in events]))
             temporary.replace(self._path)

@@ -90,6 +90,19 @@ def processes() -> list[Hardening]:
     return [Hardening(each.what, each.ok, each.found, HINTS.get(each.what, "")) for each in look()]
 
 
+def summary(findings: Iterable[TeeFinding]) -> str:
+    """What this machine can prove, in one line."""
+    found = list(findings)
+    tee = chosen(found)
+    if tee is None:
+        return "no TEE can be used here: only the simulated TEE works, which protects nothing and has to be named"
+    said = f"this machine attests as {tee}"
+    if tee == "tpm":
+        said += ": it can show what was booted, and does not keep its memory from whoever runs it"
+    devices = [each.tee for each in found if each.tee in DEVICE_TEES and not each.missing]
+    return said + (f"; beside it devices = {devices!r} can attest" if devices else "")
+
+
 def hardening(root: Path = Path("/")) -> list[Hardening]:
     """What protects the memory of processes here; `root` is where proc and sys are looked for."""
     in_use = swaps(root / "proc/swaps")

@@ -22,12 +22,27 @@ from strongroom.evidence.types import Evidence
 
 LIBRARY = "libnvidia-ml.so.1"
 NONCE_SIZE = 32
+SIMULATION = 1
+"""NVML_CC_SYSTEM_ENVIRONMENT_SIM: no hardware behind the confidential mode."""
 _ARCHITECTURES = {9: "HOPPER", 10: "BLACKWELL"}
 _UUID_SIZE = 96
 
 
 class _State(ctypes.Structure):
     _fields_ = [("environment", ctypes.c_uint), ("cc_feature", ctypes.c_uint), ("devtools_mode", ctypes.c_uint)]
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = [
+        ("version", ctypes.c_uint),
+        ("environment", ctypes.c_uint),
+        ("cc_feature", ctypes.c_uint),
+        ("devtools_mode", ctypes.c_uint),
+        ("multi_gpu_mode", ctypes.c_uint),
+    ]
+
+
+_SETTINGS_V1 = ctypes.sizeof(_Settings) | 1 << 24
 
 
 class _Certificate(ctypes.Structure):
@@ -92,11 +107,30 @@ class Nvml:
                 hint="the GPU must be in confidential mode (nvidia-smi conf-compute -f)",
             )
 
-    def confidential(self) -> tuple[bool, bool]:
-        """Whether confidential computing is on, and whether devtools mode is (which must be off)."""
+    def unprotected(self) -> str:
+        """Why these GPUs protect nothing now, in one sentence; empty where they do.
+
+        Confidential computing is on, or the mode for several GPUs that NVIDIA calls protected PCIe (then the
+        feature itself reads as off); devtools mode is off. The report does not say it, so the guest has to ask.
+        """
         state = _State()
         self._call("nvmlSystemGetConfComputeState", ctypes.byref(state))
-        return bool(state.cc_feature), bool(state.devtools_mode)
+        if state.devtools_mode:
+            return "confidential computing is on in devtools mode, which protects nothing"
+        if not state.cc_feature and not self._together():
+            return "confidential computing is off"
+        if state.environment == SIMULATION:
+            return "the driver calls its confidential mode a simulation"
+        return ""
+
+    def _together(self) -> bool:
+        """Whether a mode for several GPUs is on; drivers before 550 know of none."""
+        settings = _Settings(version=_SETTINGS_V1)
+        try:
+            self._call("nvmlSystemGetConfComputeSettings", ctypes.byref(settings))
+        except AttesterUnavailable:
+            return False
+        return bool(settings.multi_gpu_mode)
 
     def devices(self) -> list[ctypes.c_void_p]:
         """Handles of all GPUs, in the driver's order."""
@@ -147,12 +181,23 @@ class NvidiaAttester:
         self._load = load
 
     def evidence(self, report_data: bytes) -> Evidence:
-        """Fresh reports over the first 32 bytes of `report_data`; raises `AttesterUnavailable`."""
+        """Fresh reports over the first 32 bytes of `report_data`; raises `AttesterUnavailable`.
+
+        Also where the GPUs are not in confidential mode or in devtools mode: a verifier cannot see it in the
+        report, and this code is part of the guest that the CPU's evidence measures.
+        """
         nonce = fit(report_data, NONCE_SIZE)
         with Nvml(self._load) as nvml:
+            if trouble := nvml.unprotected():
+                raise AttesterUnavailable(
+                    f"no GPU is attested: {trouble}",
+                    hint="the host sets the mode of its GPUs (NVIDIA's gpu-admin-tools) and restarts the guest",
+                )
             devices = [self._device(nvml, device, nonce) for device in nvml.devices()]
         if not devices:
-            raise AttesterUnavailable("the driver sees no GPU")
+            raise AttesterUnavailable(
+                "the driver sees no GPU", hint="pass the GPUs through to this guest, or drop them from devices"
+            )
         return Evidence(self.tee, {"device_evidence_list": devices})
 
     def _device(self, nvml: Nvml, device: ctypes.c_void_p, nonce: bytes) -> dict[str, str]:
@@ -171,12 +216,8 @@ def missing(load: Callable[[], Any] = load_library) -> str:
     """What this machine lacks for GPU evidence, in one sentence; empty when nothing."""
     try:
         with Nvml(load) as nvml:
-            on, devtools = nvml.confidential()
             number = len(nvml.devices())
+            trouble = nvml.unprotected() if number else "the driver sees no GPU"
     except AttesterUnavailable as error:
         return str(error)
-    if not number:
-        return "the driver sees no GPU"
-    if not on:
-        return f"{number} GPU here, and confidential computing is off"
-    return "confidential computing is on in devtools mode, which protects nothing" if devtools else ""
+    return f"{number} GPU here, and {trouble}" if number and trouble else trouble

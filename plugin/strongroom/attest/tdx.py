@@ -18,7 +18,7 @@ from typing import Any
 from strongroom.attest import ioctl, tsm
 from strongroom.attest.binding import fit, insist
 from strongroom.attest.ioctl import Ioctl, opened, read_write, system_ioctl
-from strongroom.attest.launch_log import FOLDER, LaunchLog
+from strongroom.attest.launch_log import LaunchLog, place
 from strongroom.attest.tdx_registers import CONFIG_ID, SIZE, Registers, Sysfs, runtime_register
 from strongroom.encoding import Reader, b64
 from strongroom.errors import AttesterUnavailable, EvidenceMalformed, MalformedInput
@@ -37,7 +37,7 @@ HOST = 2
 """The host's vsock address (VMADDR_CID_HOST)."""
 LARGEST_ANSWER = 1 << 16
 LARGEST_LOG = 1 << 22
-LAUNCH_LOG = FOLDER / "tdx-launch.json"
+LAUNCH_LOG = place("tdx-launch.json")
 _REGISTER = runtime_register(LAUNCH_REGISTER)
 _CONFIG_ID_AT = 576
 """Offset of MRCONFIGID in a TDREPORT: TDINFO_STRUCT at 512, behind attributes, XFAM and MRTD."""

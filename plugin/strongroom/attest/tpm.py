@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strongroom.attest.launch_log import FOLDER, LaunchLog
+from strongroom.attest.launch_log import LaunchLog, place
 from strongroom.attest.tpm_connection import DEVICE, TpmConnection, default_tcti, missing
 from strongroom.encoding import b64
 from strongroom.errors import AttesterUnavailable
@@ -47,7 +47,7 @@ def launch_log_of(tcti: str) -> Path:
     name = (
         "tpm-launch" if tcti == f"device:{DEVICE}" else f"tpm-launch-{hashlib.sha256(tcti.encode()).hexdigest()[:16]}"
     )
-    return FOLDER / f"{name}.json"
+    return place(f"{name}.json")
 
 
 class TpmAttester:

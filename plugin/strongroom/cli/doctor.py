@@ -28,7 +28,7 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
-    from strongroom.attest.machine import chosen, hardening, processes, tees
+    from strongroom.attest.machine import chosen, hardening, processes, summary, tees
     from strongroom.plugins import Plugins
 
     findings, shields = tees(Plugins.load(plugin or [])), [*hardening(), *processes()]
@@ -55,12 +55,6 @@ def doctor(
             console.print(f"{mark} {escape(f'{shield.what}: {shield.found}{rest}')}", soft_wrap=True, highlight=False)
         looks = sum(not each.ok for each in shields)
         rest = f"; {looks} of {len(shields)} protections want a look" if looks else "; every protection holds"
-        if tee is None:
-            print(
-                "no TEE can be used here: only the simulated TEE works, which protects nothing and has to be named"
-                + rest
-            )
-        else:
-            print(f"this machine attests as {tee}{rest}")
+        print(summary(findings) + rest)
     if tee is None:
         raise typer.Exit(1)

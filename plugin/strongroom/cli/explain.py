@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from strongroom.cli.trust import STORE, Collateral
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from strongroom.evidence.told import Told
+    from strongroom.evidence.types import Check, Endorsements, Evidence
+
 WIDE = 110
-"""Columns of a terminal from which on the table shows sources too; ``--json`` always has them."""
+"""Columns of a terminal from which on the table shows what was expected too; failures always say it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +32,7 @@ def explain(
     endorsement: Annotated[
         list[str] | None, typer.Option("--endorsement", metavar="ROLE=FILE", help="vcek=…, collateral=…, crl=…")
     ] = None,
+    collateral: Collateral = STORE,
     report_data: Annotated[
         str | None, typer.Option("--report-data", metavar="HEX", help="what the evidence has to be bound to")
     ] = None,
@@ -35,23 +44,30 @@ def explain(
 ) -> None:
     """Explain a verdict, a piece of evidence, or an error.
 
+    Evidence is judged with the endorsements that --endorsement names and those that `strongroom collateral fetch` kept;
+    nobody is asked over the network. A verdict may also be an entry of a broker's audit log.
+
     Examples: `strongroom explain refusal.json` · `strongroom explain report.bin --endorsement vcek=vcek.der` ·
     `strongroom explain ReleaseDenied`
     """
     from strongroom.errors import ConfigurationInvalid
+    from strongroom.evidence.told import Told
 
     path = Path(what)
     if not path.exists():
         if not what.isidentifier():
             raise ConfigurationInvalid(f"{what}: no such file", hint="give a file, or the name of an error")
         return _explain_error(what, as_json)
-    octets = path.read_bytes()
-    told = _verdict_in(octets)
+    try:
+        octets = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationInvalid(f"{path}: cannot be read: {error.strerror}") from error
+    told = Told.parse(octets)
     if told is not None:
-        _show(told, f"{path}", as_json=as_json)
-        return None
-    _explain_evidence(octets, path, policy, tee, endorsement or [], report_data, at, plugin or [], as_json)
-    return None
+        return _show(told, f"{path}", as_json=octets.decode() if as_json else None)
+    return _explain_evidence(
+        octets, path, policy, tee, endorsement or [], collateral, report_data, at, plugin or [], as_json
+    )
 
 
 def _explain_error(name: str, as_json: bool) -> None:
@@ -74,32 +90,19 @@ def _explain_error(name: str, as_json: bool) -> None:
         print(f"a kind of {' < '.join(parents)}; docs/errors.md says what to do")
 
 
-def _verdict_in(octets: bytes) -> dict[str, Any] | None:
-    """The verdict or refusal in a JSON file, as our tools write them; None for anything else."""
-    from strongroom.encoding import parse_json
-    from strongroom.errors import MalformedInput
-
-    try:
-        value = parse_json(octets, where="file", limit=1 << 24)
-    except MalformedInput:
-        return None
-    for each in (value, value.get("verdict"), value.get("refusal")) if isinstance(value, dict) else ():
-        if isinstance(each, dict) and ("submodules" in each or "checks" in each):
-            return each
-    return None
-
-
 def _explain_evidence(
     octets: bytes,
     path: Path,
     policy_path: Path | None,
     tee: str | None,
     endorsement: list[str],
+    store: Path,
     report_data: str | None,
     at: str | None,
     plugin: list[str],
     as_json: bool,
 ) -> None:
+    import json
     from datetime import UTC, datetime
 
     from strongroom.encoding import unhex
@@ -107,17 +110,12 @@ def _explain_evidence(
     from strongroom.evidence.judge import Presented, check_binding, examine, serialise_claims
     from strongroom.evidence.policy import Policy
     from strongroom.evidence.presentation import read_evidence
-    from strongroom.evidence.types import Checklist, Endorsements
+    from strongroom.evidence.told import Told
+    from strongroom.evidence.types import Checklist
     from strongroom.plugins import Plugins
 
     verifiers = Plugins.load(plugin).verifiers()
     evidence = read_evidence(octets, tee=tee)
-    items = {}
-    for each in endorsement:
-        role, equals, name = each.partition("=")
-        if not equals or not Path(name).is_file():
-            raise ConfigurationInvalid(f"--endorsement {each}: ROLE=FILE is expected, with a file that is there")
-        items[role] = Path(name).read_bytes()
     if policy_path is not None:
         policy = Policy.load(policy_path, verifiers)
     else:
@@ -126,19 +124,38 @@ def _explain_evidence(
         now = datetime.now(UTC) if at is None else datetime.fromisoformat(at).astimezone(UTC)
     except ValueError as error:
         raise ConfigurationInvalid(f"--at {at}: not a time, for instance 2026-05-01T00:00:00Z") from error
+    endorsements = _endorsements(evidence, endorsement, store, now)
     checks = Checklist()
-    claims = examine(Presented(evidence, Endorsements(items)), policy, now, verifiers, checks)
+    claims = examine(Presented(evidence, endorsements), policy, now, verifiers, checks)
     if claims is not None and report_data is not None:
         check_binding(claims, unhex(report_data, where="--report-data"), checks)
-    told = {
+    said = {
         "accepted": claims is not None and not checks.failed,
         "policy": policy.name,
         "tee": evidence.tee,
         "bound": report_data is not None,
+        "at": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        "endorsements": sorted(endorsements.items),
         "checks": [check.serialise() for check in checks],
         "claims": serialise_claims(claims) if claims is not None else {},
     }
-    _show(told, str(path), as_json=as_json)
+    _show(Told.of(said), str(path), as_json=json.dumps(said) if as_json else None)
+
+
+def _endorsements(evidence: Evidence, named: list[str], store: Path, now: datetime) -> Endorsements:
+    """What was kept for this evidence, and over it what the command line names."""
+    from strongroom.collateral.cache import EndorsementCache
+    from strongroom.collateral.store import Store
+    from strongroom.errors import ConfigurationInvalid
+    from strongroom.evidence.types import Endorsements
+
+    items = dict(EndorsementCache(Store(store.expanduser()), (), clock=lambda: now)(evidence).items)
+    for each in named:
+        role, equals, name = each.partition("=")
+        if not equals or not Path(name).is_file():
+            raise ConfigurationInvalid(f"--endorsement {each}: ROLE=FILE is expected, with a file that is there")
+        items[role] = Path(name).read_bytes()
+    return Endorsements(items)
 
 
 def _strictest(tee: str, verifiers: Mapping[str, Any]) -> str:
@@ -151,56 +168,79 @@ def _strictest(tee: str, verifiers: Mapping[str, Any]) -> str:
     return f'name = "strictest defaults, no values of your own"\n["{tee}"]\n{table}'
 
 
-def _show(told: Mapping[str, Any], name: str, *, as_json: bool) -> None:
+def _show(told: Told, name: str, *, as_json: str | None) -> None:
     """Print a verdict, a refusal or explained evidence; exit with 1 where something failed."""
-    import json
-
-    groups = told.get("submodules") or {told.get("tee", ""): told}
-    checks = told["checks"] if "checks" in told else [c for each in groups.values() for c in each.get("checks", [])]
-    failed = [check for check in checks if not check.get("ok")]
-    accepted = told.get("accepted", not failed) and bool(checks) and not failed
-    if as_json:
-        print(json.dumps(told))
+    if as_json is not None:
+        print(as_json)
     else:
-        for label, group in groups.items():
-            _table(label, group.get("checks", []), group.get("claims", {}))
-        if accepted:
-            bound = "" if told.get("bound", True) else "; it was not compared with any report data"
-            print(f"{name}: all {len(checks)} checks hold under policy {told.get('policy', '?')!r}{bound}")
+        for label, part in told.parts.items():
+            _table(label, part.checks)
+            _claims(part.claims)
+        for check in told.failed:
+            _failure(check)
+        failed, number = told.failed, len(told.checks)
+        if told.accepted:
+            bound = "" if told.bound else "; it was not compared with any report data"
+            print(f"{name}: all {number} checks hold under policy {told.policy!r}{bound}")
+        elif not failed:
+            print(f"{name}: refused, and no check says why")
         else:
-            print(f"{name}: refused, {len(failed)} of {len(checks)} checks failed")
-            for check in failed:
-                source = f" ({check['source']})" if check.get("source") else ""
-                print(f"  {check['name']}: {check.get('hint') or 'no next step is known'}{source}")
-    if not accepted:
+            print(
+                f"{name}: refused, {len(failed)} of {number} checks failed: {', '.join(each.name for each in failed)}"
+            )
+    if not told.accepted:
         raise typer.Exit(1)
 
 
-def _table(label: str, checks: Iterable[Mapping[str, Any]], claims: Mapping[str, Any]) -> None:
+def _failure(check: Check) -> None:
+    """One failed check, whole, in lines that can be copied."""
+    print(f"FAIL {check.name}")
+    for label, text in (
+        ("expected", check.expected),
+        ("found", check.found),
+        ("source", check.source),
+        ("next", check.hint or "no next step is known; docs/attestation/ has a page for each TEE"),
+    ):
+        if text:
+            print(f"     {label + ':':<9} {text}")
+    print()
+
+
+def _table(label: str, checks: Iterable[Check]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    columns = ("expected", "found", "source") if console.width >= WIDE else ("expected", "found")
-    table = Table(title=label or None, title_justify="left")
+    columns = ("expected", "found") if console.width >= WIDE else ("found",)
+    table = Table(title=escape(label) or None, title_justify="left")
     table.add_column("")
     table.add_column("check", no_wrap=True)
     for heading in columns:
         table.add_column(heading, overflow="fold")
     for check in checks:
-        mark = "[green]ok[/green]" if check["ok"] else "[bold red]FAIL[/bold red]"
-        table.add_row(mark, escape(str(check["name"])), *(escape(_short(check.get(each, ""))) for each in columns))
+        mark = "[green]ok[/green]" if check.ok else "[bold red]FAIL[/bold red]"
+        table.add_row(mark, escape(check.name), *(escape(_short(getattr(check, each))) for each in columns))
     console.print(table)
-    if claims:
-        said = Table(title="claims", title_justify="left")
-        for heading in ("claim", "value", "says who"):
-            said.add_column(heading, overflow="fold")
-        for name, claim in claims.items():
-            said.add_row(escape(name), escape(_short(claim.get("value"))), str(claim.get("provenance", "")))
-        console.print(said)
+
+
+def _claims(claims: Mapping[str, Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not claims:
+        return
+    said = Table(title="claims", title_justify="left")
+    for heading in ("claim", "value", "says who"):
+        said.add_column(heading, overflow="fold")
+    for name, claim in claims.items():
+        said.add_row(escape(name), escape(_short(claim.get("value"))), escape(str(claim.get("provenance", ""))))
+    Console().print(said)
 
 
 def _short(value: object) -> str:
     text = str(value)
+    if len(text) >= 32 and not text.strip("0"):
+        return f"zeros ({len(text) // 2} bytes)"
     return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"

@@ -33,6 +33,7 @@ def measure(
     init_data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="what the hardware has to be given so that it holds this file")
     ] = None,
+    vmm: Annotated[str, typer.Option(metavar="NAME", help="with --ovmf: the hypervisor, qemu, ec2 or gce")] = "qemu",
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="keep the evidence too, for explain")] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this plugin too")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
@@ -60,7 +61,7 @@ def measure(
             features = int(guest_features, 16)
         except ValueError as error:
             raise ConfigurationInvalid(f"--guest-features {guest_features}: not hexadecimal") from error
-        launch = SnpLaunch(ovmf, vcpus, vcpu_type, kernel, initrd, append, features)
+        launch = SnpLaunch(ovmf, vcpus, vcpu_type, kernel, initrd, append, features, vmm)
         computed = launch.reference_policy(name)
         print(json.dumps(computed.serialise()) if as_json else computed.toml(), end="\n" if as_json else "")
         print("snp: computed from the launch inputs; no machine was asked", file=sys.stderr)

@@ -141,7 +141,7 @@ def _judged(bundle: KeyBundle, trust: Trust, now: datetime, checks: Checklist) -
     except CollateralUnavailable as error:
         checks.that(
             False, f"{evidence.tee}.collateral", Word.COLLATERAL_MISSING, expected="the vendor's endorsements",
-            found=str(error), hint=error.hint,
+            found=str(error), source="docs/guides/collateral.md", hint=error.hint,
         )  # fmt: skip
         return None
     try:

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from strongroom.collateral.patience import Patience
 from strongroom.collateral.sources import Source
 from strongroom.collateral.store import Entry, Store
-from strongroom.collateral.trial import Trusted, judge_endorsement
+from strongroom.collateral.trial import judge_endorsement
+from strongroom.collateral.trusted import Trusted
 from strongroom.collateral.wanted import Wanted, status_of_rim, wanted_for
 from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
 from strongroom.evidence.types import Endorsements, Evidence
@@ -59,7 +60,7 @@ class EndorsementCache:
         Evidence that cannot be read needs nothing; its verifier says why it cannot be read.
         """
         try:
-            wanted = wanted_for(evidence)
+            wanted = wanted_for(evidence, self._trusted)
         except EvidenceMalformed:
             return Endorsements()
         return Endorsements({each.entry.wanted.role: each.entry.octets for each in self._every(wanted)})
@@ -73,7 +74,7 @@ class EndorsementCache:
         kept: list[Kept] = []
         missing: list[str] = []
         refusals: list[CollateralUnavailable] = []
-        queue = list(wanted_for(evidence))
+        queue = list(wanted_for(evidence, self._trusted))
         while queue:
             wanted = queue.pop(0)
             try:
@@ -82,7 +83,7 @@ class EndorsementCache:
                 (missing.append(str(error)) if wanted.optional else refusals.append(error))
                 continue
             if wanted.kind == "rim":
-                queue += status_of_rim(kept[-1].entry.octets)
+                queue += status_of_rim(kept[-1].entry.octets, self._trusted)
         if refusals:
             raise CollateralUnavailable("; ".join(map(str, refusals)), hint=refusals[0].hint)
         return kept, missing
@@ -94,7 +95,7 @@ class EndorsementCache:
                 kept = self.obtain(each)
                 found.append(kept)
                 if each.kind == "rim":
-                    found += self._every(status_of_rim(kept.entry.octets))
+                    found += self._every(status_of_rim(kept.entry.octets, self._trusted))
             except CollateralUnavailable:
                 continue  # the verifier's refusal is the better message: it says which check wants it
         return found

@@ -23,7 +23,7 @@ from strongroom.collateral.trial import read_rim_answer
 from strongroom.collateral.wanted import Wanted
 from strongroom.errors import CollateralUnavailable, MalformedInput
 from strongroom.evidence.certificates import parse_certificate
-from strongroom.evidence.revocation import ocsp_question, responder_of
+from strongroom.evidence.revocation import list_of, ocsp_question, responder_of
 
 INTEL = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
@@ -244,6 +244,29 @@ class OcspSource:
         return None if found is None else found[0]
 
 
+@dataclass(slots=True)
+class CrlSource:
+    """The list that a certificate itself names; `rewrite` may look elsewhere."""
+
+    rewrite: Callable[[str], str] = str
+    web: Web = field(default_factory=Web)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "CRL"
+
+    def fetch(self, wanted: Wanted) -> bytes | None:
+        """DER or PEM."""
+        if wanted.kind != "crl" or len(wanted.context) != 2:
+            return None
+        url = list_of(parse_certificate(wanted.context[0], what="certificate"))
+        if url is None or not url.startswith(("http://", "https://")):
+            return None
+        found = self.web.get(self.rewrite(url))
+        return None if found is None else found[0]
+
+
 @dataclass(frozen=True, slots=True)
 class FolderSource:
     """A folder with one file for each endorsement, at its name, with any ending: ``rim/NV_….xml``."""
@@ -301,7 +324,7 @@ def places(
     if offline:
         return near
     intel = PccsSource(pccs, None, web, early) if pccs else PccsSource(web=web, early=early)
-    return (*near, intel, AmdSource(kds, web), NvidiaSource(rim_service, web), OcspSource(web=web))
+    return (*near, intel, AmdSource(kds, web), NvidiaSource(rim_service, web), OcspSource(web=web), CrlSource(web=web))
 
 
 def vendors(web: Web | None = None) -> tuple[Source, ...]:

@@ -6,42 +6,28 @@ that whoever can write to a disk gains nothing. What evidence makes of an endors
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
 
-from cryptography.x509 import Certificate
-
+from strongroom.collateral.trusted import Trusted
 from strongroom.collateral.wanted import Wanted
 from strongroom.encoding import Fields, parse_json
 from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
-from strongroom.evidence.certificates import check_crl, parse_certificate, parse_crl
+from strongroom.evidence.certificates import parse_certificate
+from strongroom.evidence.crl import check_crl, parse_crl
 from strongroom.evidence.dcap_collateral import Collateral
 from strongroom.evidence.dcap_endorsement import verify_collateral
 from strongroom.evidence.revocation import Lists, answer_holds, speaks_of
-from strongroom.evidence.roots import root
-from strongroom.evidence.snp_certificate import Issuers, SnpCertificate, amd_issuers
+from strongroom.evidence.snp_certificate import SnpCertificate
 from strongroom.evidence.types import Checklist
-
-
-@dataclass(frozen=True, slots=True)
-class Trusted:
-    """Whose signatures count: the package's pinned roots, unless tests hand in others."""
-
-    intel: Certificate | None = None
-    nvidia_rim: Certificate | None = None
-    amd: Issuers = field(default=amd_issuers)
-
-    @property
-    def intel_root(self) -> Certificate:
-        """Intel SGX Root CA."""
-        return self.intel or root("intel_sgx_root_ca.der")
 
 
 def judge_endorsement(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted) -> datetime:
     """Until when this endorsement may be used; raises `CollateralUnavailable` that says what is wrong with it."""
     checks = Checklist()
     try:
-        judge = {"dcap": _dcap, "vcek": _vcek, "amd-crl": _amd_crl, "rim": _rim, "ocsp": _ocsp}.get(wanted.kind)
+        judge = {"dcap": _dcap, "vcek": _vcek, "amd-crl": _amd_crl, "rim": _rim, "ocsp": _ocsp, "crl": _crl}.get(
+            wanted.kind
+        )
         if judge is None:
             raise MalformedInput(f"a {wanted.kind} is not an endorsement that is known here")
         expires = judge(wanted, octets, now, trusted, checks)
@@ -71,7 +57,7 @@ def _dcap(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks
     _same(information.fmspc.hex().upper(), fmspc, "FMSPC")
     lists = [parse_crl(each, what="CRL") for each in (document.root_ca_crl, document.pck_crl)]
     _same("processor" if "Processor" in lists[1].issuer.rfc4514_string() else "platform", authority, "PCK CA")
-    ends = [each.next_update_utc for each in lists]
+    ends = [each.end for each in lists]
     return min([information.next_update, identity.next_update, *(end for end in ends if end is not None)])
 
 
@@ -91,7 +77,7 @@ def _amd_crl(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, che
     kind, product = wanted.words
     crl = parse_crl(octets, what="AMD CRL")
     check_crl(crl, issuer=trusted.amd(product, kind.upper())[1], now=now, checks=checks, name="amd-crl")
-    return crl.next_update_utc or now
+    return crl.end or now
 
 
 def _rim(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks: Checklist) -> datetime:
@@ -121,6 +107,16 @@ def _ocsp(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks
         raise MalformedInput("it is not an answer about this certificate")
     answer_holds(answer, issuer, now, checks, "ocsp")  # also one that says "revoked" is kept, for verifiers to see
     return answer.next_update_utc or now
+
+
+def _crl(wanted: Wanted, octets: bytes, now: datetime, trusted: Trusted, checks: Checklist) -> datetime:
+    if len(wanted.context) != 2:
+        raise MalformedInput("a CRL needs its certificate and issuer beside it")
+    certificate, issuer = (parse_certificate(each, what="certificate") for each in wanted.context)
+    _same(certificate.issuer.rfc4514_string(), issuer.subject.rfc4514_string(), "issuer")
+    crl = parse_crl(octets, what="CRL")
+    check_crl(crl, issuer=issuer, now=now, checks=checks, name="crl")
+    return crl.end or now
 
 
 def read_rim_answer(octets: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 A name is a path of short words, such as ``dcap/tdx/00906ED50000/platform`` or ``rim/NV_GPU_DRIVER_GH100_550.90.07``:
 the key of the store, a path under a directory source, and what `show` prints. Evidence is parsed here and not
-believed: whoever lies about its chip fetches the wrong endorsements and is refused by the verifier.
+believed: whoever lies about its chip fetches the wrong endorsements and is refused by the verifier. An address out of a
+certificate is followed only where its vendor signed it (`trusted.vouched`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import pairwise
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate
 
+from strongroom.collateral.trusted import Trusted, vouched
 from strongroom.encoding import Fields, unb64, unb64url
 from strongroom.errors import MalformedInput
 from strongroom.evidence.certificates import name_of, parse_chain
@@ -48,13 +50,13 @@ class Wanted:
 
     @property
     def kind(self) -> str:
-        """The first word: ``dcap``, ``vcek``, ``amd-crl``, ``rim``, ``ocsp``."""
+        """The first word: ``dcap``, ``vcek``, ``amd-crl``, ``rim``, ``ocsp``, ``crl``."""
         return self.name.split("/")[0]
 
     @property
     def optional(self) -> bool:
         """Whether only policies that demand revocation status need it (answers and lists; DCAP's are inside)."""
-        return self.kind in ("ocsp", "amd-crl")
+        return self.kind in ("ocsp", "amd-crl", "crl")
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -62,17 +64,20 @@ class Wanted:
         return tuple(self.name.split("/")[1:])
 
 
-def wanted_for(evidence: Evidence) -> tuple[Wanted, ...]:
+OURS = Trusted()
+
+
+def wanted_for(evidence: Evidence, trusted: Trusted = OURS) -> tuple[Wanted, ...]:
     """What this evidence needs; empty for TEEs whose evidence brings everything. Raises `EvidenceMalformed`."""
     reader = _READERS.get(evidence.tee)
     if reader is None:
         return ()
     with at_the_door(f"{evidence.tee} evidence"):
-        found = tuple(reader(evidence.body))
+        found = tuple(reader(evidence.body, trusted))
     return tuple({each.name: each for each in found}.values())
 
 
-def _dcap(body: Mapping[str, object]) -> list[Wanted]:
+def _dcap(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
     quote = body.get("quote", body.get("td_quote"))
     if not isinstance(quote, str):
         raise MalformedInput("no quote")
@@ -93,29 +98,71 @@ def dcap_for_quote(octets: bytes) -> Wanted:
     return Wanted(f"dcap/{'tdx' if quote.tee_type == TEE_TDX else 'sgx'}/{fmspc}/{authority}", "collateral")
 
 
-def _snp(body: Mapping[str, object]) -> list[Wanted]:
+def _snp(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
     from strongroom.evidence.snp import parse_body
-    from strongroom.evidence.snp_report import SnpReport
 
     octets, carried = parse_body(Evidence("snp", body))
+    return _snp_report(octets, carried.get("vcek"))
+
+
+def _azure_snp(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
+    from strongroom.evidence.azure_evidence import AzureEvidence
+    from strongroom.evidence.azure_hcl import HclReport
+
+    parts = AzureEvidence.parse(body)
+    report = parts.report if parts.hcl_report is None else HclReport.parse(parts.hcl_report).hardware
+    return [] if report is None else _snp_report(report, parts.vcek)
+
+
+def _snp_report(octets: bytes, vcek: bytes | None) -> list[Wanted]:
+    """The chip's certificate, unless it came with the report, and its root's list."""
+    from strongroom.evidence.snp_certificate import SnpCertificate
+    from strongroom.evidence.snp_report import SnpReport, Tcb
+
     report = SnpReport.parse(octets)
     product = report.product
     if report.signing_key == "VLEK":  # AMD hands VLEKs to cloud providers only: the host has to send it
         return [Wanted(f"amd-crl/vlek/{product}", "crl")] if product else []
+    if product is None and vcek is not None:
+        product = SnpCertificate.parse(vcek, kind="VCEK").product
     if product is None:
         return []  # version 2 reports do not say which line they are of; their evidence carries the certificate
     lists = [Wanted(f"amd-crl/vcek/{product}", "crl")]
-    if "vcek" in carried or not any(report.chip_id):
+    if vcek is not None or not any(report.chip_id):
         return lists
-    from strongroom.evidence.snp_report import Tcb
-
     tcb = Tcb.parse(report.reported_tcb, product=product)
     chip = report.chip_id[:8] if product == "Turin" else report.chip_id
     parts = [tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode] + ([tcb.fmc] if product == "Turin" else [])
     return [Wanted(f"vcek/{product}/{chip.hex()}/{'.'.join(map(str, parts))}", "vcek"), *lists]
 
 
-def _nvidia(body: Mapping[str, object]) -> list[Wanted]:
+def _nitro(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
+    from strongroom.evidence.certificates import parse_certificate
+    from strongroom.evidence.cose import Sign1
+    from strongroom.evidence.nitro import AttestationDocument
+
+    octets = unb64(Fields(body, where="Nitro evidence").text("document", limit=1 << 15), where="document")
+    document = AttestationDocument.parse(Sign1.parse(octets, what="Nitro document").payload)
+    chain = [parse_certificate(each, what="Nitro certificate") for each in (document.certificate, *document.cabundle)]
+    return status_of(vouched((chain[0], *reversed(chain[1:])), (trusted.aws_root,)))
+
+
+def _tpm(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
+    """Lists for a key that Google certified; the makers of other TPMs are known to policies alone."""
+    from strongroom.evidence.certificates import parse_certificate
+    from strongroom.evidence.tpm_evidence import TpmEvidence
+    from strongroom.evidence.tpm_key import issued
+
+    octets = TpmEvidence.parse(body).ak_cert
+    if octets is None:
+        return []
+    known = trusted.google_certificates
+    chain = issued(parse_certificate(octets, what="AK certificate"), (each for each in known))
+    return status_of(vouched(chain, [each for each in known if each.subject == each.issuer]))
+
+
+def _nvidia(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
+    from strongroom.evidence.nvidia import UNDERSTOOD
     from strongroom.evidence.nvidia_spdm import SpdmReport
 
     devices = Fields(body, where="NVIDIA evidence").value("device_evidence_list")
@@ -128,7 +175,7 @@ def _nvidia(body: Mapping[str, object]) -> list[Wanted]:
         chain = parse_chain(unb64(read.text("certificate", limit=1 << 18), where="certificate"), what="device chain")
         product = name_of(chain[0]).split("CN=")[-1].split(" ")[0].split(",")[0]
         found += rims_for(report, product)
-        found += status_of(chain)
+        found += status_of(vouched(chain, (trusted.nvidia_device_root,), understood=UNDERSTOOD))
     return found
 
 
@@ -151,32 +198,38 @@ def rims_for(report: object, product: str) -> list[Wanted]:
     ]
 
 
-def status_of(chain: Sequence[Certificate]) -> list[Wanted]:
-    """An OCSP answer for each certificate of a chain (leaf first) that names a responder."""
-    from strongroom.evidence.revocation import responder_of
+def status_of(path: Sequence[Certificate]) -> list[Wanted]:
+    """An answer for each certificate of a vouched path (leaf first): OCSP where it names a responder, else its CRL."""
+    from strongroom.evidence.revocation import list_of, responder_of
 
     found = []
-    for certificate, issuer in pairwise(chain):
+    for certificate, issuer in pairwise(path):
+        octets = certificate.public_bytes(Encoding.DER)
+        context = (octets, issuer.public_bytes(Encoding.DER))
         if responder_of(certificate) is not None:
-            octets = certificate.public_bytes(Encoding.DER)
             digest = hashlib.sha256(octets).hexdigest()
-            context = (octets, issuer.public_bytes(Encoding.DER))
             found.append(Wanted(f"ocsp/{digest}", f"ocsp:{digest[:16]}", context))
+        elif (url := list_of(certificate)) is not None:
+            digest = hashlib.sha256(url.encode() + context[1]).hexdigest()
+            found.append(Wanted(f"crl/{digest}", f"crl:{digest[:16]}", context))
     return found
 
 
-def status_of_rim(octets: bytes) -> list[Wanted]:
+def status_of_rim(octets: bytes, trusted: Trusted = OURS) -> list[Wanted]:
     """The OCSP answers that a RIM's signers need; raises `EvidenceMalformed`."""
     from strongroom.evidence.nvidia_rim import SignedRim
 
     signed = SignedRim.parse(octets)
-    return [] if signed is None else status_of(signed.chain)
+    return [] if signed is None else status_of(vouched(signed.chain, (trusted.nvidia_rim_root,)))
 
 
-_READERS: dict[str, Callable[[Mapping[str, object]], list[Wanted]]] = {
+_READERS: dict[str, Callable[[Mapping[str, object], Trusted], list[Wanted]]] = {
     "tdx": _dcap,
     "sgx": _dcap,
     "az-tdx-vtpm": _dcap,
     "snp": _snp,
+    "az-snp-vtpm": _azure_snp,
+    "aws-nitro": _nitro,
+    "tpm": _tpm,
     "nvidia": _nvidia,
 }

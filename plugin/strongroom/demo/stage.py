@@ -113,11 +113,14 @@ class Stage:
             ]
         )
         (self.owner / "appraisal.toml").write_text(policy + "\n")
+        self.serve_broker("--policy", "appraisal.toml", "--rego", "development")
+
+    def serve_broker(self, *options: str) -> None:
+        """Make the broker's folder, if it is not there, and serve it."""
         if not self.broker_url:
             run("broker", "init", "broker", folder=self.owner)
         listen = self.broker_url.rpartition("/")[2] or "127.0.0.1:0"
-        serve = ["broker", "serve", "broker", "--listen", listen, "--json"]
-        serve += ["--policy", "appraisal.toml", "--rego", "development"]
+        serve = ["broker", "serve", "broker", "--listen", listen, "--json", *options]
         with (self.owner / "broker.log").open("ab") as log:
             process = subprocess.Popen(
                 [*COMMAND, *serve], cwd=self.owner, stdout=subprocess.PIPE, stderr=log, start_new_session=True
@@ -151,11 +154,19 @@ class Stage:
 
         `properties` are further lines of config.properties, `settings` of strongroom.toml.
         """
+        self.configure(settings, grace_s=grace_s)
+        self.launch(models, token_auth=token_auth, properties=properties)
+
+    def configure(self, settings: str = "", *, tee: str = "simulated", grace_s: int = 300) -> None:
+        """The host's strongroom.toml, and the author's public key beside it."""
         shutil.copy(self.owner / "author.pub", self.host / "author.pub")
         (self.host / "strongroom.toml").write_text(
             f'[admission]\nauthors = ["author.pub"]\n\n[broker]\nurl = "{self.broker_url}"\ngrace_s = {grace_s}\n\n'
-            f'[attestation]\ntee = "simulated"\n{settings}'
+            f'[attestation]\ntee = "{tee}"\n{settings}'
         )
+
+    def launch(self, models: tuple[str, ...], *, token_auth: bool = False, properties: str = "") -> None:
+        """Start the launcher over the configuration that is there, and the relay."""
         self.inference, self.management, self.grpc = free_port(), free_port(), free_port()
         (self.host / "config.properties").write_text(
             f"inference_address=http://127.0.0.1:{self.inference}\n"

@@ -1,19 +1,23 @@
 """Verify an Arm CCA attestation token: platform, realm, and the key that ties them together.
 
 docs/attestation/cca.md is the page for people. Evidence body (tee ``cca``), as the key broker
-protocol has it: ``{"token": [bytes as numbers]}``. Endorsement: ``cpak``, the platform attestation
-key's public half (JWK). Arm publishes no root for it: it comes from the platform's vendor or
-owner, by way of whoever runs the broker, and is trusted as given. Never take it from the guest.
+protocol has it: ``{"token": [bytes as numbers]}``. The platform attestation key's public half (CPAK, a JWK)
+has no root that Arm publishes: it comes from the platform's vendor or owner and is trusted as given, so it stands
+in the policy, by instance id; or it is handed in as the endorsement ``cpak``. Never take it from the guest.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from strongroom.encoding import Fields
-from strongroom.errors import EvidenceMalformed
+from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.allowlist import HexSet, check_allowed, hex_set
 from strongroom.evidence.cca_token import LONGEST_TOKEN, PlatformClaims, RealmClaims, Token, parse_cpak
 from strongroom.evidence.cose import Sign1
@@ -44,9 +48,11 @@ _LISTS = {  # policy key → (sizes, claim, word)
 class CcaPolicy:
     """A parsed ``[cca]`` table. Lists hold lower-case hex, None asks nothing.
 
-    With `firmware`, every measured piece of platform firmware has to be on that list.
+    With `firmware`, every measured piece of platform firmware has to be on that list. `cpaks` maps an instance id
+    (hex) to its attestation key; where there are any, no other platform is believed, whatever is handed in.
     """
 
+    cpaks: Mapping[str, ec.EllipticCurvePublicKey] = field(default_factory=dict)
     firmware: HexSet | None = None
     firmware_signers: HexSet | None = None
     measurements: HexSet | None = None
@@ -63,10 +69,29 @@ class CcaPolicy:
     def read(cls, table: Fields) -> CcaPolicy:
         """Take the CCA keys out of `table`; the caller refuses what is left. Raises `MalformedInput`."""
         return cls(
+            cpaks=_cpaks(table),
             firmware=hex_set(table, "firmware", sizes=_DIGESTS),
             firmware_signers=hex_set(table, "firmware_signers", sizes=_DIGESTS),
             **{name: hex_set(table, name, sizes=sizes) for name, (sizes, _, _) in _LISTS.items()},
         )
+
+
+def _cpaks(table: Fields) -> dict[str, ec.EllipticCurvePublicKey]:
+    if not table.has("cpaks"):
+        return {}
+    inner, keys = table.table("cpaks"), {}
+    for instance in inner.left():
+        if not re.fullmatch("01(?:[0-9a-f]{2}){32}", instance):
+            raise MalformedInput(
+                f"{inner.where}: {instance!r} is not an instance id, 33 bytes in hex that begin with 01"
+            )
+        try:
+            keys[instance] = parse_cpak(inner.text(instance, limit=1 << 14).encode())
+        except EvidenceMalformed as error:
+            raise MalformedInput(f"{inner.where}: {instance}: {error}") from error
+    if not keys:
+        raise MalformedInput(f"{inner.where}: the table is empty, so no platform could be believed")
+    return keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +122,17 @@ class CcaVerifier:
         """
         token = Token.parse(_octets(evidence))
         platform, realm = PlatformClaims.parse(token.platform.payload), RealmClaims.parse(token.realm.payload)
-        cpak, rak = endorsements.get("cpak"), realm.key()
+        rak, instance = realm.key(), platform.instance_id.hex()
+        cpak = policy.cpaks.get(instance) if policy.cpaks else endorsements.get("cpak")
         genuine = checks.that(
             cpak is not None, "cca.cpak-present", Word.COLLATERAL_MISSING,
-            expected="the platform attestation key (cpak)", found="none" if cpak is None else "given",
-            source=_TOKEN, hint="ask the platform's vendor for the CPAK of instance " + platform.instance_id.hex(),
+            expected=f"the platform attestation key (CPAK) of instance {instance}",
+            found="none" if cpak is None else "given", source=_TOKEN,
+            hint="ask the platform's vendor for it, and add it to [cca.cpaks] in the policy",
         )  # fmt: skip
         if cpak is not None:
-            genuine &= _signed(token.platform, parse_cpak(cpak), checks, "platform", "the CPAK is another platform's")
+            key = parse_cpak(cpak) if isinstance(cpak, bytes) else cpak
+            genuine &= _signed(token.platform, key, checks, "platform", "the CPAK is another platform's")
         genuine &= _signed(token.realm, rak, checks, "realm", "the realm's token was altered")
         if genuine:  # else the values to compare are nobody's word
             genuine = _bound(platform, realm, checks)

@@ -5,9 +5,10 @@ AMD's have serial number 0, which `cryptography` announces it will refuse one da
 one function changes. Signatures are checked by `cryptography`; what stands here is which
 of them we accept (no SHA-1, no short RSA), path rules after RFC 5280 section 6.1 (names,
 CA bit, path length, key usage, unknown critical extensions), dates against a clock that is
-handed in, and revocation after section 6.3. Roots are pinned by their public key.
+handed in. Roots are pinned by their public key. Revocation is `revocation`'s, lists are `crl`'s.
 
-Nothing is fetched: whoever has a CRL hands it in.
+What follows from octets alone is worked out once: a certificate's decoding, its name, and that
+its issuer signed it. What depends on the clock, the policy or the pinned root never is (ADR 0066).
 """
 
 from __future__ import annotations
@@ -15,21 +16,26 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from itertools import pairwise
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
+from cryptography.x509.oid import ExtensionOID
 
 from strongroom.encoding import unb64
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.types import Checklist, Word
 
 LONGEST_CHAIN = 8
+LONGEST_CERTIFICATE = 1 << 14
+"""Bytes of DER; vendors' have 500 to 2,500."""
+REMEMBERED = 256
+"""How many certificates and links are remembered, the latest used: some 2 MB, 30 if all are the longest there are."""
 _HASHES = frozenset({"sha256", "sha384", "sha512"})
 _UNDERSTOOD = frozenset(
     {
@@ -41,29 +47,43 @@ _UNDERSTOOD = frozenset(
     }
 )
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n([A-Za-z0-9+/=\r\n]+?)\r?\n-----END \1-----")
-_SPACE = b" \t\r\n\0"
+SPACE = b" \t\r\n\0"
 _warning_filters = threading.Lock()
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without `cryptography`'s warnings, such as the one for serial number 0; filters are the process's, so in turn."""
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def parse_certificate(octets: bytes, *, what: str) -> x509.Certificate:
-    """One certificate, in DER or PEM, with nothing after it.
+    """One certificate, in DER or PEM, of at most 16 KiB, with nothing after it.
 
     Keys, names, dates and extensions are decoded here, so that nothing raises later. Raises
     `EvidenceMalformed`, also for a public key that is not on its curve.
     """
-    if octets.lstrip(_SPACE).startswith(b"-----BEGIN"):
+    if octets.lstrip(SPACE).startswith(b"-----BEGIN"):
         chain = parse_chain(octets, what=what)
         if len(chain) != 1:
             raise EvidenceMalformed(f"{what}: one certificate is expected, found {len(chain)}")
         return chain[0]
+    if len(octets) > LONGEST_CERTIFICATE:
+        raise EvidenceMalformed(f"{what}: {len(octets)} bytes, the limit is {LONGEST_CERTIFICATE}")
     try:
-        with _warning_filters, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            certificate = x509.load_der_x509_certificate(octets)
-            _touch(certificate)
-            _whole_octets(octets, certificate.signature)
+        return _decoded(octets)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise EvidenceMalformed(f"{what}: not an X.509 certificate that can be read") from error
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _decoded(octets: bytes) -> x509.Certificate:
+    with quietly():
+        certificate = x509.load_der_x509_certificate(octets)
+        _touch(certificate)
+        whole_octets(octets, certificate.signature)
     return certificate
 
 
@@ -76,7 +96,7 @@ def _touch(certificate: x509.Certificate) -> None:
     certificate.serial_number  # noqa: B018
 
 
-def _whole_octets(octets: bytes, signature: bytes) -> None:
+def whole_octets(octets: bytes, signature: bytes) -> None:
     """Refuse a signature whose BIT STRING leaves bits unused: a second spelling of the same certificate."""
     if not octets.endswith(b"\0" + signature):
         raise ValueError("a signature with unused bits")
@@ -89,15 +109,16 @@ def parse_chain(octets: bytes, *, what: str) -> tuple[x509.Certificate, ...]:
     """
     chain = tuple(
         parse_certificate(der, what=f"{what}, certificate {number}")
-        for number, der in enumerate(_blocks(octets, b"CERTIFICATE", what))
+        for number, der in enumerate(pem_blocks(octets, b"CERTIFICATE", what))
     )
     if not 1 <= len(chain) <= LONGEST_CHAIN:
         raise EvidenceMalformed(f"{what}: 1 to {LONGEST_CHAIN} certificates are expected, found {len(chain)}")
     return chain
 
 
-def _blocks(octets: bytes, label: bytes, what: str) -> list[bytes]:
-    blocks, rest = [], octets.strip(_SPACE)
+def pem_blocks(octets: bytes, label: bytes, what: str) -> list[bytes]:
+    """The contents of PEM blocks of one kind, with nothing but white space around them; raises `EvidenceMalformed`."""
+    blocks, rest = [], octets.strip(SPACE)
     while rest:
         found = _PEM.match(rest)
         if found is None or found[1] != label:
@@ -106,7 +127,7 @@ def _blocks(octets: bytes, label: bytes, what: str) -> list[bytes]:
             blocks.append(unb64(re.sub(rb"[\r\n]", b"", found[2]).decode("ascii"), where=what))
         except MalformedInput as error:
             raise EvidenceMalformed(str(error)) from error
-        rest = rest[found.end() :].lstrip(_SPACE)
+        rest = rest[found.end() :].lstrip(SPACE)
     return blocks
 
 
@@ -124,6 +145,7 @@ def public_key_info(certificate: x509.Certificate) -> bytes:
     return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def name_of(certificate: x509.Certificate) -> str:
     """The subject for people, as RFC 4514 writes it."""
     return certificate.subject.rfc4514_string() or "(no name)"
@@ -131,8 +153,7 @@ def name_of(certificate: x509.Certificate) -> str:
 
 def serial_of(certificate: x509.Certificate) -> int:
     """The serial number, 0 for AMD's VCEKs, without the warning that `cryptography` has for it."""
-    with _warning_filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         return certificate.serial_number
 
 
@@ -155,7 +176,7 @@ def verify_chain(
     the caller reads itself. A path is returned although its dates failed: the dates have their own check.
     """
     pinned = tuple(roots)
-    weak = [f"{name_of(each)}: {trouble}" for each in chain if (trouble := _weak(each))]
+    weak = [f"{name_of(each)}: {trouble}" for each in chain if (trouble := weakness(each))]
     if weak:
         checks.that(
             False, f"{name}.algorithm", Word.ALGORITHM, expected="RSA from 2048 bits or NIST curves, with SHA-2",
@@ -212,12 +233,24 @@ def _trouble(
     if issuer is None:
         return ""  # the pinned root: its key is trusted for what it is
     try:
-        certificate.verify_directly_issued_by(issuer)
+        _issued(certificate, issuer)
     except InvalidSignature:
         return f"its signature is not by {name_of(issuer)}"
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return f"was not issued by {name_of(issuer)}"
     return ""
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Returns where `issuer` signed `certificate`, else raises; only what returned is remembered."""
+    certificate.verify_directly_issued_by(issuer)
+
+
+def forget() -> None:
+    """Empty the memory of certificates, for measurements of a first verdict."""
+    for each in (_decoded, name_of, _issued):
+        each.cache_clear()
 
 
 def _not_a_ca(certificate: x509.Certificate, intermediates_below: int) -> str:
@@ -229,10 +262,10 @@ def _not_a_ca(certificate: x509.Certificate, intermediates_below: int) -> str:
         return "is not a CA"
     if constraints.path_length is not None and intermediates_below > constraints.path_length:
         return f"path length {constraints.path_length}, with {intermediates_below} intermediates below it"
-    return "" if _may(certificate, "key_cert_sign") else "may not sign certificates"
+    return "" if may(certificate, "key_cert_sign") else "may not sign certificates"
 
 
-def _may(certificate: x509.Certificate, usage: str) -> bool:
+def may(certificate: x509.Certificate, usage: str) -> bool:
     """Whether key usage, where the certificate states it, includes `usage`."""
     try:
         return bool(getattr(certificate.extensions.get_extension_for_class(x509.KeyUsage).value, usage))
@@ -240,7 +273,7 @@ def _may(certificate: x509.Certificate, usage: str) -> bool:
         return True
 
 
-def _weak(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
+def weakness(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
     """Why the algorithm that signed this, or the key inside it, is not accepted; empty where it is."""
     if isinstance(signed, x509.Certificate):
         key = signed.public_key()
@@ -284,112 +317,4 @@ def check_validity(
     return checks.that(
         not wrong, f"{name}.validity", Word.VALIDITY_PERIOD, expected=f"valid at {now:%Y-%m-%dT%H:%M:%SZ}",
         found=found, source=source, hint="get a certificate that is valid now, or look at the clock",
-    )  # fmt: skip
-
-
-# -- revocation ----------------------------------------------------------------
-
-
-def parse_crl(octets: bytes, *, what: str) -> x509.CertificateRevocationList:
-    """One CRL, in DER or PEM, with nothing after it; raises `EvidenceMalformed`."""
-    if octets.lstrip(_SPACE).startswith(b"-----BEGIN"):
-        blocks = _blocks(octets, b"X509 CRL", what)
-        if len(blocks) != 1:
-            raise EvidenceMalformed(f"{what}: one CRL is expected, found {len(blocks)}")
-        octets = blocks[0]
-    try:
-        with _warning_filters, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            crl = x509.load_der_x509_crl(octets)
-            _whole_octets(octets, crl.signature)
-            crl.extensions, crl.issuer, crl.last_update_utc, crl.next_update_utc  # noqa: B018
-            for entry in crl:
-                entry.extensions, entry.serial_number  # noqa: B018
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
-        raise EvidenceMalformed(f"{what}: not a CRL that can be read") from error
-    return crl
-
-
-def check_crl(
-    crl: x509.CertificateRevocationList, *, issuer: x509.Certificate, now: datetime, checks: Checklist, name: str
-) -> bool:
-    """Whether `crl` is `issuer`'s own complete list and fresh at `now`.
-
-    Records ``<name>.crl`` (`Word.REVOCATION`: issuer, signature, no delta or indirect list) and
-    ``<name>.crl-validity`` (`Word.VALIDITY_PERIOD`: thisUpdate ≤ now ≤ nextUpdate; a list without
-    nextUpdate never goes stale and is refused). RFC 5280 section 6.3.
-    """
-    trouble = _crl_trouble(crl, issuer)
-    ours = checks.that(
-        not trouble, f"{name}.crl", Word.REVOCATION, expected=f"a complete CRL signed by {name_of(issuer)}",
-        found=trouble or f"{sum(1 for _ in crl)} serials revoked", source="RFC 5280 section 6.3",
-        hint="fetch this issuer's CRL again: strongroom collateral fetch",
-    )  # fmt: skip
-    begin, end = crl.last_update_utc, crl.next_update_utc
-    fresh = checks.that(
-        end is not None and begin <= now <= end, f"{name}.crl-validity", Word.VALIDITY_PERIOD,
-        expected=f"a CRL that is current at {now:%Y-%m-%dT%H:%M:%SZ}",
-        found=f"{begin:%Y-%m-%dT%H:%M:%SZ} to " + (f"{end:%Y-%m-%dT%H:%M:%SZ}" if end else "no nextUpdate"),
-        source="RFC 5280 section 6.3", hint="fetch a newer CRL: strongroom collateral fetch",
-    )  # fmt: skip
-    return ours and fresh
-
-
-def _crl_trouble(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> str:
-    if crl.issuer != issuer.subject:
-        return f"a CRL of {crl.issuer.rfc4514_string()}"
-    if not _may(issuer, "crl_sign"):
-        return "its issuer may not sign CRLs"
-    weak = _weak(crl)
-    if weak:
-        return weak
-    if any(each.critical for each in crl.extensions) or any(
-        each.critical and each.oid != CRLEntryExtensionOID.CRL_REASON for entry in crl for each in entry.extensions
-    ):
-        return "a critical extension: a partial, delta or indirect list"
-    try:
-        if crl.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type]
-            return ""
-    except (TypeError, ValueError, UnsupportedAlgorithm):
-        pass
-    return "its signature is not the issuer's"
-
-
-def check_revocation(
-    path: Sequence[x509.Certificate],
-    *,
-    crls: Iterable[x509.CertificateRevocationList],
-    now: datetime,
-    checks: Checklist,
-    name: str,
-    required: bool = True,
-) -> bool:
-    """Whether no certificate of a verified `path` (leaf to root) is revoked.
-
-    For each certificate below the root, the CRL of its issuer is looked for by name and checked with
-    `check_crl`; then ``<name>.revoked`` (`Word.REVOCATION`) is recorded. With `required`, an issuer
-    whose CRL is missing fails it; else only the lists that were handed in are looked at.
-    """
-    lists = tuple(crls)
-    good, missing, revoked = True, [], []
-    for certificate, issuer in pairwise(path):
-        own = [crl for crl in lists if crl.issuer == issuer.subject]
-        if not own:
-            missing.append(name_of(issuer))
-            continue
-        for crl in own:
-            good &= check_crl(crl, issuer=issuer, now=now, checks=checks, name=name)
-            if crl.get_revoked_certificate_by_serial_number(serial_of(certificate)) is not None:
-                revoked.append(name_of(certificate))
-    trouble = [f"revoked: {each}" for each in revoked]
-    if required:
-        trouble += [f"no CRL of {each}" for each in missing]
-    return (
-        checks.that(
-            not trouble, f"{name}.revoked", Word.REVOCATION, expected="no certificate of the chain is revoked",
-            found="; ".join(trouble) or f"{len(path) - 1 - len(missing)} certificates looked up, none revoked",
-            source="RFC 5280 section 6.3",
-            hint="a revoked device cannot be trusted again" if revoked else "strongroom collateral fetch",
-        )
-        and good
     )  # fmt: skip

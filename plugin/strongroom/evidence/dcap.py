@@ -21,7 +21,13 @@ from cryptography.x509 import Certificate
 from strongroom.errors import EvidenceMalformed
 from strongroom.evidence.certificates import extension, name_of, parse_chain, verify_chain
 from strongroom.evidence.dcap_collateral import SGX_EXTENSION, PckExtension
-from strongroom.evidence.dcap_endorsement import COLLATERAL_SOURCE, in_roles, judge_document, present_document
+from strongroom.evidence.dcap_endorsement import (
+    COLLATERAL_SOURCE,
+    in_roles,
+    judge_document,
+    pck_extension,
+    present_document,
+)
 from strongroom.evidence.dcap_quote import TEE_TDX, Quote, TdReport
 from strongroom.evidence.dcap_tcb import (
     QeIdentity,
@@ -104,7 +110,7 @@ def _pck_extension(leaf: Certificate) -> PckExtension:
     if octets is None:
         raise EvidenceMalformed("PCK certificate: the SGX extension is missing", hint="the chain must begin at a PCK")
     with at_the_door("PCK certificate"):
-        return PckExtension.parse(octets)
+        return pck_extension(octets)
 
 
 def _check_signatures(quote: Quote, pck: Certificate, checks: Checklist, name: str) -> bool:

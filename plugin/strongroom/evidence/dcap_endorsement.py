@@ -12,27 +12,24 @@ from functools import lru_cache
 from itertools import pairwise
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509 import Certificate, CertificateRevocationList
+from cryptography.x509 import Certificate
 from cryptography.x509.oid import NameOID
 
 from strongroom.evidence.certificates import (
-    check_crl,
     name_of,
     parse_chain,
-    parse_crl,
     public_key_info,
-    serial_of,
     verify_chain,
 )
-from strongroom.evidence.dcap_collateral import Collateral
+from strongroom.evidence.crl import RevocationList, check_crl, is_signed_by, parse_crl
+from strongroom.evidence.dcap_collateral import Collateral, PckExtension
 from strongroom.evidence.dcap_tcb import QeIdentity, TcbInfo
 from strongroom.evidence.door import at_the_door
 from strongroom.evidence.ecdsa import verifies
 from strongroom.evidence.types import Checklist, Word
 
 COLLATERAL_SOURCE = "Intel PCS API V4, Get TCB Info and Get Quoting Enclave Identity"
-REFRESH = "refresh it: strongroom collateral fetch"
+REFRESH = "refresh it: strongroom collateral fetch EVIDENCE"
 
 
 def in_roles(path: tuple[Certificate, ...], kinds: tuple[str, ...], checks: Checklist, name: str) -> bool:
@@ -74,7 +71,7 @@ def present_document(octets: bytes | None, checks: Checklist, name: str) -> Coll
         missing: tuple[str, ...] = ("collateral",)
     else:
         with at_the_door("collateral"):
-            document = Collateral.parse(octets)
+            document = _document(octets)
         missing = document.missing
     lists = tuple(each for each in missing if each in ("root_ca_crl", "pck_crl"))
     others = tuple(each for each in missing if each not in lists)
@@ -87,7 +84,7 @@ def present_document(octets: bytes | None, checks: Checklist, name: str) -> Coll
         checks.that(
             False, f"{name}.collateral-present", Word.COLLATERAL_MISSING, expected="nine members",
             found="missing: " + ", ".join(others), source=COLLATERAL_SOURCE,
-            hint="get it with: strongroom collateral fetch",
+            hint="get it with: strongroom collateral fetch EVIDENCE",
         )  # fmt: skip
     return None if missing else document
 
@@ -101,8 +98,8 @@ def _collateral_chain(octets: bytes, what: str) -> tuple[Certificate, ...]:
 
 
 @lru_cache(maxsize=16)
-def _crl(octets: bytes, what: str) -> CertificateRevocationList:
-    return parse_crl(octets, what=what)
+def _document(octets: bytes) -> Collateral:
+    return Collateral.parse(octets)
 
 
 @lru_cache(maxsize=16)
@@ -115,9 +112,15 @@ def _qe_identity(octets: bytes) -> QeIdentity:
     return QeIdentity.parse(octets)
 
 
+@lru_cache(maxsize=64)
+def pck_extension(octets: bytes) -> PckExtension:
+    """What the extension of a PCK certificate says; raises `MalformedInput`."""
+    return PckExtension.parse(octets)
+
+
 def forget_decoded() -> None:
-    """Empty the memory of decoded collateral, for benchmarks of a first verdict."""
-    for each in (_collateral_chain, _crl, _tcb_info, _qe_identity):
+    """Empty the memory of decoded collateral, for measurements of a first verdict."""
+    for each in (_document, _collateral_chain, _tcb_info, _qe_identity, pck_extension):
         each.cache_clear()
 
 
@@ -126,8 +129,8 @@ def judge_document(
     checks: Checklist, name: str,
 ) -> tuple[TcbInfo | None, QeIdentity | None]:  # fmt: skip
     """Verify chains, CRLs and the two signed texts; a text whose signature fails is None."""
-    root_crl = _crl(document.root_ca_crl, "root CA CRL")
-    pck_crl = _crl(document.pck_crl, "PCK CRL")
+    root_crl = parse_crl(document.root_ca_crl, what="root CA CRL")
+    pck_crl = parse_crl(document.pck_crl, what="PCK CRL")
     crl_chain = _collateral_chain(document.pck_crl_issuer_chain, "PCK CRL issuer chain")
     crl_path = verify_chain(
         crl_chain, roots=(root,), now=now, checks=checks, name=f"{name}.crl-issuer", source=COLLATERAL_SOURCE
@@ -161,21 +164,17 @@ def judge_document(
     return information, identity
 
 
-def _crl_holds(
-    crl: CertificateRevocationList, issuer: Certificate, now: datetime, checks: Checklist, name: str
-) -> bool:
+def _crl_holds(crl: RevocationList, issuer: Certificate, now: datetime, checks: Checklist, name: str) -> bool:
     """Whether the list is `issuer`'s; its freshness is a check of its own.
 
     A list that names its issuer but was altered is a broken signature, not a missing list.
     """
     tried = Checklist()
     check_crl(crl, issuer=issuer, now=now, checks=tried, name=name)
-    key = issuer.public_key()
     for check in tried:
         word = check.word
         if word is Word.REVOCATION and not check.ok and crl.issuer == issuer.subject:
-            genuine = isinstance(key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(key)
-            word = word if genuine else Word.SIGNATURE
+            word = word if is_signed_by(crl, issuer) else Word.SIGNATURE
         checks.that(
             check.ok, check.name, word, expected=check.expected, found=check.found, source=check.source, hint=check.hint
         )
@@ -183,7 +182,7 @@ def _crl_holds(
 
 
 def _check_revoked(
-    path: tuple[Certificate, ...], crls: tuple[CertificateRevocationList, ...], checks: Checklist, name: str
+    path: tuple[Certificate, ...], crls: tuple[RevocationList, ...], checks: Checklist, name: str
 ) -> None:
     """Look every certificate below the root up in its issuer's list, one of `crls` that hold."""
     trouble = []
@@ -191,7 +190,7 @@ def _check_revoked(
         own = next((crl for crl in crls if crl.issuer == issuer.subject), None)
         if own is None:
             trouble.append(f"no CRL of {name_of(issuer)}")
-        elif own.get_revoked_certificate_by_serial_number(serial_of(certificate)) is not None:
+        elif own.has(certificate):
             trouble.append(f"revoked: {name_of(certificate)}")
     checks.that(
         not trouble, f"{name}.revoked", Word.REVOCATION, expected="no certificate of the chain is revoked",
@@ -209,7 +208,7 @@ class _Signer:
 
 
 def _signer(
-    octets: bytes, root: Certificate, now: datetime, crls: tuple[CertificateRevocationList, ...],
+    octets: bytes, root: Certificate, now: datetime, crls: tuple[RevocationList, ...],
     checks: Checklist, name: str,
 ) -> _Signer:  # fmt: skip
     chain = _collateral_chain(octets, f"{name} issuer chain")

@@ -19,55 +19,25 @@ from typing import Any
 from cryptography.x509 import Certificate
 
 import strongroom
-from strongroom.encoding import Fields, unb64, unhex
+from strongroom.encoding import Fields, small_number, unb64, unhex
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.certificates import parse_chain, verify_chain
 from strongroom.evidence.door import at_the_door
-from strongroom.evidence.judge import Submodule, Verdict, serialise_claims
+from strongroom.evidence.judge import Verdict, serialise_claims
 from strongroom.evidence.jws import LONGEST_TOKEN, CompactJws, PublicKey, parse_jwks
 from strongroom.evidence.revocation import Lists, check_status
 from strongroom.evidence.trustee_names import merged
+from strongroom.evidence.trustworthiness import AFFIRMING, TIERS, status, trust_vector
 from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Provenance, Word
 
 TEE = "ear"
 SOURCE = "draft-ietf-rats-ear section 4"
 PROFILE = "tag:github.com,2024:confidential-containers/Trustee"
 VERIFIER_ID = {"developer": "strongroom", "build": f"strongroom {strongroom.__version__}"}
-AFFIRMING = range(2, 32)
-WARNING = range(32, 96)
-_TIERS = ("none", "affirming", "warning", "contraindicated")
 _ANNOTATED = "ear.veraison.annotated-evidence"
 
 
 # -- writing -------------------------------------------------------------------
-
-
-def tier(value: int) -> str:
-    """The AR4SI tier of one trustworthiness claim: ``none``, ``affirming``, ``warning`` or ``contraindicated``."""
-    size = value if value >= 0 else -value - 1
-    if size < 2:
-        return "none"
-    return "affirming" if size in AFFIRMING else "warning" if size in WARNING else "contraindicated"
-
-
-def trust_vector(submodule: Submodule) -> dict[str, int]:
-    """AR4SI numbers for an accepted submodule: what its checks support, and nothing more.
-
-    `hardware` 2 (genuine) after hardware signatures held; 32 for the simulated TEE, which is never
-    genuine. `executables` 3 (approved) where measurements were held against reference values, else 33
-    (not recognised). `configuration` 3 (no known vulnerability) where debug and the like were looked at,
-    else 36 (unavailable).
-    """
-    words = {check.word for check in submodule.checks if check.ok}
-    vector = {"hardware": 2 if submodule.claims.tee != "simulated" else 32}
-    vector["executables"] = 3 if words & {Word.MEASUREMENT, Word.RIM} else 33
-    vector["configuration"] = 3 if words & {Word.DEBUG, Word.POLICY_BITS, Word.LIFECYCLE, Word.RIM} else 36
-    return vector
-
-
-def status(vector: Mapping[str, int]) -> str:
-    """The worst tier of a vector; claims of 0 do not count."""
-    return max((tier(value) for value in vector.values()), key=_TIERS.index, default="none")
 
 
 def ear_claims(
@@ -211,6 +181,7 @@ class EarVerifier:
                 claims["issuer"] in policy.issuers, "ear.issuer", Word.IDENTITY,
                 expected=" or ".join(sorted(policy.issuers)) or "nothing is allowed: the list is empty",
                 found=str(claims["issuer"]) or "none", source="RFC 7519 section 4.1.1",
+                hint="another attestation service signed with a pinned key; if you trust it, add it to issuers",
             )  # fmt: skip
         for pointer, allowed in policy.match.items():
             found = resolve(payload, pointer)
@@ -235,6 +206,7 @@ def _trusted_key(
         checks.that(
             same, "ear.key", Word.BINDING, expected="one key in jwk and x5c",
             found="one key" if same else "two keys", source="RFC 7517 section 4.7",
+            hint="this header wants one key to be checked and another to be believed: do not trust its maker",
         )  # fmt: skip
         if path is not None:
             check_status(
@@ -259,6 +231,7 @@ def _check_signature(token: CompactJws, key: PublicKey | None, checks: Checklist
             checks.that(
                 False, "ear.algorithm", Word.ALGORITHM, expected="an asymmetric signature", found=token.algorithm,
                 source="RFC 7518 section 3.1",
+                hint="ask the verifier for tokens signed with ES256, ES384, RS256 or PS256",
             )  # fmt: skip
         return
     if checks.that(
@@ -275,8 +248,10 @@ def _check_signature(token: CompactJws, key: PublicKey | None, checks: Checklist
 
 def _check_dates(payload: Mapping[str, Any], now: datetime, policy: EarPolicy, checks: Checklist) -> None:
     stamps = {name: payload[name] for name in ("iat", "nbf", "exp") if name in payload}
-    if any(isinstance(each, bool) or not isinstance(each, int | float) for each in stamps.values()):
-        raise EvidenceMalformed("EAR: iat, nbf and exp are numbers")
+    if any(
+        isinstance(each, bool) or not isinstance(each, int | float) or abs(each) > 2**53 for each in stamps.values()
+    ):
+        raise EvidenceMalformed("EAR: iat, nbf and exp are numbers of seconds")
     at = now.timestamp()
     begins = [stamps[name] for name in ("iat", "nbf") if name in stamps]
     good = bool(begins) and "exp" in stamps and max(begins) <= at <= stamps["exp"]
@@ -289,7 +264,7 @@ def _check_dates(payload: Mapping[str, Any], now: datetime, policy: EarPolicy, c
         age = at - min(begins) if begins else float("inf")
         checks.that(
             0 <= age <= policy.max_age, "ear.age", Word.VALIDITY_PERIOD, expected=f"at most {policy.max_age} s old",
-            found=f"{age:.0f} s", source=SOURCE,
+            found=f"{age:.0f} s", source=SOURCE, hint="attest again, or allow a greater max_age in the [ear] table",
         )  # fmt: skip
 
 
@@ -321,7 +296,7 @@ def _appraise_submodules(payload: Mapping[str, Any], policy: EarPolicy, checks: 
     for name, stated in found.items():
         vector = _vector(payload, name)
         worst = status(vector)
-        honest = _TIERS.index(worst) <= _TIERS.index(stated) if stated in _TIERS else False
+        honest = TIERS.index(worst) <= TIERS.index(stated) if stated in TIERS else False
         checks.that(
             stated in policy.statuses and honest, f"ear.{name}", Word.ATTESTATION_RESULT,
             expected=" or ".join(sorted(policy.statuses)),
@@ -353,8 +328,11 @@ def resolve(value: Any, pointer: str) -> Any:
         key = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, Mapping):
             value = value.get(key)
-        elif isinstance(value, list) and key.isascii() and key.isdigit() and int(key) < len(value):
-            value = value[int(key)]
+        elif isinstance(value, list):
+            try:
+                value = value[small_number(key, most=len(value) - 1, where="pointer")]
+            except MalformedInput:
+                return None
         else:
             return None
     return value

@@ -191,7 +191,7 @@ def judge_composite(
     named = policy is not None and bool(policy.tees)
     checks.that(
         named, "policy", Word.TEE, expected="a policy that names at least one kind of TEE",
-        found=f"policy {policy.name!r}" if policy is not None else "no policy",
+        found=f"policy {policy.name!r}" if policy is not None else "no policy", source="docs/attestation/index.md",
         hint="write a policy: docs/attestation/index.md",
     )  # fmt: skip
     if policy is None or not named:
@@ -260,7 +260,8 @@ def examine(
 ) -> Claims | None:
     """Everything but the binding: verify and appraise one piece of evidence into `checks`.
 
-    Returns the claims where they could be read. This is no judgement: it says nothing about freshness,
+    Returns the claims where they could be read; where a check of the verifier itself failed, nobody vouches for them
+    and they are self-asserted. This is no judgement: it says nothing about freshness,
     and nothing takes its result for a `Verdict`.
     """
     tee = presented.evidence.tee
@@ -276,6 +277,8 @@ def examine(
     try:
         claims = with_init_data(verifier.verify(presented.evidence, presented.endorsements, now, own, checks))
         verified = len(checks.all)
+        if not all(check.ok for check in checks.all[before:]):
+            claims = claims.unproved()
         verifier.appraise(claims, own, checks)
         if claims.device_class == "cpu":
             appraise_init_data(claims, policy.init_data, checks)
@@ -287,13 +290,14 @@ def examine(
             _log.error("the verifier of %s raised; its evidence is refused", tee, exc_info=error)
         checks.that(
             False, f"{tee}.format", Word.FORMAT, expected=f"evidence that the {tee} verifier can read", found=said,
-            hint=hint or "send the evidence exactly as the attester made it",
+            source="docs/attestation/", hint=hint or "send the evidence exactly as the attester made it",
         )  # fmt: skip
         return None
     if verified == before or claims.tee != tee:
         checks.that(
             False, f"{tee}.format", Word.FORMAT, expected=f"a {tee} verifier that checks something",
-            found=f"claims of {claims.tee} after {verified - before} checks",
+            found=f"claims of {claims.tee} after {verified - before} checks", source="docs/hooks.md",
+            hint="the plugin's verifier is broken: tell whoever wrote it",
         )  # fmt: skip
         return None
     return claims
@@ -324,7 +328,7 @@ def count_devices(found: Sequence[Claims], policy: Policy, checks: Checklist) ->
         checks.that(
             distinct, "devices.distinct", Word.DEVICE_COUNT, expected="each device once, each with an identity",
             found=", ".join(identity or "no identity" for _, identity in identities) or "no device",
-            hint="the same device was presented twice",
+            source="docs/release.md", hint="the same device was presented twice, or one that has no identity",
         )  # fmt: skip
     for device_class, wanted in policy.devices.items():
         number = sum(each.device_class == device_class for each in found)

@@ -17,7 +17,7 @@ from typing import Any
 
 from cryptography.x509 import Certificate
 
-from strongroom.encoding import Fields, unhex
+from strongroom.encoding import Fields, small_number, unhex
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.certificates import parse_certificate, verify_chain
 from strongroom.evidence.cose import Sign1, decode_cbor
@@ -58,7 +58,7 @@ class AttestationDocument:
         module_id, timestamp = document["module_id"], document["timestamp"]
         if not isinstance(module_id, str) or not 0 < len(module_id) <= 256:
             raise EvidenceMalformed("Nitro document: module_id")
-        if not isinstance(timestamp, int) or not 0 < timestamp < 1 << 46:
+        if type(timestamp) is not int or not 0 < timestamp < 1 << 46:
             raise EvidenceMalformed("Nitro document: timestamp")
         bundle = document["cabundle"]
         if not isinstance(bundle, list) or not 1 <= len(bundle) <= 6:
@@ -112,7 +112,9 @@ class NitroPolicy:
         pcrs = None
         if table.has("pcrs"):
             inner = table.table("pcrs")
-            pcrs = {_index(name, inner.where): _values(inner, name) for name in inner.left()}
+            pcrs = {
+                small_number(name, most=31, where=f"{inner.where}: PCR"): _values(inner, name) for name in inner.left()
+            }
             inner.done()
         policy = cls(
             allow_debug=table.truth("allow_debug", default=False),
@@ -123,12 +125,6 @@ class NitroPolicy:
         )
         table.done()
         return policy
-
-
-def _index(name: str, where: str) -> int:
-    if not name.isascii() or not name.isdigit() or str(int(name)) != name or int(name) > 31:
-        raise MalformedInput(f"{where}: {name} is no PCR index from 0 to 31")
-    return int(name)
 
 
 def _values(table: Fields, name: str) -> frozenset[bytes]:
@@ -175,6 +171,7 @@ class NitroVerifier:
         if checks.that(
             signed.suits(key), "nitro.algorithm", Word.ALGORITHM, expected="ECDSA with SHA-2 on the key's curve",
             found=signed.algorithm_name, source=SOURCE,
+            hint="the Nitro hypervisor signs with ES384: this document was changed, or was made elsewhere",
         ):  # fmt: skip
             good = signed.verifies(key)
             checks.that(
@@ -215,12 +212,16 @@ class NitroVerifier:
                 hint="`nitro-cli describe-eif` prints the PCRs of the image that you meant to run",
             )  # fmt: skip
         if policy.pcrs is not None and not policy.pcrs:
-            checks.that(False, "nitro.pcrs", Word.MEASUREMENT, expected="nothing is allowed", found="a document")
+            checks.that(
+                False, "nitro.pcrs", Word.MEASUREMENT, expected="nothing is allowed: the table pcrs is empty",
+                found="a document", source=SOURCE, hint="name the registers of your image, or leave the table out",
+            )  # fmt: skip
         if policy.module_ids is not None:
             checks.that(
                 claims["module_id"] in policy.module_ids, "nitro.module", Word.IDENTITY,
                 expected=" or ".join(sorted(policy.module_ids)) or "nothing is allowed: the list is empty",
                 found=claims["module_id"], source=SOURCE,
+                hint="another enclave or instance than you named; if it is yours, add it to module_ids",
             )  # fmt: skip
 
 

@@ -49,7 +49,8 @@ _SPDM = "DMTF DSP0274 1.1, section 10.11 (MEASUREMENTS)"
 _RIM = "NVIDIA reference integrity manifest (TCG RIM information model)"
 _DSIG = "W3C XML Signature 1.1"
 _HOPPER_FWID, _TCB_INFO = "2.23.133.5.4.1", "2.23.133.5.4.1.1"
-_UNDERSTOOD = frozenset({_HOPPER_FWID, _TCB_INFO})
+UNDERSTOOD = frozenset({_HOPPER_FWID, _TCB_INFO})
+"""Critical extensions of device certificates that are read here."""
 LONGEST_PEM = 1 << 16
 MOST_DEVICES = 64
 NVDEC0_INDEX = 34
@@ -97,7 +98,7 @@ class NvidiaVerifier:
             )
         path = verify_chain(
             chain, roots=(self._device_root or root("nvidia_device_identity_root.pem"),), now=now, checks=checks,
-            name="nvidia.device", understood=_UNDERSTOOD,
+            name="nvidia.device", understood=UNDERSTOOD,
         )  # fmt: skip
         genuine = path is not None
         if path is not None:
@@ -132,7 +133,7 @@ class NvidiaVerifier:
             self._verified_rim(endorsements.items[role], name, lists, now, policy, checks)
         checks.that(
             bool(found), "nvidia.rim-present", Word.COLLATERAL_MISSING, expected="a RIM",
-            found=", ".join(found) or "none", source=_RIM, hint="get RIMs with: strongroom collateral fetch",
+            found=", ".join(found) or "none", source=_RIM, hint="get RIMs with: strongroom collateral fetch EVIDENCE",
         )  # fmt: skip
 
     def appraise(self, claims: Claims, policy: NvidiaPolicy, checks: Checklist) -> None:
@@ -153,7 +154,8 @@ class NvidiaVerifier:
         if not checks.that(
             octets is not None, f"{name}.present", Word.COLLATERAL_MISSING,
             expected=f"the {kind} RIM of version {version or '(not stated)'}", found="given" if octets else "none",
-            source=_RIM, hint=f"get it with: strongroom collateral fetch (or leave {kind!r} out of required_rims)",
+            source=_RIM,
+            hint=f"get it with: strongroom collateral fetch EVIDENCE (or leave {kind!r} out of required_rims)",
         ):  # fmt: skip
             return
         rim = self._verified_rim(octets or b"", name, lists, now, policy, checks)

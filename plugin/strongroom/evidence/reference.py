@@ -39,23 +39,28 @@ _ALWAYS: dict[str, dict[str, Any]] = {"simulated": {"protects_nothing": True}}
 
 @dataclass(frozen=True, slots=True)
 class ReferencePolicy:
-    """A policy text to look at and keep. `values` is the TEE's table: lists of hex, and ``pcrs``."""
+    """A policy text to look at and keep. `values` is the TEE's table: lists of hex, ``pcrs`` and the like.
+
+    `notes` are sentences about what the evidence cannot say and its owner still has to fill in.
+    """
 
     name: str
     tee: str
     values: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def serialise(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {"name": self.name, "tee": self.tee, "values": dict(self.values)}
+        return {"name": self.name, "tee": self.tee, "values": dict(self.values), "notes": list(self.notes)}
 
     def toml(self) -> str:
-        """The policy file; `Policy.parse` reads it."""
-        lines = [f"name = {json.dumps(self.name)}", "", f"[{self.tee}]"]
+        """The policy file; `Policy.parse` reads it. Notes stand in front, as comments."""
+        lines = [*(f"# {note}" for note in self.notes), f"name = {json.dumps(self.name)}", "", f"[{self.tee}]"]
         tables = {key: value for key, value in self.values.items() if isinstance(value, Mapping)}
         lines += [f"{key} = {json.dumps(value)}" for key, value in self.values.items() if key not in tables]
         for key, table in tables.items():
-            lines += ["", f"[{self.tee}.{key}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
+            lines += ["", f"[{self.tee}.{key}]"]
+            lines += [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in table.items()]
         return "\n".join(lines) + "\n"
 
 
@@ -67,9 +72,6 @@ def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, n
         raise EvidenceMalformed(f"no reference values are known for {tee!r}", hint="docs/attestation/ has a page a TEE")
     claims = claims_of(evidence, verifier)
     values: dict[str, Any] = dict(_ALWAYS.get(tee, {}))
-    if tee == "tpm" and "ak_cert" not in evidence.body and _text(claims.get("ak_name")):
-        # Nobody certified this key; a policy of these values alone would refuse the machine it was made from.
-        values |= {"ak_trust": "pinned", "pinned_aks": [_text(claims.get("ak_name"))]}
     for key, claim in _LISTS.get(tee, {}).items():
         value = _text(claims.get(claim))
         if value.strip("0"):
@@ -78,9 +80,34 @@ def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, n
     found = {index: [_text(registers[index])] for index in _REGISTERS.get(tee, ()) if _text(registers.get(index))}
     if found:
         values["pcrs"] = found
+    notes: tuple[str, ...] = ()
+    if tee == "tpm":
+        notes = _trust_in_the_key(evidence, claims, values)
+    if tee == "cca":
+        instance = _text(claims.get("instance_id"))
+        notes = (f'Whose platform it is: its maker\'s key, a JWK, under [cca.cpaks] as "{instance}".',)
     if not set(values) - {*_ALWAYS.get(tee, {}), "ak_trust", "pinned_aks"}:
         raise EvidenceMalformed(f"this {tee} evidence holds nothing to compare with")
-    return ReferencePolicy(name, tee, values)
+    return ReferencePolicy(name, tee, values, notes)
+
+
+def _trust_in_the_key(evidence: Evidence, claims: Claims, values: dict[str, Any]) -> tuple[str, ...]:
+    """Adds to `values` why the key of a TPM would be believed and what `launch` extended; gives what is missing.
+
+    Where nobody certified the key, a policy of registers alone would refuse the machine it was made from.
+    """
+    launch = {name.removeprefix("launch."): [str(claims[name])] for name in claims.values if name.startswith("launch.")}
+    if launch:
+        values["launch"] = launch
+    if "ak_cert" in evidence.body:
+        return ("Whose machine it is: add gce_projects or gce_instance_ids, or keep PCR values that only you have.",)
+    if claims.get("ak_name") is None:
+        return ()
+    values |= {"ak_trust": "pinned", "pinned_aks": [_text(claims["ak_name"])]}
+    notes = ['For a broker, which can challenge the TPM: ak_trust = "activated" in place of the pinned key.']
+    if "ek_cert" in evidence.body:
+        notes.append("This TPM shows an EK certificate: add its maker's certificates, PEM, as ek_roots.")
+    return tuple(notes)
 
 
 def claims_of(evidence: Evidence, verifier: Verifier) -> Claims:

@@ -21,7 +21,8 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 from strongroom.errors import EvidenceMalformed
-from strongroom.evidence.certificates import check_crl, name_of, parse_certificate, parse_crl, public_key_info
+from strongroom.evidence.certificates import name_of, parse_certificate, public_key_info, serial_of
+from strongroom.evidence.crl import RevocationList, check_crl, parse_crl
 from strongroom.evidence.types import Checklist, Word
 
 _SOURCE = "RFC 6960, RFC 5280 section 6.3"
@@ -32,7 +33,7 @@ MOST_LISTS = 64
 class Lists:
     """CRLs and OCSP responses that were handed in."""
 
-    crls: tuple[x509.CertificateRevocationList, ...] = ()
+    crls: tuple[RevocationList, ...] = ()
     responses: tuple[ocsp.OCSPResponse, ...] = ()
 
     @classmethod
@@ -88,6 +89,17 @@ def responder_of(certificate: x509.Certificate) -> str | None:
     return None
 
 
+def list_of(certificate: x509.Certificate) -> str | None:
+    """The web address of the list in which the certificate would stand, or None."""
+    for each in certificate.extensions:
+        if isinstance(each.value, x509.CRLDistributionPoints):
+            for point in each.value:
+                for name in point.full_name or ():
+                    if isinstance(name, x509.UniformResourceIdentifier):
+                        return name.value
+    return None
+
+
 def ocsp_question(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
     """A DER request for one certificate's status (RFC 6960 section 4.1).
 
@@ -129,7 +141,7 @@ def check_status(
                 good = False
                 continue
             answered = True
-            if crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+            if crl.has(certificate):
                 revoked.append(name_of(certificate))
         looked_up += answered
         if required and can_be_revoked(certificate) and not answered:
@@ -142,7 +154,7 @@ def check_status(
         expected="a fresh answer for every certificate that can be revoked, and none revoked",
         found="; ".join(trouble) or f"{looked_up} certificates looked up, none revoked", source=_SOURCE,
         hint="a revoked device or signer cannot be trusted again" if revoked
-        else "fetch OCSP answers and CRLs: strongroom collateral fetch",
+        else "fetch OCSP answers and CRLs: strongroom collateral fetch EVIDENCE",
     ) and good  # fmt: skip
 
 
@@ -150,7 +162,7 @@ def speaks_of(answer: ocsp.OCSPResponse, certificate: x509.Certificate, issuer: 
     """Whether a response names this serial number of this issuer (by name and key digest)."""
     if answer.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
         return False
-    if answer.serial_number != certificate.serial_number:
+    if answer.serial_number != serial_of(certificate):
         return False
     # SHA-1 only names the issuer here (RFC 6960 section 4.1.1); what is believed is the signature.
     algorithm = answer.hash_algorithm
@@ -185,14 +197,14 @@ def answer_holds(
     ours = checks.that(
         not trouble, f"{name}.ocsp", Word.REVOCATION,
         expected=f"an answer signed by {name_of(issuer)} or its responder", found=trouble or "signed", source=_SOURCE,
-        hint="ask the responder again: strongroom collateral fetch",
+        hint="ask the responder again: strongroom collateral fetch EVIDENCE",
     )  # fmt: skip
     begin, end = answer.this_update_utc, answer.next_update_utc
     fresh = checks.that(
         end is not None and begin <= now <= end, f"{name}.ocsp-validity", Word.VALIDITY_PERIOD,
         expected=f"an answer that is current at {now:%Y-%m-%dT%H:%M:%SZ}",
         found=f"{begin:%Y-%m-%dT%H:%M:%SZ} to " + (f"{end:%Y-%m-%dT%H:%M:%SZ}" if end else "no nextUpdate"),
-        source=_SOURCE, hint="ask the responder again: strongroom collateral fetch",
+        source=_SOURCE, hint="ask the responder again: strongroom collateral fetch EVIDENCE",
     )  # fmt: skip
     return ours and fresh
 

@@ -167,7 +167,7 @@ def _certificate_given(given: bool, kind: str, checks: Checklist) -> bool:
     return checks.that(
         given, "snp.certificate", Word.COLLATERAL_MISSING, expected=f"the {kind} that signed the report",
         found=f"a {kind}" if given else f"no {kind}", source="AMD 57230 section 4.1",
-        hint="fetch it from AMD's key service with the report's chip id and TCB: strongroom collateral fetch",
+        hint="fetch it from AMD's key service with the report's chip id and TCB: strongroom collateral fetch EVIDENCE",
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ class EventLog:
 
     @classmethod
     def parse(cls, octets: bytes) -> EventLog:
-        """Read a whole crypto-agile log, padding of zeros or ones after the last event excepted.
+        """Read a whole crypto-agile log and nothing after it.
 
         Raises `EvidenceMalformed`, also for the SHA-1-only form of older firmware.
         """

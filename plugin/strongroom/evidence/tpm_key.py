@@ -242,7 +242,7 @@ class KeyExamination:
         if (pem := self.endorsements.get("certificates")) is not None:
             pool += parse_chain(pem, what="certificates")
         path = verify_chain(
-            _issued(leaf, pool), roots=roots, now=self.now, checks=self.checks, name=name, source=_PROFILE
+            issued(leaf, pool), roots=roots, now=self.now, checks=self.checks, name=name, source=_PROFILE
         )
         return path is not None and check_status(
             path, Lists.parse(self.endorsements.items), now=self.now, checks=self.checks, name=name,
@@ -250,7 +250,7 @@ class KeyExamination:
         )  # fmt: skip
 
 
-def _issued(leaf: Certificate, pool: Iterable[Certificate]) -> tuple[Certificate, ...]:
+def issued(leaf: Certificate, pool: Iterable[Certificate]) -> tuple[Certificate, ...]:
     """`leaf` and the certificates of `pool` that issued it by name, in order, eight at most."""
     chain, left = [leaf], list(pool)
     while len(chain) < 8:

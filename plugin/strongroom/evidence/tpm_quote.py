@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from strongroom.encoding import Fields, unhex
+from strongroom.encoding import Fields, small_number, unhex
 from strongroom.errors import MalformedInput
 from strongroom.evidence.tpm_structures import (
     DIGEST_SIZES,
@@ -78,9 +78,7 @@ class PcrPolicy:
 
 def pcr_index(text: str, *, where: str) -> int:
     """A register's number, 0 to 23, in plain decimal; raises `MalformedInput`."""
-    if not (text.isascii() and text.isdigit() and str(int(text)) == text and int(text) < PCRS):
-        raise MalformedInput(f"{where}: {text!r} is not a PCR from 0 to 23")
-    return int(text)
+    return small_number(text, most=PCRS - 1, where=f"{where}: PCR")
 
 
 def parse_pcrs(value: object, *, bank: str, where: str) -> dict[int, bytes]:

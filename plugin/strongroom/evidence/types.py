@@ -13,10 +13,10 @@ which `judge` records as a failed `format` check.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from strongroom.encoding import Fields
 
@@ -181,6 +181,12 @@ class Claims:
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name].value
+
+    def unproved(self) -> Self:
+        """The same claims as mere words: for evidence whose verification failed somewhere."""
+        return replace(
+            self, values={name: Claim(each.value, Provenance.SELF_ASSERTED) for name, each in self.values.items()}
+        )
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a claim, or `default`."""

@@ -55,8 +55,8 @@ class Asking:
             return result
         if isinstance(result, ReleaseError):
             raise result
-        told = str(result) if isinstance(result, StrongroomError) else ""
-        raise BrokerUnreachable(f"the broker could not be asked: {type(result).__name__} {told}".strip()) from result
+        told, hint = (f": {result}", result.hint) if isinstance(result, StrongroomError) else ("", "")
+        raise BrokerUnreachable(f"the broker could not be asked: {type(result).__name__}{told}", hint=hint) from result
 
     def _ask(self, results: list[Released | BaseException]) -> None:
         try:

@@ -187,7 +187,13 @@ def hold(
         hardening=hardening,
     )
     client = ReleaseClient(
-        configuration.broker.url, attester=attester, ca=ca, statement=statement, attempts=1, init_data=init_data
+        configuration.broker.url,
+        attester=attester,
+        ca=ca,
+        additional=[plugins.attester(tee) for tee in configuration.devices],
+        statement=statement,
+        attempts=1,
+        init_data=init_data,
     )
     models, openings = [], Openings()
     for each in admitted:

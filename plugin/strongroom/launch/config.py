@@ -97,7 +97,10 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole configuration file; `digest` is SHA-256 of its exact bytes."""
+    """A whole configuration file; `digest` is SHA-256 of its exact bytes.
+
+    `devices` are TEEs that attest beside `tee` whenever a key is asked for (``nvidia``: every GPU of this guest).
+    """
 
     admission: Admission
     broker: BrokerAddress | None
@@ -108,6 +111,7 @@ class Configuration:
     surroundings: Expected
     plugins: tuple[str, ...]
     digest: bytes
+    devices: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -153,9 +157,12 @@ class Configuration:
             surroundings=_surroundings(around, folder),
             plugins=fields.texts("plugins", limit=64, default=()),
             digest=digest,
+            devices=attestation.texts("devices", limit=8, default=()),
         )
         for read in filter(None, (admission, broker, keeper, attestation, channel, worker, around, fields)):
             read.done()
+        if len({configuration.tee, *configuration.devices}) <= len(configuration.devices):
+            raise MalformedInput(f"{attestation.where}: devices names a TEE twice, or the one that is tee")
         if configuration.worker.output == "pass" and configuration.tee != "simulated":
             raise ConfigurationInvalid(
                 f"worker output 'pass' lets plaintext into logs, and the TEE here is {configuration.tee!r}",

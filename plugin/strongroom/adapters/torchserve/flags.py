@@ -18,6 +18,12 @@ from typing import NoReturn
 from strongroom.adapters.torchserve import sizes
 from strongroom.errors import LaunchRefused
 
+SIZES_VARIABLE = "STRONGROOM_SIZES"
+"""Set by the launcher for workers: max_request_size and max_response_size in bytes, for what is inside, with a comma.
+
+A wrong value costs a worker or an answer, never a secret.
+"""
+
 SAFE_PROPERTIES = frozenset(
     [
         "inference_address",
