@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -368,19 +369,17 @@ def test_a_variable_names_another_tpm(monkeypatch, tpm, tmp_path):
 def test_whoever_may_not_write_to_run_keeps_the_launch_log_in_memory(monkeypatch):
     import strongroom.attest.tpm as module
 
-    monkeypatch.setattr(module.os, "geteuid", lambda: 4711)
-    monkeypatch.setattr(module.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     mine = module.launch_log_of("swtpm:port=1")
     assert str(mine.parent) == "/dev/shm/strongroom-launch-4711"
     assert mine.name != module.launch_log_of("swtpm:port=2").name
 
 
 def test_a_folder_that_another_user_made_holds_no_launch_log_of_ours(monkeypatch, tmp_path):
-    import os
-
     import strongroom.attest.tpm as module
 
-    monkeypatch.setattr(module.os, "geteuid", lambda: os.stat(tmp_path).st_uid + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(tmp_path).st_uid + 1)
     if os.stat(tmp_path).st_uid == 0:
         os.chown(tmp_path, 4711, -1)
     with pytest.raises(AttesterUnavailable, match="another user"):

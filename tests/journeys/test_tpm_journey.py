@@ -34,7 +34,7 @@ HANDLER = b"""
 def handle(data, context):
     return data and [b"sealed: " + bytes(row.get("body") or b"") for row in data]
 """
-EVENTS = ("configuration", "admitted", "distributions")
+EVENTS = ("configuration", "trust-roots", "admitted", "distributions")
 WRONG = "11" * 32
 
 

@@ -16,6 +16,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from doubles.firmware import ovmf
 from doubles.models import Author
 from strongroom.archive.signature import AuthorKey
 from strongroom.attest.launch_inputs import stub_register
@@ -269,28 +270,19 @@ def test_a_tee_that_only_a_first_boot_can_tell_gets_no_policy_before_it(image, t
     assert tomllib.loads(policy.stdout)["tdx"] == values
 
 
-LAUNCH_LIBRARY = """
-import hashlib
-CPU_SIGS = {"EPYC-v4": 1}
-def snp_calc_launch_digest(vcpus, vcpu_sig, ovmf_file, kernel, initrd, append, guest_features, ovmf_hash_str):
-    files = b"".join(open(each, "rb").read() for each in (ovmf_file, kernel, initrd))
-    return hashlib.sha384(files + append.encode() + bytes([vcpus, vcpu_sig, guest_features])).digest()
-"""
-
-
 def test_the_snp_measurement_is_asked_of_kernel_initrd_and_command_line_and_stands_in_the_policy(image, tmp_path):
-    """sev-snp-measure is no dependency, and Debian's OVMF has no table of hashes: a stand-in with its signature."""
-    (tmp_path / "sevsnpmeasure").mkdir()
-    for name in ("__init__", "guest", "vcpu_types"):
-        (tmp_path / "sevsnpmeasure" / f"{name}.py").write_text(LAUNCH_LIBRARY)
-    (tmp_path / "OVMF.fd").write_bytes(b"firmware")
+    (tmp_path / "OVMF.fd").write_bytes(ovmf())
     text = (RECIPE / "example" / "strongroom.toml").read_text().replace('"tpm"', '"snp"')
     assert configure(image, example(tmp_path, strongroom_toml=text)).returncode == 0
     options = ("--ovmf", tmp_path / "OVMF.fd", "--vcpus", 4, "--guest-features", "0x21")
-    told = digests(image, *options, PYTHONPATH=str(tmp_path))
-    files = b"firmware" + b"a kernel" + (image / "initrd").read_bytes()
-    expected = hashlib.sha384(files + COMMAND_LINE.encode() + bytes([4, 1, 0x21])).hexdigest()
+    told = digests(image, *options)
+    launch = ["--vcpus", "4", "--vcpu-type", "EPYC-v4", "--guest-features", "0x21", "--ovmf", str(tmp_path / "OVMF.fd")]
+    launch += ["--kernel", str(image / "vmlinuz"), "--initrd", str(image / "initrd"), "--append", COMMAND_LINE]
+    command = [sys.executable, "-c", "from sevsnpmeasure.cli import main; raise SystemExit(main())", "--mode", "snp"]
+    expected = subprocess.run(
+        [*command, *launch], capture_output=True, text=True, timeout=60, check=True
+    ).stdout.strip()
     assert tomllib.loads(told.stdout)["snp"] == {"measurements": [expected]}
     booted = console(tmp_path, {"measurements": ["11" * 48]}, "snp")
-    refused = digests(image, *options, "--first-boot", booted, PYTHONPATH=str(tmp_path))
+    refused = digests(image, *options, "--first-boot", booted)
     assert refused.returncode == 1 and "the measurement of the first boot" in refused.stderr
