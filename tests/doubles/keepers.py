@@ -103,15 +103,15 @@ class Worker:
 
 
 class KeeperProcess:
-    """``strongroom keeper`` over archives in the stage's model store. `broker` replaces the stage's own."""
+    """``strongroom keeper`` over archives in the stage's model store."""
 
-    def __init__(self, stage: Stage, models: Mapping[str, str], *, settings: str = "", broker: str = "") -> None:
+    def __init__(self, stage: Stage, models: Mapping[str, str], *, settings: str = "", grace_s: int = 300) -> None:
         self.stage, self.models = stage, models
         stage.host.joinpath("author.pub").write_bytes(stage.owner.joinpath("author.pub").read_bytes())
         self.config = stage.host / "keeper.toml"
         self.config.write_text(
             '[admission]\nauthors = ["author.pub"]\n'
-            f'[broker]\nurl = "{broker or stage.broker_url}"\ngrace_s = 5\n'
+            f'[broker]\nurl = "{stage.broker_url}"\ngrace_s = {grace_s}\n'
             f'[attestation]\ntee = "simulated"\n{settings}'
         )
         self.socket = stage.host / "keeper.sock"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -60,23 +61,23 @@ def house(tmp_path):
 
 def test_a_keeper_that_no_longer_answers_is_ended_and_the_next_one_answers(house):
     house = house()
-    house.tend(lambda: house.pulse._answers == [True])
+    house.tend(lambda: house.pulse.answered and not house.pulse.missed)
     first = house.child.process.pid
     os.kill(first, signal.SIGSTOP)
     house.tend(lambda: house.child.process is not None and house.child.process.pid != first)
-    house.tend(lambda: house.pulse._answers == [True])
+    house.tend(lambda: house.pulse.answered and not house.pulse.missed)
     assert any("has not answered" in each for each in house.said)
     assert any("by SIGKILL" in each for each in house.said)
 
 
 def test_a_keeper_that_answers_again_in_time_is_left_alone(house):
     house = house()
-    house.tend(lambda: house.pulse._answers == [True])
+    house.tend(lambda: house.pulse.answered and not house.pulse.missed)
     first = house.child.process.pid
     os.kill(first, signal.SIGSTOP)
-    house.tend(lambda: False in house.pulse._answers)
+    house.tend(lambda: house.pulse.missed)
     os.kill(first, signal.SIGCONT)
-    house.tend(lambda: house.pulse._answers == [True])
+    house.tend(lambda: house.pulse.answered and not house.pulse.missed)
     assert house.child.process.pid == first
     assert house.said == []
 
@@ -84,17 +85,19 @@ def test_a_keeper_that_answers_again_in_time_is_left_alone(house):
 def test_a_keeper_that_takes_long_to_start_is_waited_for(house):
     house = house(start_takes=2)
     first = house.child.process.pid
-    house.tend(lambda: house.pulse._answers == [True])
+    house.tend(lambda: house.pulse.answered and not house.pulse.missed)
     assert house.child.process.pid == first
     assert house.said == []
 
 
 def test_asking_never_waits(house):
     house = house()
-    house.tend(lambda: house.pulse._answers == [True])
+    house.tend(lambda: house.pulse.answered and not house.pulse.missed)
     os.kill(house.child.process.pid, signal.SIGSTOP)
+    threads = threading.active_count()
     for _ in range(20):
         before = time.monotonic()
         house.pulse()
         assert time.monotonic() - before < 0.4
         time.sleep(0.02)
+    assert threading.active_count() == threads  # and takes no thread: the launcher forks
