@@ -12,7 +12,7 @@ from strongroom.channel.ohttp import Form
 from strongroom.errors import StrongroomError
 from strongroom.evidence.simulated import SimulatedReport
 from strongroom.evidence.types import Evidence
-from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
+from strongroom.keeper.keyring import Allowance, HostKeys, RequestKeys, Surroundings
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.config import Channel
 from strongroom.worker.link import Settled
@@ -37,7 +37,7 @@ def request_keys(kems: tuple[str, ...] = ("x-wing", "x25519", "p-256")) -> Reque
         model=ServedModel("m", "1.0", ARCHIVE),
         surroundings=Surroundings(admitted, bytes(32), bytes(32)),
         attester=QuietAttester(),
-        settings=Channel(kems=kems, mode="host", rotation=86400, overlap=7200, date_window=300),
+        source=HostKeys(Channel(kems=kems, mode="host", rotation=86400, overlap=7200, date_window=300)),
         allowance=Allowance(1000, 1000),
     )
 
@@ -85,7 +85,7 @@ class Served:
 
     @property
     def offered(self) -> KeyList:
-        return self.keys._keys.keys
+        return self.keys.source.present().keys
 
     def ask(self, media_type: str, body: bytes) -> Answer:
         return self.batch((media_type, body))[0]

@@ -12,13 +12,16 @@ from datetime import UTC, datetime
 import pytest
 from doubles.models import Author, sealed_toy
 from strongroom.archive.unseal import SealedArchive
+from strongroom.channel.bundle import ServedModel
 from strongroom.errors import BrokerUnreachable, ModelUnavailable, ReleaseDenied
 from strongroom.keeper import models
 from strongroom.keeper.asking import Asking
+from strongroom.keeper.keyring import Allowance, HostKeys, RequestKeys
 from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Peer, _stat
 from strongroom.keeper.release import Released
+from strongroom.launch.config import Channel
 
 HERE = Peer(os.getpid(), os.geteuid(), 0)
 
@@ -50,7 +53,9 @@ def opened(tmp_path):
         sealed = sealed_toy(tmp_path, author, weights=b"weights" * 1000, **sealing)
         desk = Desk(sealed, lease_s)
         verified = SealedArchive.open(sealed.path).verified((author.key.public,), now=datetime.now(UTC))
-        model = HeldModel("toy", verified, None, desk, grace=grace)
+        source = HostKeys(Channel(("x25519",), "host", 86400, 7200, 300))
+        keys = RequestKeys(ServedModel("toy", "1.0", sealed.digest), None, None, source, Allowance(1, 1))
+        model = HeldModel("toy", verified, keys, desk, grace=grace)
         made.append(model)
         model.start()
         model.wait(10)

@@ -35,7 +35,7 @@ class Model:
         return [Response(200, (("content-type", "a/b"),), self.content) for _ in requests]
 
     def ask(self, *, body: bytes = b"", stream: bool = False) -> tuple[Answer, Response]:
-        config, pair = self.keys._keys.keys.choose((X25519,))
+        config, pair = self.keys.source.present().keys.choose((X25519,))
         inner = Request("POST", "http", "h", "/predictions/m", (), body).serialise()
         if not stream:
             message, opener = ohttp.encapsulate(config, pair, inner)

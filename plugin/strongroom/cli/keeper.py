@@ -42,5 +42,6 @@ def keeper(
             raise LaunchRefused("no archive is named", hint="strongroom keeper --config FILE digits=digits.mar")
         with tempfile.TemporaryDirectory() as fronts:  # admission writes fronts; a bare keeper needs none
             named = {name: Path(path) for name, path in pairs.items()}
-            charge = Charge(tuple(Gate(configuration.admission).admit(named, Path(fronts))), None, configuration.digest)
+            gate = Gate(configuration.admission, configuration.channel.mode)
+            charge = Charge(tuple(gate.admit(named, Path(fronts))), None, configuration.digest)
     run(configuration, charge, socket or DEFAULT_SOCKET)

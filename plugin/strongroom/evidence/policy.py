@@ -12,6 +12,9 @@
     [admitted]
     authors = ["9f2b…"]
 
+    [channel]
+    modes = ["host"]
+
 A kind of TEE that has no table is refused, so an empty policy refuses everything. What
 stands inside a TEE's table is its verifier's business (docs/attestation/); what else a
 policy may say is here. Lists that are present and empty deny; lists that are absent do
@@ -33,6 +36,7 @@ from strongroom.evidence.types import Checklist, Verifier, Word
 from strongroom.keys import ArchiveDigest, AuthorId
 
 DEVICE_CLASSES = ("gpu", "switch")
+CHANNEL_MODES = ("host", "fleet")
 LARGEST_POLICY = 1 << 20
 
 
@@ -138,6 +142,14 @@ def _digests(read: Fields, name: str, kind: Any) -> frozenset[Any] | None:
     return frozenset(kind(unhex(each, where=f"{read.where}: {name}")) for each in read.texts(name))
 
 
+def _modes(read: Fields) -> tuple[str, ...]:
+    modes = read.texts("modes", limit=16, default=CHANNEL_MODES[:1])
+    if not set(modes) <= set(CHANNEL_MODES):
+        raise MalformedInput(f"{read.where}: modes is not a list out of {' and '.join(CHANNEL_MODES)}")
+    read.done()
+    return modes
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One appraisal policy. `tees` maps a TEE name to what its verifier parsed from the table.
@@ -145,6 +157,8 @@ class Policy:
     `devices` maps ``gpu`` or ``switch`` to the exact number demanded beside the CPU; a class it does
     not name may have any number of devices, none included. `max_age` is how old evidence may be, in
     seconds, where a protocol lets it be reused (docs/protocol.md); `digest` is the SHA-256 of the text.
+    `modes` are the channel's modes that a client accepts: without a ``[channel]`` table, keys that nobody
+    outside the TEE has (``host``).
     """
 
     name: str
@@ -154,6 +168,7 @@ class Policy:
     admitted: Admission | None = None
     max_age: int = 300
     digest: bytes = b""
+    modes: tuple[str, ...] = CHANNEL_MODES[:1]
 
     @classmethod
     def parse(cls, text: str, verifiers: Mapping[str, Verifier]) -> Policy:
@@ -182,6 +197,7 @@ class Policy:
             devices = {each: table.number(each, high=64) for each in DEVICE_CLASSES if table.has(each)}
             table.done()
         admitted = Admission.parse(read.table("admitted")) if read.has("admitted") else None
+        modes = _modes(read.table("channel")) if read.has("channel") else CHANNEL_MODES[:1]
         tees = {}
         for tee in read.left():
             if tee not in verifiers:
@@ -191,7 +207,7 @@ class Policy:
             table = read.table(tee)
             tees[tee] = verifiers[tee].policy(table)
             table.done()
-        return cls(name, description, tees, devices, admitted, max_age, digest)
+        return cls(name, description, tees, devices, admitted, max_age, digest, modes)
 
     @classmethod
     def load(cls, path: Path, verifiers: Mapping[str, Verifier]) -> Policy:

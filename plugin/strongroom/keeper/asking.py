@@ -9,27 +9,46 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, ParamSpec, TypeVar
 
 from strongroom.errors import BrokerUnreachable, ReleaseError, StrongroomError
-from strongroom.keeper.release import Released
 
 PATIENCE_S = 60.0
 
+Question = ParamSpec("Question")
+Answer = TypeVar("Answer")
 
-class Asking:
-    """Calls `release` with a time limit; what is no `ReleaseError` counts as an unreachable broker."""
 
-    def __init__(self, release: Callable[[], Released], *, seconds: float = PATIENCE_S) -> None:
-        self._release = release
+@dataclass(frozen=True, slots=True)
+class _Answered(Generic[Answer]):
+    answer: Answer
+
+
+class Asking(Generic[Question, Answer]):
+    """Calls `ask` with a time limit; what is no `ReleaseError` counts as an unreachable broker.
+
+    For one thread that asks.
+    """
+
+    def __init__(self, ask: Callable[Question, Answer], *, seconds: float = PATIENCE_S) -> None:
+        self._ask = ask
         self._seconds = seconds
         self._thread: threading.Thread | None = None
 
-    def __call__(self) -> Released:
-        """The key; raises a `ReleaseError`."""
+    def __call__(self, *arguments: Question.args, **named: Question.kwargs) -> Answer:
+        """What the broker gives; raises a `ReleaseError`."""
         if self._thread is not None and self._thread.is_alive():
             raise BrokerUnreachable("the last question to the broker is still unanswered")
-        results: list[Released | BaseException] = []
-        self._thread = threading.Thread(target=self._ask, args=(results,), name="asking the broker", daemon=True)
+        results: list[_Answered[Answer] | BaseException] = []
+
+        def ask() -> None:
+            try:
+                results.append(_Answered(self._ask(*arguments, **named)))
+            except BaseException as error:  # whatever it is, it belongs to the thread that waits
+                results.append(error)
+
+        self._thread = threading.Thread(target=ask, name="asking the broker", daemon=True)
         self._thread.start()
         self._thread.join(self._seconds)
         if not results:
@@ -37,15 +56,9 @@ class Asking:
                 f"the broker did not answer within {self._seconds:.0f} s", hint="is something slow in between?"
             )
         result = results.pop()
-        if isinstance(result, Released):
-            return result
+        if isinstance(result, _Answered):
+            return result.answer
         if isinstance(result, ReleaseError):
             raise result
         told = str(result) if isinstance(result, StrongroomError) else ""
         raise BrokerUnreachable(f"the broker could not be asked: {type(result).__name__} {told}".strip()) from result
-
-    def _ask(self, results: list[Released | BaseException]) -> None:
-        try:
-            results.append(self._release())
-        except BaseException as error:  # whatever it is, it belongs to the thread that waits
-            results.append(error)

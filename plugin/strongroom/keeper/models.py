@@ -31,7 +31,7 @@ from strongroom.errors import (
 )
 from strongroom.keeper.asking import Asking
 from strongroom.keeper.keyring import RequestKeys
-from strongroom.keeper.leases import DEFAULT_GRACE_S, Lease, Tenure
+from strongroom.keeper.leases import DEFAULT_GRACE_S, Lease, Tenure, boottime
 from strongroom.keeper.peers import Peer, still_there
 from strongroom.keeper.release import Released
 from strongroom.keeper.room import MemoryFile, OpenRoom
@@ -100,12 +100,18 @@ class HeldModel:
     def _hold(self) -> None:
         """Get the key, open, and stay until the right has ended; raises where it never began."""
         released = self._release()
+        answered_at = boottime()
         if self._verified.core.lease_required and released.lease_s is None:
             raise ReleaseDenied(
                 f"the archive of {self.name} may be opened only under a lease, and the broker gives none",
                 hint="use a strongroom broker (a stock Trustee has no leases), or seal without --lease-required",
             )
         room = OpenRoom.open(self._verified.unlock(released.key))
+        try:
+            self.keys.source.opened(released, answered_at)
+        except BaseException:
+            room.close()
+            raise
         tenure = Tenure(released, self._release, drop=self._withdraw, restore=lambda _: None, grace_s=self._grace)
         del released  # the key has done its work
         with self._lock:
@@ -116,11 +122,14 @@ class HeldModel:
         _log.info("model %s is open %s: %d files", self.name, until, len(room.files))
         self._settled.set()
         while tenure.held and not self._stop.is_set():
-            self._stop.wait(min(tenure.step(), 60.0))
+            wait = tenure.step()
             with self._lock:
+                if tenure.lease is not self._lease and tenure.lease.broker_time is not None:
+                    self.keys.source.told(tenure.lease.broker_time, tenure.lease.started, boottime())
                 self._lease = tenure.lease
                 if self._room is None:  # somebody asked and found the lease over, before this thread did
                     return
+            self._stop.wait(min(wait, 60.0))
 
     def _not_open(self, error: StrongroomError) -> None:
         with self._lock:
@@ -147,6 +156,7 @@ class HeldModel:
         if self._room is not None:
             self._room.close()
             self._room = None
+            self.keys.source.closed()
 
     # -- answering ------------------------------------------------------------------------
 
@@ -197,15 +207,17 @@ class HeldModel:
     def status(self) -> dict[str, Any]:
         """For the operator: no secrets."""
         with self._lock:
-            open_now = self._room is not None
-            lease = self._lease if open_now else None
+            opened = self._room is not None
+            epoch, missing = self.keys.source.status() if opened else (None, self._reason)
+            lease = self._lease if opened else None
             return {
                 "name": self.name,
                 "archive": str(self.archive),
-                "state": "open" if open_now else "withdrawn" if self._withdrawn else "waiting",
-                "reason": "" if open_now else f"{type(self._reason).__name__}: {self._reason}",
-                "hint": "" if open_now else self._reason.hint,
+                "state": "open" if missing is None else "withdrawn" if self._withdrawn and not opened else "waiting",
+                "reason": "" if missing is None else f"{type(missing).__name__}: {missing}",
+                "hint": "" if missing is None else missing.hint,
                 "lease": None if lease is None else lease.lease_s,
+                "epoch": epoch,
             }
 
     def close(self) -> None:

@@ -15,23 +15,26 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from strongroom.archive.unseal import VerifiedArchive
 from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.statement import KeeperStatement
 from strongroom.channel.bundle import AdmittedArchive, ServedModel
 from strongroom.encoding import Fields, labelled, parse_json, unhex
 from strongroom.errors import ArchiveTampered, ConfigurationInvalid, LaunchRefused, MalformedInput
 from strongroom.evidence.types import Attester
-from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
+from strongroom.keeper.fleet import FleetKeys
+from strongroom.keeper.keyring import Allowance, HostKeys, KeySource, RequestKeys, Surroundings
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Lineage
 from strongroom.keeper.release import ReleaseClient, Released
 from strongroom.keeper.service import KeeperService
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.admission import Admitted, Gate
-from strongroom.launch.config import Configuration
+from strongroom.launch.config import Channel, Configuration
 from strongroom.launch.hardening import harden
 from strongroom.plugins import Plugins
 
@@ -118,7 +121,7 @@ def hold(
     """Verify every archive again and make its keys; nothing is asked of the broker yet."""
     if configuration.broker is None:
         raise ConfigurationInvalid("no broker is configured, so no model key can come", hint="add a [broker] table")
-    gate = Gate(configuration.admission)
+    gate = Gate(configuration.admission, configuration.channel.mode)
     around = surroundings(admitted, configuration, plugins)
     allowance = Allowance(NONCE_RATE, NONCE_BURST)
     statement = KeeperStatement(
@@ -138,20 +141,29 @@ def hold(
             raise ArchiveTampered(
                 f"{each.path.name} is not the archive that was admitted", hint="it was replaced; launch again"
             )
-        keys = RequestKeys(
-            ServedModel(each.name, each.model_version, each.archive),
-            around,
-            attester,
-            configuration.channel,
-            allowance,
-        )
-        release = _release(client, verified.core.resource, each.archive)
-        models.append(HeldModel(each.name, verified, keys, release, grace=configuration.broker.grace))
+        fetch = partial(client.fetch, verified.core.resource, each.archive)
+        source: KeySource
+        if configuration.channel.mode == "fleet":
+            source = _fleet(each, verified, client, configuration.channel, fetch)
+        else:
+            source = HostKeys(configuration.channel)
+        served = ServedModel(each.name, each.model_version, each.archive)
+        keys = RequestKeys(served, around, attester, source, allowance)
+        models.append(HeldModel(each.name, verified, keys, fetch, grace=configuration.broker.grace))
     return models
 
 
-def _release(client: ReleaseClient, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], Released]:
-    return lambda: client.fetch(resource, archive)
+def _fleet(
+    admitted: Admitted,
+    verified: VerifiedArchive,
+    client: ReleaseClient,
+    channel: Channel,
+    release: Callable[[], Released],
+) -> FleetKeys:
+    core = verified.core
+    assert core.broker_key is not None, "the gate lets no other archive in"
+    seeds = partial(client.fetch_epoch, core.resource, core.digest, core.broker_key)
+    return FleetKeys(admitted.name, core.digest, channel, seeds, release)
 
 
 def run(configuration: Configuration, charge: Charge, socket: Path, *, attester: Attester | None = None) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from strongroom.archive.signature import AuthorPublic, SignatureKind
 from strongroom.archive.unseal import SealedArchive, VerifiedArchive
-from strongroom.errors import ArchiveError, LaunchRefused
+from strongroom.broker.epochs import public_key_of
+from strongroom.errors import ArchiveError, LaunchRefused, ReleaseError
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.config import Admission
 
@@ -39,10 +40,11 @@ class Admitted:
 
 
 class Gate:
-    """The rules of one configuration."""
+    """The rules of one configuration: whom it trusts, and in which mode of the channel it serves."""
 
-    def __init__(self, rules: Admission) -> None:
+    def __init__(self, rules: Admission, mode: str = "host") -> None:
         self._rules = rules
+        self._mode = mode
         self._authors = tuple(AuthorPublic.load(path) for path in rules.authors)
         self._demand = SignatureKind.named("hybrid") if rules.hybrid_signatures else None
 
@@ -61,6 +63,8 @@ class Gate:
                 f"this host serves {lowest} or later",
                 hint="serve the newer archive, or lower minimum_versions if the rollback is meant",
             )
+        if self._mode == "fleet":
+            _check_broker_key(verified, path)
         return verified
 
     def admit(self, models: Mapping[str, Path], store: Path) -> list[Admitted]:
@@ -85,6 +89,17 @@ class Gate:
             )
         _all_different(admitted)
         return admitted
+
+
+def _check_broker_key(verified: VerifiedArchive, path: Path) -> None:
+    """In mode fleet the archive has to name who may sign its seeds (docs/protocol.md section 7.1)."""
+    hint = "its author seals it again: `strongroom seal --broker` names that broker, --broker-key FILE another one"
+    if verified.core.broker_key is None:
+        raise LaunchRefused(f"mode fleet needs the broker's key, and {path.name} names none", hint=hint)
+    try:
+        public_key_of(verified.core.broker_key)
+    except ReleaseError as error:
+        raise LaunchRefused(f"mode fleet cannot serve {path.name}: {error}", hint=hint) from error
 
 
 def _all_different(admitted: Iterable[Admitted]) -> None:

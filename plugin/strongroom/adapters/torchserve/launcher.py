@@ -93,7 +93,8 @@ def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str]
     try:
         for name in ("store", "temp", "config", "home"):
             (folder / name).mkdir(mode=0o700)
-        admitted = tuple(Gate(configuration.admission).admit(wanted.models, folder / "store"))
+        gate = Gate(configuration.admission, configuration.channel.mode)
+        admitted = tuple(gate.admit(wanted.models, folder / "store"))
         write_properties(wanted, folder / "config" / "config.properties")
         environment = _environment(folder, wanted)
         charge = Charge(admitted, Lineage(os.getpid(), WORKER_DEPTH), configuration.digest)
