@@ -365,10 +365,13 @@ def test_what_is_dated_before_the_keeper_started_is_refused(clock):
     dated(keeper, b"new", broker.now)
 
 
-@settings(max_examples=60, deadline=None)
+SECONDS = st.floats(0, 3) | st.floats(0, 60)
+
+
+@settings(max_examples=150, deadline=None)
 @given(
-    first=st.floats(0, 60), second=st.floats(0, 60), ahead=st.floats(-400, 400),
-    down=st.floats(0, 30), wait=st.floats(0, 900),
+    first=SECONDS, second=SECONDS, ahead=st.floats(-10, 70) | st.floats(-400, 400), down=SECONDS,
+    wait=st.floats(0, 100) | st.floats(0, 900),
 )  # fmt: skip
 def test_whatever_one_keeper_opened_before_another_started_is_never_opened_by_the_other(
     first, second, ahead, down, wait

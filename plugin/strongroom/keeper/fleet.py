@@ -61,8 +61,9 @@ class _Tenure:
         self.wake = threading.Event()
 
     def end(self) -> None:
-        """The thread that asks comes to its end, and forgets all this with it."""
+        """The thread that asks comes to its end; what it may still bring is not taken."""
         self.over = True
+        self.secret, self.seeds = b"", {}
         self.wake.set()
 
     def pause(self, seconds: float) -> None:
@@ -97,7 +98,6 @@ class FleetKeys:
         self._lead = self._overlap * (1.1 + 0.15 * secrets.randbelow(1000) / 1000)
         self._fetch, self._release = fetch, release
         self._clock = clock
-        self._started = clock()
         self._begins = math.inf  # the Date from which on we may answer
         self.memory = ReplayMemory(
             window=settings.date_window, ahead=AHEAD_S, require_date=True, not_before=self._begins
@@ -180,9 +180,9 @@ class FleetKeys:
 
     def _tell(self, time: BrokerTime) -> None:
         if self._time is None:
-            # Whatever was opened before us, by whomever, had a Date of at most that moment and AHEAD_S.
-            # Dates are whole seconds, so a client's that is right then is not before it either.
-            self._begins = float(math.ceil(time.latest(self._started) + AHEAD_S))
+            # Whatever was opened before this process began, by whomever, had a Date before this one. No clock of
+            # ours is in it. Dates are whole seconds, and so is this, so a client's that is right is not before it.
+            self._begins = float(math.ceil(time.told + 1 + AHEAD_S))
             self.memory.begin(self._begins)
         self._time = time
         self._arrange()
