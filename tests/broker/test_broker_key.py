@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import typer
 from broker.broker_in_a_room import broker_room
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from doubles.models import Author, plain_archive
+from hypothesis import given
+from hypothesis import strategies as st
 from strongroom.archive.unseal import SealedArchive
 from strongroom.broker.admin import AdminKey
+from strongroom.broker.epochs import EpochSeed
 from strongroom.cli import seal
-from strongroom.errors import ReleaseError
+from strongroom.errors import MalformedInput, ReleaseError
+from strongroom.keys import ArchiveDigest
 from typer.testing import CliRunner
 
 DER = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -67,3 +73,30 @@ def test_at_a_stock_trustee_no_key_is_named(room, tmp_path):
 
     write_private(tmp_path / "trustee.key", AdminKey(Ed25519PrivateKey.generate(), "").serialise())
     assert BrokerAdmin(room.url, tmp_path / "trustee.key").public_key() is None
+
+
+SEED = EpochSeed.make(
+    Ed25519PrivateKey.from_private_bytes(bytes(32)), ArchiveDigest(bytes(32)), 20_785, bytes(32), 1_795_824_010
+)
+
+
+@given(st.binary(max_size=300) | st.dictionaries(st.sampled_from(sorted(json.loads(SEED.serialise()))), st.integers()))
+def test_any_bytes_are_an_epoch_seed_or_are_refused(found):
+    octets = found if isinstance(found, bytes) else json.dumps(json.loads(SEED.serialise()) | found).encode()
+    try:
+        seed = EpochSeed.parse(octets)
+    except MalformedInput:
+        return
+    assert EpochSeed.parse(seed.serialise()) == seed
+
+
+@pytest.mark.parametrize("name", sorted(set(json.loads(SEED.serialise())) - {"strongroom", "signature"}))
+def test_the_signature_covers_every_member_of_a_seed(name):
+    members = json.loads(SEED.serialise())
+    value = members[name]
+    members[name] = value + 1 if isinstance(value, int) else ("1" if name == "archive" else "B") + value[1:]
+    changed = EpochSeed.parse(json.dumps(members).encode())
+    public = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes(*DER)
+    SEED.verify(public, SEED.archive)
+    with pytest.raises(ReleaseError, match="not signed"):
+        changed.verify(public, SEED.archive)
