@@ -6,10 +6,26 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from doubles.models import Author, sealed_toy
+from doubles.models import Author, plain_archive, sealed_toy
+from strongroom.archive import packaging
+from strongroom.archive.seal import seal_archive
 from strongroom.errors import LaunchRefused
 from strongroom.launch.admission import Gate
 from strongroom.launch.config import Admission
+
+
+@pytest.mark.parametrize("name", ["continuousBatching", "asyncCommunication"])
+def test_a_setting_that_no_sealed_model_can_honour_is_refused_whoever_sealed_it(tmp_path, monkeypatch, name):
+    """The format allows both, so another sealer may have signed one."""
+    author = Author.make(tmp_path)
+    files = {"toy.py": b"handle = None\n", "c.yaml": f"{name}: true\n".encode()}
+    plain = plain_archive(tmp_path / "plain.mar", files, configFile="c.yaml")
+    with monkeypatch.context() as patched:
+        patched.setattr(packaging, "REFUSED", {})
+        sealed = seal_archive(plain, tmp_path / "toy.mar", author=author.key)
+    with pytest.raises(LaunchRefused, match=name) as refusal:
+        gate(author, "host").admit({"toy": sealed.path}, tmp_path)
+    assert refusal.value.hint
 
 
 def spki(private) -> bytes:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from strongroom.archive.packaging import REFUSED
 from strongroom.archive.signature import AuthorPublic, SignatureKind
 from strongroom.archive.unseal import SealedArchive, VerifiedArchive
 from strongroom.broker.epochs import public_key_of
@@ -63,6 +64,11 @@ class Gate:
                 f"this host serves {lowest} or later",
                 hint="serve the newer archive, or lower minimum_versions if the rollback is meant",
             )
+        for name, reason in REFUSED.items():  # our own sealer makes no such archive; the format allows it
+            if verified.clear.settings.get(name):
+                raise LaunchRefused(
+                    f"{path.name} asks for {name}, and {reason}", hint="its author seals it without that"
+                )
         if self._mode == "fleet":
             _check_broker_key(verified, path)
         return verified
