@@ -18,7 +18,9 @@ import psutil
 import pytest
 import requests
 from doubles.balancer import Balancer
-from doubles.models import plain_archive
+from doubles.models import Author, plain_archive
+from strongroom.attest.simulated import SimulatedAttester
+from strongroom.broker import directory
 from strongroom.broker.epochs import EPOCH_S
 from strongroom.broker.serve import running
 from strongroom.channel import ohttp
@@ -89,13 +91,13 @@ def fleet() -> Iterator[Fleet]:
     clock, first = Clock(), Stage.make()
     second = Stage(first.owner, Path(tempfile.mkdtemp(prefix="strongroom-host-")))
     try:
-        first.make_author()
-        first.measurement = run("measure", "--tee", "simulated", folder=first.owner)["values"]["measurements"][0]
+        first.author_id = str(Author.make(first.owner).key.public.id)
+        first.measurement = SimulatedAttester().measurement.hex()
         policy = first.owner / "appraisal.toml"
         policy.write_text(
             f'name = "fleet"\n[simulated]\nprotects_nothing = true\nmeasurements = ["{first.measurement}"]\n'
         )
-        run("broker", "init", "broker", folder=first.owner)
+        directory.init(first.owner / "broker")
         with running(first.owner / "broker", policy=policy, rego="development", clock=clock) as (first.broker_url, _):
             seal(first)
             shutil.copytree(first.host / "model_store", second.host / "model_store")
