@@ -19,15 +19,16 @@ DAY, OVERLAP = 86400, 7200
 
 
 class Clock:
-    """Both clocks of a keeper, in place of the module's `time`."""
+    """Both clocks of a keeper, in place of the module's `time`; `set_by` is how far the wall clock was set."""
 
     def __init__(self) -> None:
-        self.now = 1_800_000_000.0
+        self.now, self.set_by = 1_800_000_000.0, 0.0
 
     def time(self) -> float:
-        return self.now
+        return self.now + self.set_by
 
-    monotonic = time
+    def monotonic(self) -> float:
+        return self.now
 
 
 @pytest.fixture
@@ -89,6 +90,14 @@ def test_evidence_is_made_anew_at_half_of_a_bundles_lifetime(clock):
     assert keys.bundle(None) == first
     clock.now += 2
     assert bundle(keys).parts.not_before == int(clock.now)
+
+
+@pytest.mark.parametrize("set_by", [-3600.0, 7200.0])
+def test_a_clock_that_was_set_makes_the_cached_bundle_anew(clock, set_by):
+    keys = keys_of()
+    keys.bundle(None)
+    clock.set_by = set_by
+    assert bundle(keys).parts.not_before == int(clock.time())
 
 
 def test_a_replay_across_a_rotation_is_refused(clock):

@@ -142,6 +142,20 @@ class HostKeys:
         return None, None
 
 
+class _Cached(NamedTuple):
+    """A bundle without a nonce: when it was made on the monotonic clock, from what, for how many seconds it serves."""
+
+    at: float
+    made: Offer
+    seconds: float
+    bundle: bytes
+
+    def serves(self, offer: Offer) -> bool:
+        """Clients hold a bundle's times against their clocks, so a clock that was set makes it useless too."""
+        same = offer.ohttp_keys == self.made.ohttp_keys
+        return same and time.monotonic() - self.at < self.seconds and 0 <= offer.now - self.made.now < self.seconds
+
+
 @dataclass(slots=True)
 class RequestKeys:
     """The keys, the replay memory and the cached bundle of one model. Thread-safe."""
@@ -152,7 +166,7 @@ class RequestKeys:
     source: KeySource
     allowance: Allowance
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
-    _cached: tuple[float, bytes, bytes] | None = field(init=False, default=None)
+    _cached: _Cached | None = field(init=False, default=None)
 
     def bundle(self, nonce: bytes | None) -> bytes:
         """The key bundle's JSON: cached without a nonce, freshly attested with one (32 bytes).
@@ -163,11 +177,11 @@ class RequestKeys:
             self.allowance.take()
             return self._attested(nonce, self.source.offer())[1]
         with self._lock:
-            offer, now = self.source.offer(), time.monotonic()
-            if self._cached is None or now >= self._cached[0] or self._cached[1] != offer.ohttp_keys:
+            offer, cached = self.source.offer(), self._cached
+            if cached is None or not cached.serves(offer):
                 seconds, octets = self._attested(None, offer)
-                self._cached = (now + seconds / 2, offer.ohttp_keys, octets)
-            return self._cached[2]
+                cached = self._cached = _Cached(time.monotonic(), offer, seconds / 2, octets)
+            return cached.bundle
 
     def _attested(self, nonce: bytes | None, offer: Offer) -> tuple[float, bytes]:
         """For how many seconds it holds, and a bundle."""
