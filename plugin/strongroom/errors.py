@@ -121,7 +121,14 @@ class ReplayRefused(ChannelError):
 
 
 class DateRefused(ChannelError):
-    """The inner Date field is missing where it is required, or outside the window."""
+    """The inner Date field is missing where it is required, or outside the window.
+
+    `now` is the clock that decided, in seconds since 1970; None where nobody said it.
+    """
+
+    def __init__(self, message: str, *, now: float | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.now = now
 
 
 # -- evidence ------------------------------------------------------------------

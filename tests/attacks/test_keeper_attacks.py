@@ -28,7 +28,7 @@ from strongroom.errors import (
 )
 from strongroom.keeper import service as keeper_service
 from strongroom.keeper import wire
-from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
+from strongroom.keeper.keyring import Allowance, HostKeys, RequestKeys, Surroundings
 from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.release import ReleaseClient, Released
@@ -49,7 +49,7 @@ class Keeper:
             (AdmittedArchive(self.sealed.digest, author.key.public.id, "toy", 1),), bytes(32), bytes(32)
         )
         served = ServedModel("toy", "1.0", self.sealed.digest)
-        keys = RequestKeys(served, around, SimulatedAttester(), CHANNEL, Allowance(10, 10))
+        keys = RequestKeys(served, around, SimulatedAttester(), HostKeys(CHANNEL), Allowance(10, 10))
         verified = Gate(Admission((author.public,), {}, False)).verified(self.sealed.path)
         self.model = HeldModel("toy", verified, keys, release or self.honest)
         self.path = folder / "keeper.sock"

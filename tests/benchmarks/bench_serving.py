@@ -126,7 +126,7 @@ def copies(size: int) -> tuple[float, float]:
 
     keys = request_keys()
     service = SealedService(DirectLink(keys), limit=2 * size, limits=Limits())  # type: ignore[arg-type]
-    config, pair = keys._keys.keys.choose()
+    config, pair = keys.source.present().keys.choose()
     inner = Request("POST", "http", "h", "/predictions/m", (("content-type", "x/y"),), bytes(size)).serialise()
     message, opener = ohttp.encapsulate(config, pair, inner)
     peaks: list[float] = []

@@ -48,6 +48,7 @@ PARTS = BundleParts(
     admitted=(AdmittedArchive(DIGEST, AuthorId(bytes(32)), "digits", 1),),
     configuration=bytes([1]) * 32,
     plugins=bytes([2]) * 32,
+    mode="host",
     nonce=bytes([3]) * 32,
 )
 BUNDLE = KeyBundle(PARTS, BundleEvidence("simulated", {"report": "abc"}))
@@ -87,6 +88,7 @@ def test_the_binding_is_the_hash_of_the_protocol_page():
         {"admitted": (replace(PARTS.admitted[0], author=AuthorId(bytes([1]) * 32)),)},
         {"configuration": bytes(32)},
         {"plugins": bytes(32)},
+        {"mode": "fleet"},
         {"nonce": None},
         {"nonce": bytes(32)},
     ],
@@ -109,6 +111,9 @@ def test_the_binding_moves_with_every_member(change):
         ("admitted", [{"archive": "00" * 31}]),
         ("configuration", "00"),
         ("plugins", "0" * 63 + "G"),
+        ("mode", "shared"),
+        ("mode", ""),
+        ("mode", None),
         ("evidence", {"tee": "simulated", "body": []}),
         ("evidence", {"tee": "simulated"}),
         ("more", 1),

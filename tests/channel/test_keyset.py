@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strongroom.channel import ohttp
+from strongroom.channel.fleet import model_secret
 from strongroom.channel.kem import KEMS, P256, X25519, XWING
 from strongroom.channel.keyset import KeyConfig, KeyList, KeySet
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.errors import ConfigurationInvalid, KeyUnknown, MalformedInput
+from strongroom.keys import ArchiveDigest, ModelKey
 
 
 def opens(keyset, config):
@@ -70,43 +72,57 @@ def test_generation_of_names_the_key_that_will_open():
     assert keyset.generation_of(RequestHead(keyset.keys.configs[0].key_id, XWING, 1, 2)) == 2
 
 
+SEEDS = {epoch: bytes([epoch]) * 32 for epoch in (4, 5, 6)}
+SECRET = bytes(range(32, 64))
+
+
 def test_replicas_of_a_fleet_have_the_same_keys_in_an_epoch_and_others_in_the_next():
-    seed, secret = bytes(range(32)), bytes(range(32, 64))
-    one, two = (KeySet.of_epoch(7, seed, secret, (XWING, X25519, P256)) for _ in range(2))
+    kems = (XWING, X25519, P256)
+    one, two = (KeySet.of_epochs(SEEDS, 5, SECRET, kems) for _ in range(2))
     assert one.ohttp_keys == two.ohttp_keys
-    assert [config.key_id for config in one.keys.configs] == [21, 22, 23]
+    assert [config.key_id for config in one.keys.configs] == [15, 16, 17]
     assert all(opens(two, config) for config in one.keys.configs)
-    assert one.ohttp_keys != KeySet.of_epoch(8, seed, secret, (XWING, X25519, P256)).ohttp_keys
-    assert one.ohttp_keys != KeySet.of_epoch(7, seed, bytes(32), (XWING, X25519, P256)).ohttp_keys
+    assert one.ohttp_keys != KeySet.of_epochs(SEEDS, 6, SECRET, kems).ohttp_keys
+    assert one.ohttp_keys != KeySet.of_epochs(SEEDS | {5: bytes(32)}, 5, SECRET, kems).ohttp_keys
+    assert one.ohttp_keys != KeySet.of_epochs(SEEDS, 5, bytes(32), kems).ohttp_keys
 
 
 def test_with_one_kem_a_fleets_key_id_is_the_epoch_modulo_256():
-    assert KeySet.of_epoch(300, bytes(32), bytes(32), (XWING,)).keys.configs[0].key_id == 44
+    assert KeySet.of_epochs({300: bytes(32)}, 300, SECRET, (XWING,)).keys.configs[0].key_id == 44
 
 
-def test_the_fleet_keys_follow_the_derivation_of_the_protocol_page():
+def test_the_fleet_keys_follow_the_derivations_of_the_protocol_page():
     """Computed with the library's own HKDF, so that both cannot be wrong alike."""
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    seed, secret = bytes(range(32)), bytes(range(32, 64))
+    model_key, archive = bytes(range(32)), bytes(range(64, 96))
+    secret = HKDF(SHA256(), 32, salt=archive, info=b"strongroom fleet v1 model secret").derive(model_key)
+    assert model_secret(ModelKey(model_key), ArchiveDigest(archive)) == secret
     info = b"strongroom ohttp" + (5).to_bytes(8, "big") + bytes.fromhex("647a")
-    private = HKDF(SHA256(), 32, salt=seed, info=info).derive(secret)
+    private = HKDF(SHA256(), 32, salt=SEEDS[5], info=info).derive(secret)
     expected = KEMS[XWING].private_key(private).public_octets
-    assert KeySet.of_epoch(5, seed, secret).keys.configs[0].public_key == expected
+    assert KeySet.of_epochs(SEEDS, 5, secret).keys.configs[0].public_key == expected
 
 
-def test_a_fleet_rotates_to_later_epochs_only():
-    seed, secret = bytes(32), bytes(32)
-    keyset = KeySet.of_epoch(5, seed, secret)
-    old = keyset.keys.configs[0]
-    keyset.rotate_epoch(7, bytes([1]) * 32, secret, now=0, overlap=10)
-    assert keyset.generation == 7 and opens(keyset, old)
-    assert keyset.ohttp_keys == KeySet.of_epoch(7, bytes([1]) * 32, secret).ohttp_keys
-    for epoch in (7, 6):
-        with pytest.raises(ConfigurationInvalid):
-            keyset.rotate_epoch(epoch, seed, secret, now=0, overlap=10)
-    assert keyset.forget(now=10) == {5}
+def test_a_fleets_set_offers_one_epoch_and_opens_with_all_it_holds():
+    keyset = KeySet.of_epochs(SEEDS, 5, SECRET)
+    assert (keyset.generation, keyset.generations) == (5, {4, 5, 6})
+    for epoch in SEEDS:
+        other = KeySet.of_epochs({epoch: SEEDS[epoch]}, epoch, SECRET)
+        assert all(opens(keyset, config) for config in other.keys.configs)
+        head = RequestHead(other.keys.configs[0].key_id, XWING, 1, 2)
+        assert keyset.generation_of(head) == epoch
+    with pytest.raises(KeyUnknown):
+        opens(keyset, KeySet.of_epochs({7: bytes(32)}, 7, SECRET).keys.configs[0])
+
+
+def test_a_fleets_set_without_the_offered_seed_or_with_odd_sizes_is_refused():
+    with pytest.raises(ConfigurationInvalid):
+        KeySet.of_epochs(SEEDS, 7, SECRET)
+    for seeds, secret in (({5: bytes(31)}, SECRET), ({5: bytes(32)}, bytes(16))):
+        with pytest.raises(MalformedInput):
+            KeySet.of_epochs(seeds, 5, secret)
 
 
 def test_a_client_skips_a_kem_it_does_not_know_and_keeps_unknown_pairs():

@@ -126,6 +126,19 @@ def test_a_fleet_member_requires_a_date_and_refuses_those_before_it_started():
     opened(memory, b"three", date=NOW + 11)
 
 
+def test_a_fleet_member_takes_dates_that_are_a_little_ahead_only():
+    memory = ReplayMemory(require_date=True, ahead=5, not_before=float("inf"))
+    with pytest.raises(DateRefused):
+        opened(memory, b"one", date=NOW)
+    memory.begin(NOW - 300)
+    opened(memory, b"two", date=NOW + 5)
+    opened(memory, b"three", date=NOW - 300)
+    for date in (NOW + 6, NOW - 301):
+        with pytest.raises(DateRefused) as refusal:
+            opened(memory, b"four", date=date)
+        assert refusal.value.now == NOW  # what a client corrects itself by
+
+
 def test_of_many_threads_with_one_request_exactly_one_gets_it():
     memory, won, start = ReplayMemory(), [], threading.Barrier(8)
 

@@ -305,6 +305,21 @@ def test_an_author_that_the_policy_does_not_name_is_refused(server, policy):
     assert refused_checks(server, policy) == {"admitted.authors"}
 
 
+def test_keys_of_a_fleet_are_refused_unless_the_policy_takes_them(server, policy):
+    """Whoever runs the broker could read what is sealed to them: a client has to have said that this is fine."""
+    server.mode = "fleet"
+    assert refused_checks(server, policy) == {"bundle.mode"}
+    policy.write_text(POLICY + '[channel]\nmodes = ["host"]\n')
+    assert refused_checks(server, policy) == {"bundle.mode"}
+    policy.write_text(POLICY + '[channel]\nmodes = ["host", "fleet"]\n')
+    assert session_for(server, policy).post(server.url, data=b"x").content == b"x"
+
+
+def test_a_policy_may_refuse_keys_of_one_host(server, policy):
+    policy.write_text(POLICY + '[channel]\nmodes = ["fleet"]\n')
+    assert refused_checks(server, policy) == {"bundle.mode"}
+
+
 def test_a_tee_that_the_policy_does_not_name_is_refused(server, policy):
     policy.write_text('name = "hardware"\n[snp]\n')
     assert "tee" in refused_checks(server, policy)
@@ -322,10 +337,12 @@ def test_an_empty_policy_refuses_everybody(server, policy):
         lambda parts: replace(parts, not_after=parts.not_after + 86400),
         lambda parts: replace(parts, configuration=bytes([1]) * 32),
         lambda parts: replace(parts, model=replace(parts.model, version="2.0")),
+        lambda parts: replace(parts, mode="host"),
     ],
-    ids=["keys", "not_after", "configuration", "version"],
+    ids=["keys", "not_after", "configuration", "version", "mode"],
 )
 def test_a_host_that_changes_any_member_breaks_the_binding(server, policy, change):
+    server.mode = "fleet"
     server.change_parts = change
     assert "simulated.binding" in refused_checks(server, policy)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from strongroom.channel.bhttp import Limits, Request, Response
 from strongroom.channel.bundle import AdmittedArchive, ServedModel
@@ -12,7 +13,7 @@ from strongroom.channel.ohttp import Form
 from strongroom.errors import StrongroomError
 from strongroom.evidence.simulated import SimulatedReport
 from strongroom.evidence.types import Evidence
-from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
+from strongroom.keeper.keyring import Allowance, HostKeys, RequestKeys, Surroundings
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.config import Channel
 from strongroom.worker.link import Settled
@@ -30,14 +31,17 @@ class QuietAttester:
         return Evidence("simulated", SimulatedReport.sign(bytes(32), report_data.ljust(64, b"\0"), {}).serialise())
 
 
-def request_keys(kems: tuple[str, ...] = ("x-wing", "x25519", "p-256")) -> RequestKeys:
+def request_keys(
+    kems: tuple[str, ...] = ("x-wing", "x25519", "p-256"), *, clock: Callable[[], float] = time.time
+) -> RequestKeys:
     """One model's request keys, as a keeper makes them."""
+    channel = Channel(kems=kems, mode="host", rotation=86400, overlap=7200, date_window=300)
     admitted = (AdmittedArchive(ARCHIVE, AuthorId(bytes(32)), "m", 1),)
     return RequestKeys(
         model=ServedModel("m", "1.0", ARCHIVE),
         surroundings=Surroundings(admitted, bytes(32), bytes(32)),
         attester=QuietAttester(),
-        settings=Channel(kems=kems, mode="host", rotation=86400, overlap=7200, date_window=300),
+        source=HostKeys(channel, clock=clock),
         allowance=Allowance(1000, 1000),
     )
 
@@ -85,7 +89,7 @@ class Served:
 
     @property
     def offered(self) -> KeyList:
-        return self.keys._keys.keys
+        return self.keys.source.present().keys
 
     def ask(self, media_type: str, body: bytes) -> Answer:
         return self.batch((media_type, body))[0]

@@ -83,6 +83,7 @@ class SealedServer:
     version: str = "1.0"
     measurement: bytes = MEASUREMENT
     lifetime: int = 3600
+    mode: str = "host"
     clock: Callable[[], float] = time.time
     host: Callable[[str, bytes, Outer], Outer] = lambda kind, body, answer: answer
     token: str | None = None
@@ -178,6 +179,7 @@ class SealedServer:
             admitted=(AdmittedArchive(ARCHIVE, AUTHOR, self.name, 1),),
             configuration=bytes(32),
             plugins=bytes(32),
+            mode=self.mode,
             nonce=nonce,
         )
         report = SimulatedReport.sign(self.measurement, parts.binding(), {})

@@ -299,6 +299,7 @@ def test_a_single_judgement_cannot_satisfy_a_policy_that_counts_devices():
         "name = 'x'\n[simulated]\nprotects_nothing = true\nmeasurements = ['00']",
         "name = 'x'\n[simulated]\nprotects_nothing = true\nany_measurement = true\nmore = 1",
         "name = 'x'\n[devices]\ngpu = 65", "name = 'x'\n[devices]\ntoaster = 1",
+        "name = 'x'\n[channel]\nmodes = ['shared']", "name = 'x'\n[channel]\nmode = 'host'",
         "name = 'x'\n[admitted]\narchives = ['00']", "name = 'x'\n[admitted]\nmore = 1", "name = 'x'\nsnp = 1",
     ],
 )  # fmt: skip
@@ -348,3 +349,10 @@ def test_simulated_reports_parse_back_to_what_was_written():
     assert SimulatedReport.parse(report.serialise()) == report
     with pytest.raises(EvidenceMalformed):
         SimulatedReport.parse(report.serialise() | {"signature": "AA=="})
+
+
+def test_a_policy_takes_keys_of_one_host_only_unless_it_says_otherwise():
+    assert policy(head="", text=TABLE).modes == ("host",)
+    assert policy(head="", text=TABLE + "[channel]\n").modes == ("host",)
+    assert policy(head="", text=TABLE + '[channel]\nmodes = ["fleet"]\n').modes == ("fleet",)
+    assert policy(head="", text=TABLE + "[channel]\nmodes = []\n").modes == ()

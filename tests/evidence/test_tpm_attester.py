@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -116,6 +117,15 @@ def test_an_answer_is_given_once(tpm, tmp_path):
     with attester(tpm, tmp_path) as mine:
         activated(tpm, mine)
         assert "activation" not in mine.evidence(DIGEST).body
+
+
+def test_evidence_for_somebody_else_meanwhile_does_not_use_the_answer_up(tpm, tmp_path):
+    """A keeper quotes for a client's nonce in one thread while another is in a handshake with the broker."""
+    with attester(tpm, tmp_path) as mine, ThreadPoolExecutor(1) as another:
+        challenge = Challenge.announced(mine.announce())
+        mine.respond(challenge.credential.serialise())
+        assert "activation" not in another.submit(mine.evidence, DIGEST).result().body
+        assert "activation" in mine.evidence(DIGEST).body
 
 
 def test_a_software_key_beside_a_real_ek_certificate_cannot_be_activated(tpm, tmp_path):

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of every parser in the channel room, with atheris.
+"""Coverage-guided fuzzing of every parser of the channel, with atheris: the room's own, and its clients'.
 
     python tests/fuzz/fuzz_channel.py TARGET [-max_total_time=120] [CORPUS-FOLDER]
 
@@ -13,7 +13,8 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["strongroom.channel", "strongroom.encoding"]):
+with atheris.instrument_imports(include=["strongroom.channel", "strongroom.client", "strongroom.encoding"]):
+    from strongroom.broker.epochs import EpochSeed
     from strongroom.channel import chunked, ohttp
     from strongroom.channel.bhttp import Limits, MessageReader, Request, Response
     from strongroom.channel.bundle import KeyBundle, KeysRequest
@@ -22,17 +23,23 @@ with atheris.instrument_imports(include=["strongroom.channel", "strongroom.encod
     from strongroom.channel.keyset import KeyList, KeySet
     from strongroom.channel.ohttp import Form, RequestHead
     from strongroom.channel.problems import Problem
+    from strongroom.client.endpoint import Endpoint
+    from strongroom.client.exchange import ResponseStream
     from strongroom.errors import (
         EncapsulationInvalid,
         KeyUnknown,
         MalformedInput,
         MessageInvalid,
+        ServerUnsealed,
         StreamTruncated,
     )
 
 LIMITS = Limits(section=2000, lines=20, content=5000, control=1000)
 KEYS = KeySet((X25519,), first_key_id=0)
 CONFIG = KEYS.keys.configs[0]
+SENT = chunked.RequestSealer(CONFIG, (1, 1))
+RECEIVED, ENC, _ = RequestHead.parse(SENT.front)
+CONTEXT = KEYS.decapsulate(RECEIVED, ENC, Form.CHUNKED)
 
 
 def request(octets: bytes) -> None:
@@ -143,10 +150,63 @@ def small_json(octets: bytes) -> None:
         assert kind.parse(found.serialise()) == found
 
 
+def noise(octets: bytes) -> None:
+    """Answers that nobody sealed, in both forms: a client opens neither."""
+    try:
+        ohttp.ResponseOpener(SENT.response_opener()._context, ENC).open(octets)
+    except EncapsulationInvalid:
+        pass
+    else:
+        raise AssertionError("bytes that nobody sealed opened")
+    opener = SENT.response_opener()
+    try:
+        opener.feed(octets[: len(octets) // 2])
+        opener.feed(octets[len(octets) // 2 :])
+        opener.finish()
+    except (EncapsulationInvalid, StreamTruncated):
+        return
+    raise AssertionError("bytes that nobody sealed opened")
+
+
+def answer(octets: bytes) -> None:
+    """What a hostile server can send: it seals whatever it likes, in chunks as it likes."""
+    sealer = chunked.ResponseSealer(CONTEXT, ENC)
+    cut = octets[0] % 40 if octets else 0
+    body = sealer.front + sealer.seal(octets[1:cut]) + sealer.seal(octets[max(cut, 1) :]) + sealer.finish()
+    stream, content = ResponseStream(SENT.response_opener(), LIMITS), b""
+    step = 1 + (octets[-1] & 63 if octets else 0)
+    try:
+        for at in range(0, len(body), step):
+            content += b"".join(stream.feed(body[at : at + step]))
+        content += b"".join(stream.finish())
+    except (EncapsulationInvalid, MessageInvalid, StreamTruncated):
+        return
+    assert len(content) <= len(octets)
+
+
+def endpoint(octets: bytes) -> None:
+    """A URL that a program asks for: leads to a model by the same way again, or to none."""
+    try:
+        found = Endpoint.parse(octets.decode("utf-8", "replace"))
+    except ServerUnsealed:
+        return
+    assert Endpoint.parse(found.url) == found
+
+
+def seed(octets: bytes) -> None:
+    """An epoch seed, as it comes out of a broker's answer."""
+    try:
+        found = EpochSeed.parse(octets)
+    except MalformedInput:
+        return
+    assert EpochSeed.parse(found.serialise()) == found
+
+
 TARGETS = {
     function.__name__: function
     for function in (
         request, response, portions, key_list, head, context, chunks, sealed_message, bundle, small_json,
+        noise, answer, endpoint, seed,
     )
 }  # fmt: skip
 

@@ -9,15 +9,37 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from strongroom.broker.epochs import EpochSeed
 from strongroom.channel.bhttp import Request, RequestHead, RequestWriter, Response, ResponseWriter
-from strongroom.channel.bundle import KeysRequest
+from strongroom.channel.bundle import (
+    AdmittedArchive,
+    BundleEvidence,
+    BundleParts,
+    KeyBundle,
+    KeysRequest,
+    ServedModel,
+)
 from strongroom.channel.keyset import KeySet
 from strongroom.channel.problems import KEY_UNKNOWN
+from strongroom.keys import ArchiveDigest, AuthorId
 
 SCRIPT = Path(__file__).with_name("fuzz_channel.py")
 TARGETS = ["request", "response", "portions", "key_list", "head", "context", "chunks", "sealed_message", "bundle"]
-TARGETS.append("small_json")
+TARGETS += ["small_json", "noise", "answer", "endpoint", "seed"]
 SECONDS = int(os.environ.get("STRONGROOM_FUZZ_SECONDS", "120"))
+DIGEST = ArchiveDigest(bytes(range(32)))
+PARTS = BundleParts(
+    ohttp_keys=KeySet().ohttp_keys,
+    not_before=1_800_000_000,
+    not_after=1_800_003_600,
+    model=ServedModel("digits", "1.0", DIGEST),
+    admitted=(AdmittedArchive(DIGEST, AuthorId(bytes(32)), "digits", 1),),
+    configuration=bytes(32),
+    plugins=bytes(32),
+    mode="fleet",
+    nonce=bytes(32),
+)
 
 
 def seeds():
@@ -33,6 +55,12 @@ def seeds():
     yield KeysRequest(bytes(32)).serialise()
     yield KEY_UNKNOWN.serialise()
     yield bytes.fromhex("000020000100011c") + bytes(60)
+    yield b"http://user@host:8080/front/predictions/digits/1.0?a=b"
+    yield b"https://[::1]/invocations?model_name=m%2f&x=1"
+    yield EpochSeed.make(
+        Ed25519PrivateKey.from_private_bytes(bytes(32)), DIGEST, 20_785, bytes(32), 1_795_824_010
+    ).serialise()
+    yield KeyBundle(PARTS, BundleEvidence("simulated", {"a": [1, "b"]})).serialise()
 
 
 @pytest.mark.long

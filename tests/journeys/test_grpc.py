@@ -12,6 +12,7 @@ import grpc
 import pytest
 import requests
 from doubles.grpc_inference import Inference
+from doubles.houses import MOST
 from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
@@ -141,6 +142,24 @@ def test_the_plain_server_does_have_the_fault_that_this_avoids(house):
 )
 def test_what_is_not_sealed_or_does_not_open_gets_a_problem_document(inference, inputs, status):
     assert Problem.parse(inference.predict("talk", **inputs)).status == status
+
+
+def test_sizes_over_the_limits_are_encrypted_413s_with_both_numbers_and_kill_no_worker(house, inference, key):
+    before = worker_of(house)
+    message, opener = single(key, {"size": MOST + 1})
+    too_long = Response.parse(opener.open(inference.predict("talk", body=bytes(message), content_type=SINGLE)))
+    message, opener = single(key, {"last": "x" * (2 * MOST)})
+    too_much = Response.parse(opener.open(inference.predict("talk", body=bytes(message), content_type=SINGLE)))
+    for refusal, limit in ((too_long, MOST), (too_much, 2 * MOST)):
+        assert refusal.status == 413
+        assert str(limit) in json.loads(refusal.content)["title"]
+    message, _ = single(key, {"last": "x" * (5 * MOST)})
+    with pytest.raises(grpc.RpcError) as refused:  # the frontend does not read so much
+        inference.predict("talk", body=bytes(message), content_type=SINGLE)
+    assert refused.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
+    message, opener = single(key, {"last": "alive"})
+    alive = Response.parse(opener.open(inference.predict("talk", body=bytes(message), content_type=SINGLE)))
+    assert (alive.content, worker_of(house)) == (b"alive", before)
 
 
 def test_a_model_that_is_not_there_is_grpcs_own_error(inference):

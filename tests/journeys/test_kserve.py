@@ -5,27 +5,12 @@ What is expected comes from TorchServe's envelope classes themselves, run here o
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import pytest
-from doubles.instances_handler import handle
+from doubles.envelopes import enveloped
 
 pytestmark = pytest.mark.journey
-
-
-def enveloped(envelope: str, body: object, *, explain: bool = False) -> object:
-    """What TorchServe would answer with the envelope outside, for a batch of one."""
-    from ts.context import Context, RequestProcessor
-    from ts.model_loader import TsModelLoader
-
-    module = importlib.import_module(f"ts.torch_handler.request_envelope.{envelope}")
-    assert module
-    wrapped = TsModelLoader()._load_default_envelope(envelope)(handle)
-    context = Context("m", "/", {"model": {"modelName": "tensors", "modelVersion": "1.0"}}, 1, None, "0.12.0")
-    context.request_processor = [RequestProcessor({"explain": "True" if explain else "False"})]
-    context.request_ids = {0: "id"}
-    return json.loads(json.dumps(wrapped.handle([{"body": json.loads(json.dumps(body))}], context)[0]))
 
 
 def ask(house, path: str, body: object, **arguments):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import httpx
+import interop.node
 import pytest
 import requests
 from interop.node import install
@@ -86,3 +90,45 @@ def test_asynchronous_httpx_is_answered_many_at_once(house, policy):
             return [answer.text for answer in answers]
 
     assert asyncio.run(ask()) == [f"answer {n}" for n in range(8)]
+
+
+@pytest.fixture
+def page(house, policy):
+    """`strongroom proxy` as somebody starts it for a web page of their own; a function that fetches as a page does."""
+    if shutil.which("node") is None:
+        pytest.skip("SKIPPED LOUDLY: node is needed for the interoperability tests")
+    flags = ["--policy", str(policy), "--port", "0", "--origin", "http://mine.example", "--json"]
+    command = [sys.executable, "-m", "strongroom.cli", "proxy", house.stage.url, *flags]
+    script = Path(interop.node.__file__).with_name("fetch.mjs")
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        url = json.loads(running.stdout.readline())["url"]
+
+        def fetch(origin: str, wish: object) -> dict:
+            words = ["node", str(script), f"{url}/predictions/talk", origin, json.dumps(wish)]
+            return json.loads(subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout)
+
+        yield fetch
+        running.terminate()
+
+
+def test_a_web_pages_fetch_behind_the_proxy_is_answered_in_pieces_and_a_strangers_is_not(page):
+    mine = page("http://mine.example", {**WISH, "pause": 0.5})
+    assert (mine["preflight"], mine["allowed"]) == ([204, "http://mine.example"], "http://mine.example")
+    assert (mine["status"], mine["type"]) == (201, "text/event-stream")
+    assert "".join(piece for _, piece in mine["pieces"]) == "one two end"
+    assert mine["pieces"][0][1] == "one "
+    assert mine["pieces"][-1][0] - mine["pieces"][0][0] > 300  # milliseconds: nothing waited for the end
+    strangers = page("http://evil.example", WISH)
+    assert (strangers["preflight"][0], strangers["status"], strangers["allowed"]) == (403, 403, None)
+
+
+def test_the_command_line_shows_a_stream_as_it_comes(house, policy):
+    wish = json.dumps({**WISH, "pause": 0.5})
+    command = [sys.executable, "-m", "strongroom.cli", "request", house.url("/predictions/talk"), "--stream"]
+    command += ["--policy", str(policy), "-H", "Content-Type: application/json", "-d", wish]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        first = running.stdout.read(4)
+        at = time.monotonic()
+        assert (first, running.stdout.read()) == (b"one ", b"two end")
+        assert time.monotonic() - at > 0.3

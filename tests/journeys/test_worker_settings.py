@@ -8,6 +8,7 @@ import time
 
 import grpc
 import pytest
+from doubles.envelopes import enveloped
 from doubles.grpc_inference import Inference
 from doubles.houses import archives, sealed_stage, session_for
 from strongroom.channel import chunked, ohttp
@@ -20,13 +21,15 @@ from strongroom.errors import StreamTruncated
 pytestmark = pytest.mark.journey
 
 SETTINGS = '[worker]\ngather_ms = 0\npadding = "bucket:4096"\nrerun = true\ngrpc_streaming = true\n'
-MODELS = {"talk": "talking_handler.py"}
+SETTINGS += '[worker.envelopes]\nbodied = "body"\nlisted = "json"\n'
+MODELS = {"talk": "talking_handler.py", "bodied": "instances_handler.py", "listed": "instances_handler.py"}
+ONE_WORKER = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\n"
 PATH = "/predictions/talk"
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
-    store = archives(tmp_path_factory.mktemp("store") / "plain", MODELS, b"")
+    store = archives(tmp_path_factory.mktemp("store") / "plain", MODELS, ONE_WORKER)
     with sealed_stage(store, MODELS, SETTINGS) as stage:
         yield stage
 
@@ -44,6 +47,16 @@ def key(inference: Inference):
 def inner(**wish: object) -> bytes:
     content = json.dumps(wish).encode()
     return Request("POST", "http", "h", PATH, (("content-type", "application/json"),), content).serialise()
+
+
+@pytest.mark.parametrize(
+    ("model", "envelope", "body"), [("bodied", "body", {"a": [1, 2]}), ("listed", "json", {"instances": [[1], "b"]})]
+)
+def test_torchserves_other_envelopes_are_applied_inside(stage, session, model, envelope, body):
+    answer = session.post(f"{stage.url}/predictions/{model}", json=body, timeout=30)
+    assert answer.status_code == 200, answer.content
+    expected = enveloped(envelope, body)  # the json envelope makes the text itself
+    assert answer.json() == (json.loads(expected) if isinstance(expected, str) else expected)
 
 
 def test_without_gathering_each_piece_leaves_on_its_own(stage, session):

@@ -22,8 +22,7 @@ class Host:
 
     def __init__(self) -> None:
         self.now = time.time()
-        self.keys = request_keys(("x25519",))
-        self.keys.clock = lambda: self.now
+        self.keys = request_keys(("x25519",), clock=lambda: self.now)
 
     def request(self) -> tuple[bytes, bytes]:
         """Head and enc, sealed to what the host offers now."""

@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 from doubles.models import Author, sealed_toy
 from strongroom.archive.unseal import SealedArchive
+from strongroom.channel.bundle import ServedModel
 from strongroom.errors import BrokerUnreachable, ModelOpening, ModelUnavailable, ReleaseDenied
 from strongroom.keeper import holders, models
 from strongroom.keeper.asking import Asking
+from strongroom.keeper.keyring import Allowance, HostKeys, RequestKeys
 from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Peer, _stat
 from strongroom.keeper.release import Released
 from strongroom.keeper.room import OpenRoom
+from strongroom.launch.config import Channel
 
 HERE = Peer(os.getpid(), os.geteuid(), 0)
 
@@ -60,7 +63,9 @@ def opened(tmp_path):
         def find():
             return SealedArchive.open(sealed.path).verified((author.key.public,), now=datetime.now(UTC))
 
-        model = HeldModel("toy", find(), None, desk, grace=grace, find=find, **(held or {}))
+        source = HostKeys(Channel(("x25519",), "host", 86400, 7200, 300))
+        keys = RequestKeys(ServedModel("toy", "1.0", sealed.digest), None, None, source, Allowance(1, 1))
+        model = HeldModel("toy", find(), keys, desk, grace=grace, find=find, **(held or {}))
         made.append(model)
         model.start()
         if not waits:

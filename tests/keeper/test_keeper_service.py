@@ -29,7 +29,7 @@ from strongroom.errors import (
     NonceRateExceeded,
     ReplayRefused,
 )
-from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
+from strongroom.keeper.keyring import Allowance, HostKeys, RequestKeys, Surroundings
 from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Lineage
@@ -61,7 +61,7 @@ class House:
         allowance = Allowance(1, 5)
         self.models = {}
         for name, sealed in self.sealed.items():
-            keys = RequestKeys(ServedModel(name, "1.0", sealed.digest), around, attester, CHANNEL, allowance)
+            keys = RequestKeys(ServedModel(name, "1.0", sealed.digest), around, attester, HostKeys(CHANNEL), allowance)
             verified = gate.verified(sealed.path)
             self.models[name] = HeldModel(name, verified, keys, lambda sealed=sealed: self.release(sealed))
         self.path = folder / "keeper.sock"
@@ -276,7 +276,7 @@ def test_the_frames_of_every_answer_hold_no_private_key(house, monkeypatch):
     link.settle([Settled(reservation, True, None)])
     link.bundle(None)
     everything = b"".join(repr(frame).encode() + _octets(frame) for frame in frames)
-    secrets = [held.private_key for held in house.models["one"].keys._keys._held]
+    secrets = [held.private_key for held in house.models["one"].keys.source.present()._held]
     assert secrets
     for key in secrets:
         for octets in _private_octets(key):

@@ -27,6 +27,12 @@ def test_the_smallest_file_has_the_documented_defaults(tmp_path):
     assert configuration.broker is None
 
 
+def test_a_fleets_keys_are_asked_for_by_name_only(tmp_path):
+    assert load(tmp_path, SMALLEST).channel.mode == "host"
+    channel = load(tmp_path, SMALLEST + "[channel]\nmode = 'fleet'\noverlap_s = 43200\n").channel
+    assert (channel.mode, channel.overlap) == ("fleet", 43200)
+
+
 def test_the_documented_example_is_read(tmp_path):
     example = re.search(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)[1]
     configuration = load(tmp_path, example)
@@ -48,6 +54,8 @@ def test_the_digest_is_of_the_exact_bytes(tmp_path):
         (SMALLEST + "[broker]\nurl = 'ftp://x'\n", "neither https nor http"),
         (SMALLEST + "[channel]\nkems = ['rot13']\n", "kems"),
         (SMALLEST + "[channel]\nmode = 'cluster'\n", "mode"),
+        (SMALLEST + "[channel]\nmode = 'fleet'\nrotation_s = 3600\n", "rotation_s is for mode host"),
+        (SMALLEST + "[channel]\nmode = 'fleet'\noverlap_s = 43201\n", "overlap_s"),
         (SMALLEST + "[worker]\noutput = 'print'\n", "output"),
         (SMALLEST + "[worker]\npadding = 'much'\n", "padding"),
         (SMALLEST + "[worker.envelopes]\ndigits = 'seldon'\n", "digits"),

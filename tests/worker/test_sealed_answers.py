@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import Limits, Request, Response
+from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeysRequest
 from strongroom.channel.kem import X25519
 from strongroom.channel.padding import Padding
 from strongroom.errors import KeeperUnavailable, MalformedInput, ModelUnavailable
+from strongroom.keeper.keyring import Allowance
 from strongroom.worker.link import Settings
 from strongroom.worker.service import Answer, Outer, SealedService, _date
 
@@ -35,7 +37,7 @@ class Model:
         return [Response(200, (("content-type", "a/b"),), self.content) for _ in requests]
 
     def ask(self, *, body: bytes = b"", stream: bool = False) -> tuple[Answer, Response]:
-        config, pair = self.keys._keys.keys.choose((X25519,))
+        config, pair = self.keys.source.present().keys.choose((X25519,))
         inner = Request("POST", "http", "h", "/predictions/m", (), body).serialise()
         if not stream:
             message, opener = ohttp.encapsulate(config, pair, inner)
@@ -108,6 +110,16 @@ def test_while_the_model_is_not_open_every_sealed_item_gets_a_503_and_keys_are_a
         Outer("text/plain", b"x"),
     ]
     assert [each.status for each in model.service.answer(batch, not_open)] == [503, 200, 415]
+
+
+def test_too_many_nonces_are_a_429_and_cached_evidence_is_given_all_the_same():
+    model = Model()
+    model.keys.allowance = Allowance(0, 2)
+    nonce = KeysRequest(bytes(32)).serialise()
+    batch = [Outer(KEYS_REQUEST_TYPE, nonce)] * 4 + [Outer(KEYS_REQUEST_TYPE, b"{}")]
+    answers = model.service.answer(batch, lambda: model.handler)
+    assert [each.status for each in answers] == [200, 200, 429, 429, 200]
+    assert json.loads(answers[2].body)["type"] == "about:blank"
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9999, 12, 31), timezones=st.just(UTC)))

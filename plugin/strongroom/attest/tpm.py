@@ -12,6 +12,7 @@ attributes. Nothing is stored in the TPM.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,12 @@ def launch_log_of(tcti: str) -> Path:
     return place(f"{name}.json")
 
 
+class _Pending(threading.local):
+    """The answer to a broker's credential, until the thread that took the challenge makes its evidence."""
+
+    secret: bytes | None = None
+
+
 class TpmAttester:
     """A TPM behind a TCTI. One instance serves a process; its methods may be called from any thread.
 
@@ -77,7 +84,7 @@ class TpmAttester:
         self._event_log = event_log or (EVENT_LOG if own else None)
         self._launch_log = launch_log or launch_log_of(tcti)
         self._ek_type = EK_TYPES[ek]
-        self._secret: bytes | None = None
+        self._pending = _Pending()
         self._tpm = TpmConnection(tcti)
         self._lock = self._tpm.lock
         self._ak, self._ak_pub = self._primary(AK_TEMPLATES[ak])
@@ -111,11 +118,12 @@ class TpmAttester:
     def evidence(self, report_data: bytes) -> Evidence:
         """A quote over the first 32 bytes of `report_data`, with PCR values and logs.
 
-        After `respond`, it also answers the broker's credential, once. Raises `AttesterUnavailable`.
+        After `respond` in the same thread it also answers the broker's credential, once: evidence that others
+        ask for meanwhile must not use the answer up. Raises `AttesterUnavailable`.
         """
         with self._lock:
             message, signature, pcrs = self._quote(report_data)
-            secret, self._secret = self._secret, None
+        secret, self._pending.secret = self._pending.secret, None
         body = TpmEvidence(
             quotes={self._bank: BankQuote(message, signature, pcrs)},
             ak_pub=self._ak_pub,
@@ -159,7 +167,7 @@ class TpmAttester:
         """
         credential = Credential.parse(challenge)
         with self._lock:
-            self._secret = self._activate(credential)
+            self._pending.secret = self._activate(credential)
 
     def _activate(self, credential: Credential) -> bytes:
         from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2_SE, TPM2B_ENCRYPTED_SECRET, TPM2B_ID_OBJECT

@@ -10,10 +10,11 @@ from typing import Any
 
 import requests
 
-from strongroom.broker.admin import AdminKey
+from strongroom.broker.admin import AdminKey, key_id_of
 from strongroom.broker.document import ModelKeyDocument, check_name
+from strongroom.broker.epochs import public_key_of
 from strongroom.broker.protocol import BASE_PATH, ErrorInformation, Resource
-from strongroom.encoding import b64url, parse_json
+from strongroom.encoding import b64url, parse_json, unb64url
 from strongroom.errors import BrokerUnreachable, MalformedInput, ReleaseError
 from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
 
@@ -127,6 +128,22 @@ class BrokerAdmin:
     def status(self) -> Any:
         """What the broker says of itself."""
         return self.get("strongroom/admin/status")
+
+    def public_key(self) -> bytes | None:
+        """The broker's own key (DER SubjectPublicKeyInfo), which signs epoch seeds; None for a stock Trustee.
+
+        It is held against the broker that the administrator's key was made for, so nobody on the way can put
+        another in its place. Raises `ReleaseError` where it is another's.
+        """
+        if not self._key.broker:
+            return None
+        octets = unb64url(str(self.status().get("broker_key")), where="broker's answer")
+        if key_id_of(public_key_of(octets)) != self._key.broker:
+            raise ReleaseError(
+                f"the broker at {self._url} has not the key of broker {self._key.broker}",
+                hint="another broker answers here, or admin.key is for another one",
+            )
+        return octets
 
     def audit_entries(self, first: int, end: int) -> list[bytes]:
         """The audit entries from `first` up to, not including, `end`. Raises `ReleaseError` where some are missing."""

@@ -17,7 +17,7 @@ from strongroom.broker.refusals import Refused
 from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.release import Broker
 from strongroom.broker.store import REVOCABLE, Revocation
-from strongroom.encoding import Fields, parse_json, unb64url
+from strongroom.encoding import Fields, b64url, parse_json, unb64url
 from strongroom.errors import ConfigurationInvalid, MalformedInput
 from strongroom.evidence.policy import Policy
 
@@ -269,6 +269,7 @@ def status(broker: Broker, who: Administrator, path: Params, query: Params, body
     appraisal, release = broker.policies.appraisal, broker.policies.release
     return {
         "broker": broker.id,
+        "broker_key": b64url(broker.public_key),
         "appraisal_policy": appraisal.name if appraisal else None,
         "tees": sorted(appraisal.tees) if appraisal else [],
         "release_policy": release is not None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
@@ -88,18 +88,30 @@ class EpochSeed:
 
         Raises `ReleaseError`.
         """
+        public = public_key_of(broker_key)
         try:
-            public = load_der_public_key(broker_key)
-            if not isinstance(public, Ed25519PublicKey):
-                raise ReleaseError("the archive names a broker key that is not Ed25519")
             public.verify(self.signature, self._signed())
-        except (ValueError, InvalidSignature) as error:
+        except InvalidSignature as error:
             raise ReleaseError(
                 "the epoch seed is not signed by the broker that the archive names",
                 hint="another broker answers here, or the archive was sealed for another one (seal --broker-key)",
             ) from error
         if self.archive != archive:
-            raise ReleaseError(f"the epoch seed is for archive {self.archive}, asked was {archive}")
+            raise ReleaseError(
+                f"the epoch seed is for archive {self.archive}, asked was {archive}",
+                hint="somebody between here and the broker answers with another archive's seed",
+            )
+
+
+def public_key_of(octets: bytes) -> Ed25519PublicKey:
+    """The broker key that an archive names, from DER SubjectPublicKeyInfo; raises `ReleaseError`."""
+    try:
+        public = load_der_public_key(octets)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ReleaseError("the archive names a broker key that cannot be read") from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise ReleaseError("the archive names a broker key that is not Ed25519")
+    return public
 
 
 def current(now: float) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from strongroom.broker import epochs, leases
 from strongroom.broker.admin import key_id_of
@@ -75,6 +76,11 @@ class Broker:
             endorsements=endorsements,
             clock=clock,
         )
+
+    @property
+    def public_key(self) -> bytes:
+        """What an archive names to accept epoch seeds of this broker: DER SubjectPublicKeyInfo, Ed25519."""
+        return self._identity.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     # -- GET resource -----------------------------------------------------------------
 

@@ -21,6 +21,8 @@ BUNDLE_TYPE = "application/vnd.strongroom.key-bundle+json"
 NONCE_SIZE = 32
 BUNDLE_LIMIT = 4 * 1024 * 1024
 BINDING_LABEL = "strongroom channel v1"
+MODES = ("host", "fleet")
+"""Whose the request keys are: one TEE's alone, or those of all keepers of an archive (section 7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class BundleParts:
 
     `ohttp_keys` are the exact `application/ohttp-keys` bytes; `not_before` and `not_after` seconds
     since the epoch; `configuration` and `plugins` SHA-256 digests; `nonce` 32 bytes if one was asked.
-    `admitted` is sorted by archive digest.
+    `admitted` is sorted by archive digest. `mode` is one of `MODES`.
     """
 
     ohttp_keys: bytes
@@ -132,12 +134,15 @@ class BundleParts:
     admitted: tuple[AdmittedArchive, ...]
     configuration: bytes
     plugins: bytes
+    mode: str
     nonce: bytes | None = None
 
     def __post_init__(self) -> None:
         """Raises `MalformedInput` for sizes and an order that `KeyBundle.parse` would refuse."""
         if len(self.configuration) != 32 or len(self.plugins) != 32:
             raise MalformedInput("key bundle: the configuration and plugin digests have 32 bytes each")
+        if self.mode not in MODES:
+            raise MalformedInput(f"key bundle: mode is {self.mode!r}, known are {' and '.join(MODES)}")
         if self.nonce is not None and len(self.nonce) != NONCE_SIZE:
             raise MalformedInput(f"key bundle: a nonce of {len(self.nonce)} bytes, {NONCE_SIZE} expected")
         if self.not_before > self.not_after:
@@ -154,6 +159,7 @@ class BundleParts:
             "admitted": [each.serialise() for each in self.admitted],
             "configuration": self.configuration.hex(),
             "plugins": self.plugins.hex(),
+            "mode": self.mode,
         }
 
     def binding(self) -> bytes:
@@ -196,6 +202,7 @@ class KeyBundle:
             ),
             configuration=fields.hexes("configuration", size=32),
             plugins=fields.hexes("plugins", size=32),
+            mode=fields.text("mode", limit=16),
             nonce=fields.blob("nonce", size=NONCE_SIZE) if fields.has("nonce") else None,
         )
         bundle = cls(parts, BundleEvidence.parse(fields.table("evidence")))

@@ -11,10 +11,11 @@ No clock: whoever rotates says what time it is (seconds on one monotonic clock o
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from strongroom.channel.fleet import epoch_keys
 from strongroom.channel.hpke import (
     AES_128_GCM,
     AES_256_GCM,
@@ -22,7 +23,7 @@ from strongroom.channel.hpke import (
     HKDF_SHA256,
     RecipientContext,
 )
-from strongroom.channel.kem import KEMS, P256, X25519, XWING, KemPrivateKey, expand, extract
+from strongroom.channel.kem import KEMS, P256, X25519, XWING, KemPrivateKey
 from strongroom.encoding import Reader
 from strongroom.errors import ConfigurationInvalid, KeyUnknown, MalformedInput
 
@@ -150,26 +151,31 @@ class KeySet:
         self._install([KEMS[kem_id].generate() for kem_id in self._kems])
 
     @classmethod
-    def of_epoch(cls, epoch: int, seed: bytes, model_secret: bytes, kems: Sequence[int] = (XWING, X25519)) -> KeySet:
-        """The set of mode ``fleet`` for one epoch: every replica computes the same (docs/protocol.md section 7).
+    def of_epochs(
+        cls, seeds: Mapping[int, bytes], offered: int, secret: bytes, kems: Sequence[int] = (XWING, X25519)
+    ) -> KeySet:
+        """The set of mode ``fleet``: opens with the keys of every epoch in `seeds`, offers those of one of them.
 
-        `seed` (32 bytes) comes signed from the key broker, `model_secret` from the model key; the
-        first key id is ``epoch * len(kems)`` modulo 256.
+        Each seed (32 bytes) comes signed from the key broker, `secret` from the model key; every replica
+        computes the same (docs/protocol.md section 7.2). Such a set is not rotated: another one replaces it.
         """
         keyset = cls.__new__(cls)
         keyset._kems = _checked(kems)
-        keyset._generation, keyset._held, keyset._retiring, keyset._present = epoch - 1, (), {}, ()
-        keyset._install(_epoch_keys(epoch, seed, model_secret, keyset._kems), first_key_id=epoch * len(keyset._kems))
+        keyset._generation, keyset._next_id, keyset._retiring = offered, 0, {}
+        of = {
+            epoch: _generation(epoch, epoch * len(kems), kems, epoch_keys(epoch, seeds[epoch], secret, kems))
+            for epoch in sorted(seeds, reverse=True)
+        }
+        if offered not in of:
+            raise ConfigurationInvalid(f"epoch {offered} cannot be offered without its seed")
+        keyset._present = of[offered]
+        keyset._held = tuple(held for generation in of.values() for held in generation)
         return keyset
 
-    def _install(self, keys: Sequence[KemPrivateKey], *, first_key_id: int | None = None) -> None:
-        start = self._next_id if first_key_id is None else first_key_id
+    def _install(self, keys: Sequence[KemPrivateKey]) -> None:
         self._generation += 1
-        self._present = tuple(
-            _Held(KeyConfig((start + place) % 256, kem_id, key.public_octets, OFFERED[kem_id]), key, self._generation)
-            for place, (kem_id, key) in enumerate(zip(self._kems, keys, strict=True))
-        )
-        self._next_id = (start + len(keys)) % 256
+        self._present = _generation(self._generation, self._next_id, self._kems, keys)
+        self._next_id = (self._next_id + len(keys)) % 256
         # A wrapped-around id names the newer key: the older of the two is past any honest overlap.
         self._held = self._present + self._held
 
@@ -198,15 +204,6 @@ class KeySet:
         keys = [KEMS[kem_id].generate() for kem_id in self._kems]
         self._retiring[self._generation] = now + overlap
         self._install(keys)
-
-    def rotate_epoch(self, epoch: int, seed: bytes, model_secret: bytes, now: float, overlap: float) -> None:
-        """As `rotate`, to the keys of a later epoch of mode ``fleet``; raises `ConfigurationInvalid`."""
-        if epoch <= self._generation:
-            raise ConfigurationInvalid(f"epoch {epoch} does not come after epoch {self._generation}")
-        keys = _epoch_keys(epoch, seed, model_secret, self._kems)
-        self._retiring[self._generation] = now + overlap
-        self._generation = epoch - 1
-        self._install(keys, first_key_id=epoch * len(self._kems))
 
     def forget(self, now: float) -> frozenset[int]:
         """Drop every generation whose overlap is over; gives their numbers, for the replay memory.
@@ -238,21 +235,16 @@ class KeySet:
         return RecipientContext.setup(head.suite, held.private_key, enc, head.info(form))
 
 
+def _generation(number: int, first_id: int, kems: Sequence[int], keys: Sequence[KemPrivateKey]) -> tuple[_Held, ...]:
+    return tuple(
+        _Held(KeyConfig((first_id + place) % 256, kem_id, key.public_octets, OFFERED[kem_id]), key, number)
+        for place, (kem_id, key) in enumerate(zip(kems, keys, strict=True))
+    )
+
+
 def _checked(kems: Sequence[int]) -> tuple[int, ...]:
     if not kems or len(set(kems)) != len(kems) or any(kem_id not in OFFERED for kem_id in kems):
         raise ConfigurationInvalid(
             "the request keys must name each of x-wing, x25519 and p-256 at most once, and one of them at least"
         )
     return tuple(kems)
-
-
-def _epoch_keys(epoch: int, seed: bytes, model_secret: bytes, kems: Sequence[int]) -> list[KemPrivateKey]:
-    if len(seed) != 32 or len(model_secret) != 32:
-        raise MalformedInput("an epoch seed and a model secret have 32 bytes each")
-    prk = extract("sha256", seed, model_secret)
-    keys = []
-    for kem_id in kems:
-        info = b"strongroom ohttp" + epoch.to_bytes(8, "big") + kem_id.to_bytes(2, "big")
-        octets = expand("sha256", prk, info, 32)
-        keys.append(KEMS[kem_id].derive(octets) if kem_id == P256 else KEMS[kem_id].private_key(octets))
-    return keys

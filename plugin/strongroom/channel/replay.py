@@ -32,31 +32,35 @@ class Reservation(NamedTuple):
 
 
 class DateTerms(NamedTuple):
-    """Which Dates are taken at a moment; times in seconds since the epoch, `window` in seconds either way.
+    """Which Dates are taken at a moment; times in seconds since the epoch.
 
-    `undated` is how many more requests without a Date are taken.
+    A Date may lie `window` seconds behind and `ahead` seconds before us. `undated` is how many more requests
+    without a Date are taken.
     """
 
     latest: float
     window: float
     not_before: float
     undated: int
+    ahead: float
 
     def check(self, date: float | None) -> None:
         """Raises `DateRefused` for a request that opened and must not be processed."""
         if date is None:
             if self.undated <= 0:
-                raise DateRefused(
-                    "no requests without a Date field are taken", hint="send a Date field inside the request"
-                )
+                raise self._refused("no requests without a Date field are taken", "send a Date field in the request")
             return
-        if abs(date - self.latest) > self.window:
-            raise DateRefused(
-                f"the Date field is {date - self.latest:+.0f} seconds off, allowed are {self.window:.0f}",
-                hint="set the client's clock",
+        if not -self.window <= date - self.latest <= self.ahead:
+            raise self._refused(
+                f"the Date field is {date - self.latest:+.0f} seconds off, "
+                f"allowed are {-self.window:.0f} to {self.ahead:+.0f}",
+                "set the client's clock",
             )
         if date < self.not_before:
-            raise DateRefused("the Date field lies before this server started", hint="send the request anew")
+            raise self._refused("the Date field lies before this server started", "send the request anew")
+
+    def _refused(self, why: str, hint: str) -> DateRefused:
+        return DateRefused(why, now=self.latest, hint=hint)
 
 
 class ReplayMemory:
@@ -67,6 +71,7 @@ class ReplayMemory:
     without a Date are refused. `dated_limit` bounds the rest; past that, everything is refused
     until the window moves on.
 
+    `ahead` is how many seconds a Date may be ahead of us, the window where it is None. That,
     `not_before` (seconds since the epoch) and `require_date` are for mode ``fleet``: this process
     cannot know what others answered before it started.
     """
@@ -79,8 +84,10 @@ class ReplayMemory:
         dated_limit: int = 2_000_000,
         require_date: bool = False,
         not_before: float = 0.0,
+        ahead: float | None = None,
     ) -> None:
         self._window = window
+        self._ahead = window if ahead is None else ahead
         self._undated_limit = undated_limit
         self._dated_limit = dated_limit
         self._require_date = require_date
@@ -125,6 +132,11 @@ class ReplayMemory:
             self._pending.add(reservation)
         return reservation
 
+    def begin(self, not_before: float) -> None:
+        """From now on, Dates before `not_before` are refused, and later ones are not for that reason."""
+        with self._lock:
+            self._not_before = not_before
+
     def terms(self) -> DateTerms:
         """Which Dates are taken now, for whoever opens what was reserved."""
         with self._lock:
@@ -132,7 +144,7 @@ class ReplayMemory:
 
     def _terms(self) -> DateTerms:
         undated = 0 if self._require_date else self._undated_limit - sum(map(len, self._undated.values()))
-        return DateTerms(self._latest, self._window, self._not_before, undated)
+        return DateTerms(self._latest, self._window, self._not_before, undated, self._ahead)
 
     def settle(self, reservation: Reservation, *, opened: bool, date: float | None, now: float) -> None:
         """Report what became of a reservation. `date` is the inner Date (seconds since the epoch) or None.

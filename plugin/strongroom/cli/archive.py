@@ -87,7 +87,12 @@ def archive(
             source,
             output,
             author=sealing.signer(author, plugin or ()),
-            terms=Terms(tenant=tenant, lineage=lineage, version=lineage_version),
+            terms=Terms(
+                tenant=tenant,
+                lineage=lineage,
+                version=lineage_version,
+                broker_key=sealing.broker_key(None, broker, admin_key, broker_ca),
+            ),
             form="directory" if directory else "file",
             recipients=[sealing.recipient(each, plugin or ()) for each in recipient or ()],
             allow_requirements=allow_requirements,

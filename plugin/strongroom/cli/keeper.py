@@ -41,9 +41,10 @@ def keeper(
         pairs = dict(each.partition("=")[::2] for each in models or [])
         if not pairs or not all(pairs.values()):
             raise LaunchRefused("no archive is named", hint="strongroom keeper --config FILE digits=digits.mar")
-        gate = Gate(configuration.admission)
+        gate = Gate(configuration.admission, configuration.channel.mode)
         with tempfile.TemporaryDirectory() as fronts:  # admission writes fronts; a bare keeper needs none
-            admitted = gate.admit({name: Path(path) for name, path in pairs.items()}, Path(fronts))
+            named = {name: Path(path) for name, path in pairs.items()}
+            admitted = gate.admit(named, Path(fronts))
         _, authority = pinned_ca(configuration.broker.ca if configuration.broker is not None else None)
         roots = trust_roots((each.id for each in gate.authors), authority)
         charge = Charge(tuple(admitted), None, configuration.digest, roots)

@@ -46,7 +46,8 @@ def seal(
     lease_required: Annotated[bool, typer.Option(help="open it only under a broker's lease")] = False,
     owner: Annotated[str | None, typer.Option(help="owner or policy id for release policies")] = None,
     broker_key: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="public key that may sign epoch seeds (mode fleet)")
+        Path | None,
+        typer.Option(metavar="PEM", help="who may sign epoch seeds (mode fleet); default: the broker of --broker"),
     ] = None,
     directory: Annotated[bool, typer.Option("--directory", help="write an unpacked model folder (no-archive)")] = False,
     padding: Annotated[bool, typer.Option("--padding", help="hide the exact size (Padmé, at most 12 % more)")] = False,
@@ -80,7 +81,7 @@ def seal(
             expiry=sealing.moment(expires),
             lease_required=lease_required,
             owner=owner,
-            broker_key=sealing.spki(broker_key),
+            broker_key=sealing.broker_key(broker_key, broker, admin_key, broker_ca),
             form="directory" if directory else "file",
             recipients=[*wraps, *phrase],
             padding=padding,

@@ -136,8 +136,19 @@ def spki(path: Path | None) -> bytes | None:
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise KeyFileInvalid(f"{path} is no PEM public key") from error
+        raise KeyFileInvalid(
+            f"{path} is no PEM public key", hint="`strongroom broker init` writes broker.pub"
+        ) from error
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def broker_key(path: Path | None, broker: str | None, admin_key: Path | None, ca: Path | None) -> bytes | None:
+    """Who may sign epoch seeds (mode fleet): the key in a file, else that of the broker that gets the model key."""
+    if path is not None or broker is None or admin_key is None:
+        return spki(path)
+    from strongroom.broker.client import BrokerAdmin
+
+    return BrokerAdmin(broker, admin_key, ca=ca).public_key()
 
 
 @contextmanager

@@ -37,9 +37,15 @@ class Endpoint:
 
         `models` maps a path (``/invocations``, or any path that a gateway rewrites) to a model's name.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServerUnsealed(f"{url!r} is not an http or https URL")
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and parts.hostname
+        except ValueError:  # brackets, or characters that a host name cannot have
+            known = None
+        if not known:
+            raise ServerUnsealed(
+                f"{url!r} is not an http or https URL", hint="for example http://host:8080/predictions/m"
+            )
         origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         if models and parts.path in models:
             return cls(origin, "", models[parts.path])

@@ -127,6 +127,7 @@ def verify_bundle(
     _check_model(parts, endpoint, checks)
     chosen = _check_keys(parts, trust, checks)
     _check_admitted(parts, trust.policy, checks)
+    _check_mode(parts, trust.policy, checks)
     verdict = _judged(bundle, trust, now, checks)
     if verdict is None or chosen is None or checks.failed:
         raise refusal(endpoint, checks.all)
@@ -239,6 +240,15 @@ def _check_admitted(parts: BundleParts, policy: Policy, checks: Checklist) -> No
         return
     admitted = [AdmittedModel(each.name, each.version, each.archive, each.author) for each in parts.admitted]
     policy.admitted.appraise(admitted, checks, configuration=parts.configuration, plugins=[parts.plugins])
+
+
+def _check_mode(parts: BundleParts, policy: Policy, checks: Checklist) -> None:
+    checks.that(
+        parts.mode in policy.modes, "bundle.mode", Word.ADMITTED,
+        expected=" or ".join(policy.modes) or "no mode at all", found=parts.mode, source="docs/protocol.md, section 7",
+        hint="in mode fleet the key owner's broker could read what you send; if you trust it with that, add "
+        'modes = ["host", "fleet"] to the policy\'s [channel] table',
+    )  # fmt: skip
 
 
 def refusal(endpoint: Endpoint, checks: Sequence[Check]) -> ServerRefused:

@@ -13,6 +13,9 @@
     [admitted]
     authors = ["9f2b…"]
 
+    [channel]
+    modes = ["host"]
+
 A kind of TEE that has no table is refused, so an empty policy refuses everything. What
 stands inside a TEE's table is its verifier's business (docs/attestation/); what else a
 policy may say is here. Lists that are present and empty deny; lists that are absent do
@@ -35,6 +38,7 @@ from strongroom.evidence.types import Checklist, Verifier, Word
 from strongroom.keys import ArchiveDigest, AuthorId
 
 DEVICE_CLASSES = ("gpu", "switch")
+CHANNEL_MODES = ("host", "fleet")
 LARGEST_POLICY = 1 << 20
 
 
@@ -140,6 +144,14 @@ def _digests(read: Fields, name: str, kind: Any) -> frozenset[Any] | None:
     return frozenset(kind(unhex(each, where=f"{read.where}: {name}")) for each in read.texts(name))
 
 
+def _modes(read: Fields) -> tuple[str, ...]:
+    modes = read.texts("modes", limit=16, default=CHANNEL_MODES[:1])
+    if not set(modes) <= set(CHANNEL_MODES):
+        raise MalformedInput(f"{read.where}: modes is not a list out of {' and '.join(CHANNEL_MODES)}")
+    read.done()
+    return modes
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One appraisal policy. `tees` maps a TEE name to what its verifier parsed from the table.
@@ -148,6 +160,8 @@ class Policy:
     not name may have any number of devices, none included. `max_age` is how old evidence may be, in
     seconds, where a protocol lets it be reused (docs/protocol.md); `init_data` lists digests of the files that a
     guest may have been started with (docs/attestation/init-data.md); `digest` is the SHA-256 of the text.
+    `modes` are the channel's modes that a client accepts: without a ``[channel]`` table, keys that nobody
+    outside the TEE has (``host``).
     """
 
     name: str
@@ -158,6 +172,7 @@ class Policy:
     max_age: int = 300
     digest: bytes = b""
     init_data: HexSet | None = None
+    modes: tuple[str, ...] = CHANNEL_MODES[:1]
 
     @classmethod
     def parse(cls, text: str, verifiers: Mapping[str, Verifier]) -> Policy:
@@ -187,6 +202,7 @@ class Policy:
             devices = {each: table.number(each, high=64) for each in DEVICE_CLASSES if table.has(each)}
             table.done()
         admitted = Admission.parse(read.table("admitted")) if read.has("admitted") else None
+        modes = _modes(read.table("channel")) if read.has("channel") else CHANNEL_MODES[:1]
         tees = {}
         for tee in read.left():
             if tee not in verifiers:
@@ -196,7 +212,7 @@ class Policy:
             table = read.table(tee)
             tees[tee] = verifiers[tee].policy(table)
             table.done()
-        return cls(name, description, tees, devices, admitted, max_age, digest, init_data)
+        return cls(name, description, tees, devices, admitted, max_age, digest, init_data, modes)
 
     @classmethod
     def load(cls, path: Path, verifiers: Mapping[str, Verifier]) -> Policy:

@@ -1,27 +1,30 @@
 """One model's request keys: what clients seal to, opened once each, and the evidence over them.
 
-Mode ``host``: keys are made here and nobody outside ever has them. They rotate with an overlap, and the
-deletion of an old key is the only forward secrecy there is. Evidence over the key list is cached and
-remade before half of its lifetime; over a client's nonce it is made on demand, at a bounded rate, because
-a quoting device is slow and shared (docs/protocol.md sections 4 and 5).
+Whose keys these are is the channel's mode. `HostKeys` makes its own, and nobody outside ever has them; they
+rotate with an overlap, and the deletion of an old key is the only forward secrecy there is. `fleet.FleetKeys`
+shares them with other keepers. Evidence over the key list is cached and remade before half of its lifetime;
+over a client's nonce it is made on demand, at a bounded rate, because a quoting device is slow and shared
+(docs/protocol.md sections 4 and 5).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from strongroom.channel.bundle import AdmittedArchive, BundleEvidence, BundleParts, KeyBundle, ServedModel
 from strongroom.channel.kem import P256, X25519, XWING
 from strongroom.channel.keyset import KeySet
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.channel.replay import DateTerms, ReplayMemory, Reservation
-from strongroom.errors import ChannelError, KeyUnknown, NonceRateExceeded
+from strongroom.errors import ChannelError, KeyUnknown, NonceRateExceeded, StrongroomError
 from strongroom.evidence.types import Attester
+from strongroom.keeper.release import Released
 from strongroom.launch.config import Channel
 
 _log = logging.getLogger(__name__)
@@ -60,12 +63,114 @@ class Surroundings:
     plugins: bytes
 
 
-class _Cached(NamedTuple):
-    """A bundle without a nonce; `until` on the monotonic clock, `made` by the wall clock, in seconds."""
+class Offer(NamedTuple):
+    """What clients are offered: the key list's bytes, the time now, and until when those keys open at most.
 
+    Both times are in seconds since 1970, by the clock that the mode believes.
+    """
+
+    ohttp_keys: bytes
+    now: float
     until: float
-    made: float
+
+
+class KeySource(Protocol):
+    """Whose keys a model's requests are sealed to: the difference between the channel's modes. Thread-safe."""
+
+    mode: str
+    memory: ReplayMemory
+
+    def present(self) -> KeySet:
+        """What opens requests now; raises `ModelUnavailable` while there is nothing."""
+
+    def offer(self) -> Offer:
+        """What clients are offered now; raises `ModelUnavailable`."""
+
+    def now(self) -> float:
+        """Seconds since 1970, by which Dates are judged."""
+
+    def opened(self, released: Released, answered_at: float) -> None:
+        """The model key has come and fits, at CLOCK_BOOTTIME `answered_at`; raises `ReleaseError`."""
+
+    def told(self, broker_time: int, asked_at: float, answered_at: float) -> None:
+        """The broker told its time with a renewed lease; see `brokertime.BrokerTime`."""
+
+    def closed(self) -> None:
+        """The model was withdrawn."""
+
+    def status(self) -> tuple[int | None, StrongroomError | None]:
+        """The epoch on offer, and why there are no keys, where that is so."""
+
+
+class HostKeys:
+    """Mode ``host``: keys made here, of this keeper's life. Opening and closing the model changes nothing."""
+
+    mode = "host"
+
+    def __init__(self, settings: Channel, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._keys = KeySet(tuple(KEMS[name] for name in settings.kems))
+        self._rotation, self._overlap = settings.rotation, max(settings.overlap, BUNDLE_LIFETIME)
+        self._rotated = time.monotonic()
+        self._lock = threading.Lock()
+        self.memory = ReplayMemory(window=settings.date_window)
+
+    def present(self) -> KeySet:
+        """The one set there is, rotated if that is due."""
+        now = time.monotonic()
+        with self._lock:
+            self._begin_anew_if_set_back(now)
+            if now - self._rotated >= self._rotation:
+                self._keys.rotate(now, self._overlap)
+                self._rotated = now
+            self.memory.forget(self._keys.forget(now))
+        return self._keys
+
+    def offer(self) -> Offer:
+        """What is on offer; the overlap is at least a bundle's lifetime, so its end cuts no bundle short."""
+        return Offer(self.present().ohttp_keys, self.now(), math.inf)
+
+    def now(self) -> float:
+        """The host's clock."""
+        return self._clock()
+
+    def opened(self, released: Released, answered_at: float) -> None:
+        """Nothing: these keys owe nothing to the model key."""
+
+    def told(self, broker_time: int, asked_at: float, answered_at: float) -> None:
+        """Nothing."""
+
+    def closed(self) -> None:
+        """Nothing: without the model nothing is opened anyway."""
+
+    def status(self) -> tuple[int | None, StrongroomError | None]:
+        """There are always keys, and no epochs."""
+        return None, None
+
+    def _begin_anew_if_set_back(self, now: float) -> None:
+        """A wall clock set back by more than the window: keys and memory go together (docs/protocol.md section 5)."""
+        wall, latest = self._clock(), self.memory.terms().latest
+        if wall >= latest - self.memory.window:
+            return
+        _log.warning("the clock was set back by %.0f s: a model has new request keys", latest - wall)
+        self._keys.rotate(now, 0)
+        self._keys.forget(float("inf"))
+        self.memory.start_over(wall)
+        self._rotated = now
+
+
+class _Cached(NamedTuple):
+    """A bundle without a nonce: when it was made on the monotonic clock, from what, for how many seconds it serves."""
+
+    at: float
+    made: Offer
+    seconds: float
     bundle: bytes
+
+    def serves(self, offer: Offer) -> bool:
+        """Clients hold a bundle's times against their clocks, so a clock that was set makes it useless too."""
+        same = offer.ohttp_keys == self.made.ohttp_keys
+        return same and time.monotonic() - self.at < self.seconds and 0 <= offer.now - self.made.now < self.seconds
 
 
 @dataclass(slots=True)
@@ -75,104 +180,72 @@ class RequestKeys:
     model: ServedModel
     surroundings: Surroundings
     attester: Attester
-    settings: Channel
+    source: KeySource
     allowance: Allowance
-    clock: Callable[[], float] = time.time
-    _keys: KeySet = field(init=False)
-    _replays: ReplayMemory = field(init=False)
-    _lock: threading.RLock = field(init=False, default_factory=threading.RLock)
-    _rotated: float = field(init=False)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _cached: _Cached | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self._keys = KeySet(tuple(KEMS[name] for name in self.settings.kems))
-        self._replays = ReplayMemory(window=self.settings.date_window)
-        self._rotated = time.monotonic()
 
     def bundle(self, nonce: bytes | None) -> bytes:
         """The key bundle's JSON: cached without a nonce, freshly attested with one (32 bytes).
 
-        Raises `NonceRateExceeded`, or what the attester raises.
+        Raises `NonceRateExceeded`, `ModelUnavailable`, or what the attester raises.
         """
         if nonce is not None:
             self.allowance.take()
-            return self._attested(nonce)
+            return self._attested(nonce, self.source.offer())[1]
         with self._lock:
-            self._rotate_if_due()
-            now, made, half = time.monotonic(), self.clock(), BUNDLE_LIFETIME / 2
-            # Clients hold the bundle's times against their clocks, so a wall clock that was set makes it useless.
-            if self._cached is None or now >= self._cached.until or not 0 <= made - self._cached.made < half:
-                self._cached = _Cached(now + half, made, self._attested(None))
-            return self._cached.bundle
+            offer, cached = self.source.offer(), self._cached
+            if cached is None or not cached.serves(offer):
+                seconds, octets = self._attested(None, offer)
+                cached = self._cached = _Cached(time.monotonic(), offer, seconds / 2, octets)
+            return cached.bundle
 
-    def _attested(self, nonce: bytes | None) -> bytes:
-        with self._lock:
-            self._rotate_if_due()
-            now = int(self.clock())
-            parts = BundleParts(
-                ohttp_keys=self._keys.ohttp_keys,
-                not_before=now,
-                not_after=now + BUNDLE_LIFETIME,
-                model=self.model,
-                admitted=self.surroundings.admitted,
-                configuration=self.surroundings.configuration,
-                plugins=self.surroundings.plugins,
-                nonce=nonce,
-            )
+    def _attested(self, nonce: bytes | None, offer: Offer) -> tuple[float, bytes]:
+        """For how many seconds it holds, and a bundle."""
+        seconds = min(BUNDLE_LIFETIME, int(offer.until - offer.now)) if offer.until < math.inf else BUNDLE_LIFETIME
+        parts = BundleParts(
+            ohttp_keys=offer.ohttp_keys,
+            not_before=int(offer.now),
+            not_after=int(offer.now) + seconds,
+            model=self.model,
+            admitted=self.surroundings.admitted,
+            configuration=self.surroundings.configuration,
+            plugins=self.surroundings.plugins,
+            mode=self.source.mode,
+            nonce=nonce,
+        )
         evidence = self.attester.evidence(parts.binding())
-        return KeyBundle(parts, BundleEvidence(evidence.tee, evidence.body)).serialise()
+        return seconds, KeyBundle(parts, BundleEvidence(evidence.tee, evidence.body)).serialise()
 
     def open(self, head: bytes, enc: bytes, form: Form) -> tuple[Reservation, bytes]:
         """One request's reservation and its HPKE context, serialised for the worker.
 
-        Raises `KeyUnknown`, `EncapsulationInvalid` or `ReplayRefused`.
+        Raises `KeyUnknown`, `EncapsulationInvalid`, `ReplayRefused` or `ModelUnavailable`.
         """
         parsed = _head(head)
-        with self._lock:
-            self._rotate_if_due()
-            generation = self._keys.generation_of(parsed)
-        reservation = self._replays.reserve(enc, generation, self.clock())
+        keys, memory = self.source.present(), self.source.memory
+        reservation = memory.reserve(enc, keys.generation_of(parsed), self.source.now())
         try:
-            return reservation, self._keys.decapsulate(parsed, enc, form).serialise()
+            return reservation, keys.decapsulate(parsed, enc, form).serialise()
         except ChannelError:
-            self._replays.settle(reservation, opened=False, date=None, now=self.clock())
+            memory.settle(reservation, opened=False, date=None, now=self.source.now())
             raise
 
     def terms(self) -> DateTerms:
         """Which inner Dates are taken now."""
-        return self._replays.terms()
+        return self.source.memory.terms()
 
     def settle(self, reservation: Reservation, *, opened: bool, date: int | None) -> None:
         """What became of it; raises `DateRefused` or `ReplayRefused` where it must not be acted on."""
-        self._replays.settle(reservation, opened=opened, date=date, now=self.clock())
+        self.source.memory.settle(reservation, opened=opened, date=date, now=self.source.now())
 
     def record(self, reservation: Reservation, *, opened: bool, date: int | None) -> None:
         """What became of it, from a worker that held the Date against `terms`; raises `ReplayRefused`."""
-        self._replays.record(reservation, opened=opened, date=date, now=self.clock())
+        self.source.memory.record(reservation, opened=opened, date=date, now=self.source.now())
 
     def abandon(self, reservation: Reservation) -> None:
         """The worker that held it is gone."""
-        self._replays.abandon(reservation)
-
-    def _rotate_if_due(self) -> None:
-        now = time.monotonic()
-        self._begin_anew_if_set_back(now)
-        if now - self._rotated >= self.settings.rotation:
-            self._keys.rotate(now, max(self.settings.overlap, BUNDLE_LIFETIME))
-            self._rotated = now
-            self._cached = None
-        self._replays.forget(self._keys.forget(now))
-
-    def _begin_anew_if_set_back(self, now: float) -> None:
-        """A wall clock set back by more than the window: keys and memory go together (docs/protocol.md section 5)."""
-        wall, latest = self.clock(), self._replays.terms().latest
-        if wall >= latest - self.settings.date_window or self.settings.mode != "host":
-            return
-        _log.warning("the clock was set back by %.0f s: model %s has new request keys", latest - wall, self.model.name)
-        self._keys.rotate(now, 0)
-        self._keys.forget(float("inf"))
-        self._replays.start_over(wall)
-        self._rotated, self._cached = now, None
+        self.source.memory.abandon(reservation)
 
 
 def _head(octets: bytes) -> RequestHead:

@@ -38,7 +38,7 @@ from strongroom.keeper.asking import Asking
 from strongroom.keeper.demand import Demand
 from strongroom.keeper.holders import Holders
 from strongroom.keeper.keyring import RequestKeys
-from strongroom.keeper.leases import DEFAULT_GRACE_S, Lease, Tenure
+from strongroom.keeper.leases import DEFAULT_GRACE_S, Lease, Tenure, boottime
 from strongroom.keeper.openings import Openings
 from strongroom.keeper.peers import Peer
 from strongroom.keeper.release import Released
@@ -145,6 +145,7 @@ class HeldModel:
         size = self._verified.core.payload_length
         self._openings.check(size)
         released = self._release()
+        answered_at = boottime()
         self._note(trying=True, opening=True)
         if self._verified.core.lease_required and released.lease_s is None:
             raise ReleaseDenied(
@@ -157,6 +158,11 @@ class HeldModel:
         except ArchiveError:
             self._look_again()
             raise
+        try:
+            self.keys.source.opened(released, answered_at)
+        except BaseException:
+            room.close()
+            raise
         tenure = Tenure(released, self._release, drop=self._withdraw, restore=lambda _: None, grace_s=self._grace)
         del released  # the key has done its work
         with self._lock:
@@ -167,12 +173,15 @@ class HeldModel:
         until = "without end" if tenure.lease.lease_s is None else f"for {tenure.lease.lease_s} s at a time"
         _log.info("model %s is open %s: %d files", self.name, until, len(room.files))
         while tenure.held and not self._stop.is_set():
-            self._stop.wait(min(tenure.step(), 60.0, self._demand.patience / 4 or 60.0))
+            wait = min(tenure.step(), 60.0, self._demand.patience / 4 or 60.0)
             with self._lock:
+                if tenure.lease is not self._lease and tenure.lease.broker_time is not None:
+                    self.keys.source.told(tenure.lease.broker_time, tenure.lease.started, boottime())
                 self._lease = tenure.lease
                 self._holders.forget_the_dead()
                 if self._room is None:  # somebody asked and found the lease over, before this thread did
                     return
+            self._stop.wait(wait)
             if self._demand.over():
                 return
 
@@ -233,6 +242,7 @@ class HeldModel:
         if self._room is not None:
             self._room.close()
             self._room = None
+            self.keys.source.closed()
 
     # -- answering ------------------------------------------------------------------------
 
@@ -298,16 +308,18 @@ class HeldModel:
     def status(self) -> dict[str, Any]:
         """For the operator: no secrets."""
         with self._lock:
-            open_now = self._room is not None
-            lease = self._lease if open_now else None
+            opened = self._room is not None
+            epoch, missing = self.keys.source.status() if opened else (None, self._reason)
+            lease = self._lease if opened else None
             return {
                 "name": self.name,
                 "archive": str(self.archive),
-                "state": self._state(),
+                "state": "open" if missing is None else "waiting" if opened else self._state(),
                 "trying": self._trying,
-                "reason": "" if open_now else f"{type(self._reason).__name__}: {self._reason}",
-                "hint": "" if open_now else self._reason.hint,
+                "reason": "" if missing is None else f"{type(missing).__name__}: {missing}",
+                "hint": "" if missing is None else missing.hint,
                 "lease": None if lease is None else lease.lease_s,
+                "epoch": epoch,
             }
 
     def _state(self) -> str:

@@ -16,12 +16,13 @@ import resource
 import secrets
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from strongroom.archive.unseal import VerifiedArchive
 from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.statement import KeeperStatement
 from strongroom.channel.bundle import AdmittedArchive, ServedModel
@@ -29,16 +30,17 @@ from strongroom.encoding import Fields, labelled, parse_json
 from strongroom.errors import ArchiveTampered, ConfigurationInvalid, LaunchRefused, MalformedInput
 from strongroom.evidence.init_data import InitData
 from strongroom.evidence.types import Attester
-from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
+from strongroom.keeper.fleet import FleetKeys
+from strongroom.keeper.keyring import Allowance, HostKeys, KeySource, RequestKeys, Surroundings
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.openings import Openings
 from strongroom.keeper.peers import Lineage
-from strongroom.keeper.release import ReleaseClient
+from strongroom.keeper.release import ReleaseClient, Released
 from strongroom.keeper.room import SEALS
 from strongroom.keeper.service import KeeperService
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.admission import Admitted, Gate
-from strongroom.launch.config import Configuration
+from strongroom.launch.config import Channel, Configuration
 from strongroom.launch.hardening import harden, hardening_words, lock_memory
 from strongroom.launch.measured import trust_roots
 from strongroom.plugins import Plugins
@@ -169,7 +171,7 @@ def hold(
     """
     if configuration.broker is None:
         raise ConfigurationInvalid("no broker is configured, so no model key can come", hint="add a [broker] table")
-    gate = Gate(configuration.admission)
+    gate = Gate(configuration.admission, configuration.channel.mode)
     ca, authority = pinned_ca(configuration.broker.ca)
     if roots is not None and trust_roots((each.id for each in gate.authors), authority) != roots:
         raise LaunchRefused(
@@ -202,19 +204,20 @@ def hold(
             raise ArchiveTampered(
                 f"{each.path.name} is not the archive that was admitted", hint="it was replaced; launch again"
             )
-        keys = RequestKeys(
-            ServedModel(each.name, each.model_version, each.archive),
-            around,
-            attester,
-            configuration.channel,
-            allowance,
-        )
+        fetch = partial(client.fetch, verified.core.resource, each.archive)
+        source: KeySource
+        if configuration.channel.mode == "fleet":
+            source = _fleet(each, verified, client, configuration.channel, fetch)
+        else:
+            source = HostKeys(configuration.channel)
+        served = ServedModel(each.name, each.model_version, each.archive)
+        keys = RequestKeys(served, around, attester, source, allowance)
         models.append(
             HeldModel(
                 each.name,
                 verified,
                 keys,
-                partial(client.fetch, verified.core.resource, each.archive),
+                fetch,
                 grace=configuration.broker.grace,
                 idle=configuration.keeper.idle,
                 openings=openings,
@@ -223,6 +226,19 @@ def hold(
             )
         )
     return models
+
+
+def _fleet(
+    admitted: Admitted,
+    verified: VerifiedArchive,
+    client: ReleaseClient,
+    channel: Channel,
+    release: Callable[[], Released],
+) -> FleetKeys:
+    core = verified.core
+    assert core.broker_key is not None, "the gate lets no other archive in"
+    seeds = partial(client.fetch_epoch, core.resource, core.digest, core.broker_key)
+    return FleetKeys(admitted.name, core.digest, channel, seeds, release)
 
 
 def pinned_ca(path: Path | None) -> tuple[Path | None, bytes]:

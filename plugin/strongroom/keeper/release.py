@@ -164,7 +164,7 @@ class ReleaseClient:
         )
 
     def fetch_epoch(
-        self, resource: tuple[str, str, str], archive: ArchiveDigest, broker_key: bytes, *, epoch: int | None = None
+        self, resource: tuple[str, str, str], archive: ArchiveDigest, broker_key: bytes, epoch: int | None = None
     ) -> EpochSeed:
         """The seed of an epoch, of the present one by default, for channel mode ``fleet``.
 
@@ -179,7 +179,7 @@ class ReleaseClient:
             raise ReleaseError(f"the broker's epoch seed is malformed: {error}", hint=_NOT_KBS) from error
         seed.verify(broker_key, archive)
         if epoch is not None and seed.epoch != epoch:
-            raise ReleaseError(f"the broker gave epoch {seed.epoch}, asked was {epoch}")
+            raise ReleaseError(f"the broker gave the seed of epoch {seed.epoch}, asked was {epoch}", hint=_NOT_KBS)
         return seed
 
     def fetch_octets(self, path: str) -> tuple[bytes, float, Mapping[str, Any]]:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from strongroom.archive.packaging import REFUSED
 from strongroom.archive.signature import AuthorPublic, SignatureKind
 from strongroom.archive.unseal import SealedArchive, VerifiedArchive
-from strongroom.errors import ArchiveError, LaunchRefused
+from strongroom.broker.epochs import public_key_of
+from strongroom.errors import ArchiveError, LaunchRefused, ReleaseError
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.config import Admission
 
@@ -39,10 +41,11 @@ class Admitted:
 
 
 class Gate:
-    """The rules of one configuration."""
+    """The rules of one configuration: whom it trusts, and in which mode of the channel it serves."""
 
-    def __init__(self, rules: Admission) -> None:
+    def __init__(self, rules: Admission, mode: str = "host") -> None:
         self._rules = rules
+        self._mode = mode
         self._authors = tuple(AuthorPublic.load(path) for path in rules.authors)
         self._demand = SignatureKind.named("hybrid") if rules.hybrid_signatures else None
 
@@ -69,6 +72,13 @@ class Gate:
                     f"{path.name} is archive {verified.core.digest}, and the configuration admits others only",
                     hint="serve the archive that is listed, or list this one in archives of [admission]",
                 )
+            for name, reason in REFUSED.items():  # our own sealer makes no such archive; the format allows it
+                if verified.clear.settings.get(name):
+                    raise LaunchRefused(
+                        f"{path.name} asks for {name}, and {reason}", hint="its author seals it without that"
+                    )
+            if self._mode == "fleet":
+                _check_broker_key(verified, path)
         except BaseException:
             archive.close()
             raise
@@ -97,6 +107,17 @@ class Gate:
             )
         _all_different(admitted)
         return admitted
+
+
+def _check_broker_key(verified: VerifiedArchive, path: Path) -> None:
+    """In mode fleet the archive has to name who may sign its seeds (docs/protocol.md section 7.1)."""
+    hint = "its author seals it again: `strongroom seal --broker` names that broker, --broker-key FILE another one"
+    if verified.core.broker_key is None:
+        raise LaunchRefused(f"mode fleet needs the broker's key, and {path.name} names none", hint=hint)
+    try:
+        public_key_of(verified.core.broker_key)
+    except ReleaseError as error:
+        raise LaunchRefused(f"mode fleet cannot serve {path.name}: {error}", hint=hint) from error
 
 
 def _all_different(admitted: Iterable[Admitted]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from strongroom.channel.bundle import MODES
 from strongroom.channel.padding import NO_PADDING, Padding
 from strongroom.encoding import Fields, unhex
 from strongroom.errors import ConfigurationInvalid, MalformedInput
@@ -22,8 +23,8 @@ from strongroom.launch.surroundings import Expected
 OUTPUTS = ("drop", "pass")
 NETWORKS = DISKS = ("deny", "allow")
 ROOMS = ("memory-files", "mount", "folder")
-MODES = ("host",)
-"""Mode ``fleet`` (docs/protocol.md section 7) is specified and its seeds are released; keepers do not use them yet."""
+LONGEST_FLEET_OVERLAP = 43200
+"""Seconds, half an epoch: seeds of neighbouring epochs are all that a broker gives."""
 KEMS = ("x-wing", "x25519", "p-256")
 ENVELOPES = ("body", "json", "kserve", "kservev2")
 
@@ -62,7 +63,7 @@ class Keeper:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What clients are offered. Times in seconds."""
+    """What clients are offered. Times in seconds. In mode ``fleet`` the epochs of the broker rotate the keys."""
 
     kems: tuple[str, ...]
     mode: str
@@ -208,11 +209,15 @@ def _channel(read: Fields) -> Channel:
     kems = read.texts("kems", default=KEMS[:2])
     if not kems or len(set(kems)) != len(kems) or not set(kems) <= set(KEMS):
         raise MalformedInput(f"{read.where}: kems is not a list out of {', '.join(KEMS)}")
+    mode = _one_of(read, "mode", MODES, "host")
+    if mode == "fleet" and read.has("rotation_s"):
+        raise MalformedInput(f"{read.where}: rotation_s is for mode host; a fleet's keys change with the broker's day")
+    longest = LONGEST_FLEET_OVERLAP if mode == "fleet" else 30 * 86400
     return Channel(
         kems=kems,
-        mode=_one_of(read, "mode", MODES, "host"),
+        mode=mode,
         rotation=read.number("rotation_s", low=60, high=30 * 86400, default=86400),
-        overlap=read.number("overlap_s", low=60, high=30 * 86400, default=2 * 3600),
+        overlap=read.number("overlap_s", low=60, high=longest, default=2 * 3600),
         date_window=read.number("date_window_s", low=5, high=3600, default=300),
     )
 

@@ -206,7 +206,7 @@ class SealedService:
                 continue
             exchanges.append(opened)
             if isinstance(refusal, ChannelError):
-                opened.refusal = _dated(problems.inner_problem(refusal))
+                opened.refusal = _dated(problems.inner_problem(refusal), getattr(refusal, "now", None))
             elif refusal is not None:
                 raise refusal
         return exchanges
@@ -282,6 +282,6 @@ def _date(request: Request | None) -> int | None:
         return None
 
 
-def _dated(problem: Problem) -> Response:
-    """With our own Date, so that the client may correct itself once."""
-    return problem.response((("date", email.utils.formatdate(usegmt=True)),))
+def _dated(problem: Problem, now: float | None) -> Response:
+    """With the Date of the clock that refused, so that the client may correct itself once."""
+    return problem.response((("date", email.utils.formatdate(now, usegmt=True)),))

@@ -129,7 +129,7 @@ def _prepared(
         warnings.append("this kernel has no Landlock: a handler that writes to a disk is not stopped")
     if user is None and os.geteuid() == 0:
         warnings.append("server and workers run as root, as the keeper does: name another user in worker.user")
-    gate = Gate(configuration.admission)
+    gate = Gate(configuration.admission, configuration.channel.mode)
     for name in ("store", "temp", "config", "home"):
         (folder / name).mkdir(mode=0o700)
     admitted = tuple(gate.admit(wanted.models, folder / "store"))

@@ -1,0 +1,125 @@
+"""Whatever the user's handler raises or returns, each item of its batch gets an answer, and only its own.
+
+Run by test_inner_cases.py in a process of its own: the inner service imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from strongroom.adapters.torchserve.inner import InnerService
+from strongroom.channel.bhttp import Request
+from strongroom.worker.streams import BatchStream
+from ts.context import Context
+from ts.utils.util import PredictionException
+
+
+class Served:
+    """The real inner service around a handler, in TorchServe's own context, without its sockets."""
+
+    def __init__(self, handler, *, rerun: bool = False) -> None:
+        manifest = {"model": {"modelName": "m", "modelVersion": "1.0"}}
+        context = Context("m", "/", manifest, 8, None, "0.12.0")
+        context.metrics = SimpleNamespace(request_ids={})
+        self.reported: list[BaseException] = []
+        self.inner = InnerService(
+            SimpleNamespace(_entry_point=handler, context=context), self.reported.append, rerun=rerun
+        )
+
+    def ask(self, *bodies: bytes, path: str = "/predictions/m"):
+        requests = [Request("POST", "http", "h", path, (), body) for body in bodies]
+        outer = SimpleNamespace(get_request_id="id-{}".format, cl_socket=None)
+        stream = BatchStream(dict.fromkeys(range(len(bodies))), None, gather=0, limit=10_000)
+        return self.inner.serve(requests, outer, range(len(bodies)), stream)
+
+
+def raising(error: BaseException):
+    def handler(data, context):
+        raise error
+
+    return handler
+
+
+def said(answer) -> str:
+    return json.loads(answer.content)["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("secret"), 500),
+        (StopIteration("secret"), 500),
+        (AssertionError("secret"), 500),
+        (RecursionError("secret"), 500),
+        (MemoryError("secret"), 507),
+        (RuntimeError("CUDA out of memory: secret"), 507),
+        (PredictionException("secret", 422), 422),
+        (PredictionException("secret", 200), 500),
+        (PredictionException("secret", 999), 500),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
+)
+def test_what_a_handler_raises_is_every_items_error_and_tells_none_about_another(error, status):
+    served = Served(raising(error))
+    answers = served.ask(b"one", b"two")
+    assert [each.status for each in answers] == [status, status]
+    assert "secret" not in "".join(map(said, answers))
+    assert served.reported == [error]
+
+
+def test_a_text_for_the_client_is_passed_on_where_there_is_only_one():
+    [answer] = Served(raising(PredictionException("out of tea", 418))).ask(b"one")
+    assert (answer.status, said(answer)) == (418, "out of tea")
+
+
+@pytest.mark.parametrize(
+    "returned", [None, [], ["one"], ["one", "two", "three"], "text", {"a": 1}, ("a", "b")], ids=str
+)
+def test_an_answer_that_does_not_fit_the_batch_is_an_error_of_all(returned):
+    answers = Served(lambda data, context: returned).ask(b"one", b"two")
+    assert [(each.status, said(each)) for each in answers] == [(500, "Invalid model predict output")] * 2
+
+
+@pytest.mark.parametrize("odd", [object(), {1, 2}, {"a": object()}, 1 + 2j], ids=["object", "set", "inside", "complex"])
+def test_an_item_that_cannot_be_sent_fails_alone(odd):
+    bad, good = Served(lambda data, context: [odd, "fine"]).ask(b"one", b"two")
+    assert (bad.status, said(bad)) == (500, "Unsupported model output data type.")
+    assert (good.status, good.content) == (200, b"fine")
+
+
+def test_an_item_for_another_model_or_with_an_unreadable_form_never_reaches_the_handler():
+    seen = []
+
+    def handler(data, context):
+        seen.extend(data)
+        return ["fine"] * len(data)
+
+    served = Served(handler)
+    [astray] = served.ask(b"x", path="/predictions/other")
+    torn = Request(
+        "POST", "http", "h", "/predictions/m", (("content-type", "multipart/form-data; boundary=B"),), b"--B\r\ntorn"
+    )
+    good = Request("POST", "http", "h", "/predictions/m", (), b"good")
+    outer = SimpleNamespace(get_request_id="id-{}".format, cl_socket=None)
+    answers = served.inner.serve([torn, good], outer, [0, 1], BatchStream({0: None, 1: None}, None, gather=0, limit=99))
+    assert astray.status == 421
+    assert [each.status for each in answers][1] == 200
+    assert [bytes(row["body"]) for row in seen if "body" in row][-1] == b"good"
+    assert len(seen) == 1 + (answers[0].status == 200)
+
+
+def test_with_rerun_every_item_is_run_again_alone_once_and_only_the_bad_one_fails():
+    sizes = []
+
+    def handler(data, context):
+        sizes.append(len(data))
+        if any(row.get("body") == b"bad" for row in data):
+            raise ValueError
+        return [row["body"] for row in data]
+
+    answers = Served(handler, rerun=True).ask(b"a", b"bad", b"c")
+    assert [each.status for each in answers] == [200, 500, 200]
+    assert [answers[0].content, answers[2].content] == [b"a", b"c"]
+    assert sizes == [3, 1, 1, 1]
