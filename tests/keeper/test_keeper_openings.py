@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from doubles.direct_link import request_keys
 from doubles.models import Author, sealed_toy
 from strongroom.archive.unseal import SealedArchive
 from strongroom.errors import RoomUnavailable
@@ -40,7 +41,9 @@ class House:
             sealed = sealed_toy(folder, author, name=f"model{number}", weights=os.urandom(size))
             verified = SealedArchive.open(sealed.path).verified((author.key.public,), now=datetime.now(UTC))
             self.models.append(
-                HeldModel(f"model{number}", verified, None, self.desk(sealed, answer), openings=openings)
+                HeldModel(
+                    f"model{number}", verified, request_keys(("x25519",)), self.desk(sealed, answer), openings=openings
+                )
             )
 
     def desk(self, sealed, answer):
@@ -95,7 +98,7 @@ def test_threads_are_one_a_model_and_some_while_models_are_opened(tmp_path):
             while not done.wait(0.001):
                 most = max(most, threading.active_count())
 
-        watcher = threading.Thread(target=watch)
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         for model in house.models:
             model.start()

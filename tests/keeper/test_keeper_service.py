@@ -158,7 +158,7 @@ def test_a_worker_that_dies_between_opening_and_settling_leaves_its_request_used
 def untold(house, enc):
     """Whether the keeper still waits to hear what became of this request to the model `one`."""
     digest = hashlib.sha256(enc).digest()[:16]
-    return digest in {each.digest for each in house.models["one"].keys._replays._pending}
+    return digest in {each.digest for each in house.models["one"].keys.source.memory._pending}
 
 
 def test_what_opened_is_settled_with_the_next_question(house):

@@ -178,10 +178,11 @@ class HeldModel:
                 if tenure.lease is not self._lease and tenure.lease.broker_time is not None:
                     self.keys.source.told(tenure.lease.broker_time, tenure.lease.started, boottime())
                 self._lease = tenure.lease
+            self._stop.wait(wait)
+            with self._lock:
                 self._holders.forget_the_dead()
                 if self._room is None:  # somebody asked and found the lease over, before this thread did
                     return
-            self._stop.wait(wait)
             if self._demand.over():
                 return
 
