@@ -14,7 +14,8 @@ refused, because they could change another plugin's answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import pluggy
@@ -48,19 +49,62 @@ class AttesterOffer:
     make: Callable[[], Attester]
 
 
-class KeyProvider(Protocol):
-    """Where the keeper gets a model key, when not from a key broker."""
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A model key, and for how long it may be held. Times in seconds.
 
-    def model_key(self, archive: ArchiveDigest) -> ModelKey:
-        """The key of that archive; raises a `ReleaseError`. Called at most once a lease."""
+    `lease_s` counts on CLOCK_BOOTTIME from `asked_at`, or from before the provider was asked where that is None;
+    a lease of None does not end. `broker_time` is the granting side's Unix time, for noticing a paused guest.
+    """
+
+    key: ModelKey = field(repr=False)
+    lease_s: int | None = None
+    broker_time: int | None = None
+    asked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The keeper that asks: what a key provider may know of it, and attest with.
+
+    `tee` is the configured TEE and `attester` makes its evidence; `statement` is what the keeper says about itself
+    (docs/release.md section 10); relative paths among the settings start at `folder`.
+    """
+
+    tee: str
+    attester: Attester
+    statement: Mapping[str, Any]
+    folder: Path
+
+
+class KeyProvider(Protocol):
+    """Where a keeper gets model keys."""
+
+    def release(self, archive: ArchiveDigest, resource: tuple[str, str, str]) -> Grant:
+        """The key of that archive, whose name at a key broker is `resource` (tenant, lineage, version and digest).
+
+        Called when the archive is first wanted, again after two thirds of each lease, and again and again while it
+        fails; from several threads, one for each archive. Raises `BrokerUnreachable` where nobody answered: then a
+        lease that is held goes on until its grace is over. Any other `ReleaseError` is a refusal and ends it at once.
+        """
+
+
+def nothing_missing(settings: Mapping[str, Any], folder: Path) -> str:
+    """The answer of an offer that looks for nothing."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyProviderOffer:
-    """A key provider by the name that a configuration uses; `make` gets its table of settings."""
+    """A key provider by the name that a configuration uses (docs/configuration.md, ``[keys]``).
+
+    `make` gets the settings of its table and the keeper that asks; raises `ConfigurationInvalid`. `missing` says in
+    one sentence what this machine lacks for those settings, empty when nothing: `strongroom doctor` prints it.
+    """
 
     name: str
-    make: Callable[[Mapping[str, Any]], KeyProvider]
+    make: Callable[[Mapping[str, Any], Asker], KeyProvider]
+    missing: Callable[[Mapping[str, Any], Path], str] = nothing_missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +186,12 @@ def strongroom_attesters() -> Sequence[AttesterOffer]:
 
 @hookspec
 def strongroom_key_providers() -> Sequence[KeyProviderOffer]:
-    """Offer sources of model keys beside the key broker.
+    """Offer sources of model keys.
 
-    Called once, when plugins are loaded. A provider is used only where the configuration names it for an
-    archive. The key is checked against the archive's commitment before anything is opened with it.
+    Called once, when plugins are loaded. ``kbs`` (the key broker), ``file``, ``pkcs11`` and ``cdh`` are offered by
+    strongroom itself. A keeper uses one provider, the one that its configuration names. The key is checked
+    against the archive's commitment before anything is opened with it; an exception that is no `ReleaseError`
+    counts as nobody having answered.
     """
     raise NotImplementedError
 

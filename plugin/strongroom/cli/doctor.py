@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -13,12 +14,16 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="look also at where its model keys come from")
+    ] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this plugin too")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
 ) -> None:
     """Look at this machine: TEE devices, the attester that would be used, what is missing.
 
-    Example: `strongroom doctor`. Exit status 0 where a hardware TEE can be used, else 1.
+    Examples: `strongroom doctor` · `strongroom doctor --config strongroom.toml`, which also looks at where model keys
+    come from. Exit status 0 where a hardware TEE can be used and no key source is missing, else 1.
     """
     import json
 
@@ -26,16 +31,23 @@ def doctor(
     from rich.table import Table
 
     from strongroom.attest.machine import chosen, hardening, tees
+    from strongroom.keeper.sources import missing, origin
+    from strongroom.launch.config import Configuration
     from strongroom.plugins import Plugins
 
-    findings, shields = tees(Plugins.load(plugin or [])), hardening()
+    configuration = None if config is None else Configuration.load(config)
+    plugins = Plugins.load(dict.fromkeys([*(configuration.plugins if configuration else ()), *(plugin or ())]))
+    findings, shields = tees(plugins), hardening()
     tee = chosen(findings)
+    keys, lacks = ("", "") if configuration is None else (origin(configuration), missing(configuration, plugins))
     if as_json:
-        told = {
+        told: dict[str, Any] = {
             "attester": tee,
             "tees": [each.serialise() for each in findings],
             "hardening": [each.serialise() for each in shields],
         }
+        if configuration is not None:
+            told["keys"] = {"provider": configuration.keys.provider, "from": keys, "missing": lacks}
         print(json.dumps(told))
     else:
         console = Console()
@@ -53,9 +65,11 @@ def doctor(
             mark = "[green]ok[/green]" if shield.ok else "[yellow]look[/yellow]"
             table.add_row(mark, shield.what, shield.found, "" if shield.ok else shield.hint)
         console.print(table)
+        if keys:
+            print(f"model keys come from {keys}: {lacks or 'ready'}")
         if tee is None:
             print("no TEE can be used here: only the simulated TEE works, which protects nothing and has to be named")
         else:
             print(f"this machine attests as {tee}")
-    if tee is None:
+    if tee is None or lacks:
         raise typer.Exit(1)

@@ -97,12 +97,16 @@ class Stage:
         """An author key pair."""
         self.author_id = run("keygen", "author", "author", folder=self.owner)["id"]
 
+    def measure(self) -> None:
+        """What this installation measures as, for policies."""
+        self.measurement = run("measure", "--tee", "simulated", folder=self.owner)["values"]["measurements"][0]
+
     def start_broker(self) -> None:
         """A broker whose policy names the simulated TEE and this installation's measurement.
 
         Called again after its process died, it opens the same folder on the same port.
         """
-        self.measurement = run("measure", "--tee", "simulated", folder=self.owner)["values"]["measurements"][0]
+        self.measure()
         policy = "\n".join(
             [
                 'name = "demo"',
@@ -146,15 +150,17 @@ class Stage:
         models: tuple[str, ...] = ("digits=digits.mar",),
         settings: str = "",
         grace_s: int = 300,
+        keys: str = "",
     ) -> None:
         """`strongroom launch -- torchserve …` with two workers, and the relay in front of it.
 
-        `properties` are further lines of config.properties, `settings` of strongroom.toml.
+        `properties` are further lines of config.properties, `settings` of strongroom.toml; `keys` is a ``[keys]``
+        table in place of the broker.
         """
         shutil.copy(self.owner / "author.pub", self.host / "author.pub")
+        source = keys or f'[broker]\nurl = "{self.broker_url}"\ngrace_s = {grace_s}\n'
         (self.host / "strongroom.toml").write_text(
-            f'[admission]\nauthors = ["author.pub"]\n\n[broker]\nurl = "{self.broker_url}"\ngrace_s = {grace_s}\n\n'
-            f'[attestation]\ntee = "simulated"\n{settings}'
+            f'[admission]\nauthors = ["author.pub"]\n\n{source}\n[attestation]\ntee = "simulated"\n{settings}'
         )
         self.inference, self.management, self.grpc = free_port(), free_port(), free_port()
         (self.host / "config.properties").write_text(

@@ -27,14 +27,14 @@ class Asking:
     def __call__(self) -> Released:
         """The key; raises a `ReleaseError`."""
         if self._thread is not None and self._thread.is_alive():
-            raise BrokerUnreachable("the last question to the broker is still unanswered")
+            raise BrokerUnreachable("the last question for the key is still unanswered")
         results: list[Released | BaseException] = []
         self._thread = threading.Thread(target=self._ask, args=(results,), name="asking the broker", daemon=True)
         self._thread.start()
         self._thread.join(self._seconds)
         if not results:
             raise BrokerUnreachable(
-                f"the broker did not answer within {self._seconds:.0f} s", hint="is something slow in between?"
+                f"no key and no refusal came within {self._seconds:.0f} s", hint="is something slow in between?"
             )
         result = results.pop()
         if isinstance(result, Released):
@@ -42,7 +42,9 @@ class Asking:
         if isinstance(result, ReleaseError):
             raise result
         told = str(result) if isinstance(result, StrongroomError) else ""
-        raise BrokerUnreachable(f"the broker could not be asked: {type(result).__name__} {told}".strip()) from result
+        raise BrokerUnreachable(
+            f"nobody could be asked for the key: {type(result).__name__} {told}".strip()
+        ) from result
 
     def _ask(self, results: list[Released | BaseException]) -> None:
         try:

@@ -22,16 +22,18 @@ from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.statement import KeeperStatement
 from strongroom.channel.bundle import AdmittedArchive, ServedModel
 from strongroom.encoding import Fields, labelled, parse_json, unhex
-from strongroom.errors import ArchiveTampered, ConfigurationInvalid, LaunchRefused, MalformedInput
+from strongroom.errors import ArchiveTampered, LaunchRefused, MalformedInput
 from strongroom.evidence.types import Attester
 from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
+from strongroom.keeper.leases import DEFAULT_GRACE_S
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Lineage
-from strongroom.keeper.release import ReleaseClient, Released
+from strongroom.keeper.release import Released
 from strongroom.keeper.service import KeeperService
+from strongroom.keeper.sources import KeySource, origin
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.admission import Admitted, Gate
-from strongroom.launch.config import Configuration
+from strongroom.launch.config import BROKER, Configuration
 from strongroom.launch.hardening import harden
 from strongroom.plugins import Plugins
 
@@ -115,10 +117,8 @@ def surroundings(admitted: Sequence[Admitted], configuration: Configuration, plu
 def hold(
     admitted: Sequence[Admitted], configuration: Configuration, attester: Attester, plugins: Plugins
 ) -> list[HeldModel]:
-    """Verify every archive again and make its keys; nothing is asked of the broker yet."""
-    if configuration.broker is None:
-        raise ConfigurationInvalid("no broker is configured, so no model key can come", hint="add a [broker] table")
-    gate = Gate(configuration.admission)
+    """Verify every archive again and make its keys; nobody is asked for a model key yet."""
+    gate = Gate(configuration.admission, leased=configuration.keys.leased)
     around = surroundings(admitted, configuration, plugins)
     allowance = Allowance(NONCE_RATE, NONCE_BURST)
     statement = KeeperStatement(
@@ -128,9 +128,8 @@ def hold(
         configuration=around.configuration,
         plugins=around.plugins,
     )
-    client = ReleaseClient(
-        configuration.broker.url, attester=attester, ca=configuration.broker.ca, statement=statement, attempts=1
-    )
+    source = KeySource.open(configuration, plugins, attester, statement)
+    grace = DEFAULT_GRACE_S if configuration.broker is None else configuration.broker.grace
     models = []
     for each in admitted:
         verified = gate.verified(each.path)
@@ -145,13 +144,19 @@ def hold(
             configuration.channel,
             allowance,
         )
-        release = _release(client, verified.core.resource, each.archive)
-        models.append(HeldModel(each.name, verified, keys, release, grace=configuration.broker.grace))
+        release = _release(source, verified.core.resource, each.archive)
+        models.append(HeldModel(each.name, verified, keys, release, grace=grace))
     return models
 
 
-def _release(client: ReleaseClient, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], Released]:
-    return lambda: client.fetch(resource, archive)
+def _release(source: KeySource, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], Released]:
+    return lambda: source.fetch(resource, archive)
+
+
+def asserted(configuration: Configuration) -> dict[str, str]:
+    """What a simulated TEE says about a configuration that is for development, for whoever looks at a verdict."""
+    said = {"worker-output": "pass"} if configuration.worker.output == "pass" else {}
+    return said | ({"key-provider": configuration.keys.provider} if configuration.keys.provider != BROKER else {})
 
 
 def run(configuration: Configuration, charge: Charge, socket: Path, *, attester: Attester | None = None) -> None:
@@ -164,9 +169,10 @@ def run(configuration: Configuration, charge: Charge, socket: Path, *, attester:
         )
     plugins = Plugins.load(configuration.plugins)
     attester = attester or plugins.attester(configuration.tee)
-    if configuration.worker.output == "pass" and isinstance(attester, SimulatedAttester):
-        attester = SimulatedAttester(asserted={"worker-output": "pass"})  # for whoever looks at a verdict
+    if isinstance(attester, SimulatedAttester) and (said := asserted(configuration)):
+        attester = SimulatedAttester(asserted=said)
     held = hold(charge.admitted, configuration, attester, plugins)
+    _log.info("model keys come from %s", origin(configuration))
     service = KeeperService(
         socket, {model.archive: model for model in held}, charge.lineage, configuration.worker, confined=True
     )

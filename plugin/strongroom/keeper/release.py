@@ -49,6 +49,7 @@ from strongroom.errors import (
     ResourceMissing,
 )
 from strongroom.evidence.types import Attester, ChallengedAttester, Evidence
+from strongroom.hookspecs import Grant
 from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
 
 ANSWER_LIMIT = 4 << 20
@@ -157,6 +158,11 @@ class ReleaseClient:
             broker_time=document.broker_time,
             claims=claims,
         )
+
+    def release(self, archive: ArchiveDigest, resource: tuple[str, str, str]) -> Grant:
+        """`fetch` as a key provider (`strongroom.hookspecs.KeyProvider`)."""
+        released = self.fetch(resource, archive)
+        return Grant(released.key, released.lease_s, released.broker_time, released.asked_at)
 
     def fetch_epoch(
         self, resource: tuple[str, str, str], archive: ArchiveDigest, broker_key: bytes, *, epoch: int | None = None

@@ -39,10 +39,11 @@ class Admitted:
 
 
 class Gate:
-    """The rules of one configuration."""
+    """The rules of one configuration. `leased` says whether a lease may come with a model key."""
 
-    def __init__(self, rules: Admission) -> None:
+    def __init__(self, rules: Admission, *, leased: bool = True) -> None:
         self._rules = rules
+        self._leased = leased
         self._authors = tuple(AuthorPublic.load(path) for path in rules.authors)
         self._demand = SignatureKind.named("hybrid") if rules.hybrid_signatures else None
 
@@ -60,6 +61,11 @@ class Gate:
                 f"{path.name} is version {verified.core.version} of {verified.core.lineage!r}; "
                 f"this host serves {lowest} or later",
                 hint="serve the newer archive, or lower minimum_versions if the rollback is meant",
+            )
+        if verified.core.lease_required and not self._leased:
+            raise LaunchRefused(
+                f"{path.name} may be opened only under a lease, and the configured source of keys grants none",
+                hint="let a strongroom broker release its key ([broker]), or seal it without --lease-required",
             )
         return verified
 

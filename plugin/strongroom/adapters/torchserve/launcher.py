@@ -26,6 +26,7 @@ from strongroom.errors import KeeperUnavailable, LaunchRefused
 from strongroom.keeper import wire
 from strongroom.keeper.peers import Lineage
 from strongroom.keeper.process import Charge
+from strongroom.keeper.sources import check_source, origin
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import Configuration
 from strongroom.launch.hardening import confine_server
@@ -71,6 +72,8 @@ class Launch:
     server: Child
     warnings: tuple[str, ...] = ()
     measured: tuple[Measurement, ...] = ()
+    keys: str = ""
+    """Where model keys come from, in words."""
 
     @property
     def socket(self) -> Path:
@@ -84,6 +87,7 @@ def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str]
     warnings = check_surroundings(configuration.surroundings, tee=configuration.tee)
     if configuration.worker.output == "pass":
         warnings.append("worker output is passed on: requests, answers and weights may end up in logs")
+    warnings += check_source(configuration)
     wanted = read_command(list(command))
     if not wanted.models:
         raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
@@ -93,7 +97,8 @@ def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str]
     try:
         for name in ("store", "temp", "config", "home"):
             (folder / name).mkdir(mode=0o700)
-        admitted = tuple(Gate(configuration.admission).admit(wanted.models, folder / "store"))
+        gate = Gate(configuration.admission, leased=configuration.keys.leased)
+        admitted = tuple(gate.admit(wanted.models, folder / "store"))
         write_properties(wanted, folder / "config" / "config.properties")
         environment = _environment(folder, wanted)
         charge = Charge(admitted, Lineage(os.getpid(), WORKER_DEPTH), configuration.digest)
@@ -113,6 +118,7 @@ def prepare(config: Path, command: Sequence[str], *, keeper_flags: Sequence[str]
             ),
             tuple(warnings),
             measurements(configuration.digest, admitted, Installed.all()) if configuration.tee == "tpm" else (),
+            origin(configuration),
         )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,6 +169,7 @@ def run(launch: Launch, *, patience: float, say: Say) -> None:
     supervisor.also(KeyFile(launch.folder / "home" / KEY_FILE, Path.cwd() / KEY_FILE))
     for warning in launch.warnings:
         say(f"strongroom: warning: {warning}")
+    say(f"strongroom: model keys come from {launch.keys}")
     try:
         supervisor.start(launch.keeper)
         for model in _wait_for_models(launch.socket, supervisor, patience):
