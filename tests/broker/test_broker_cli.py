@@ -134,7 +134,7 @@ def test_policy_test_shows_rules_for_a_token_and_for_raw_evidence(run, tmp_path)
     refused = run("policy", "test", "measured", claims, connected=False, fails=True)
     assert refused.exit_code == 1 and "refused" in refused.stdout and "rule  allow = false" in refused.stderr
     assert "token cpu0 is affirming: no claims" in refused.stderr
-    stops = 'stops here  line 16, allow: affirming(input.submods.cpu0["ear.trustworthiness-vector"].executables)'
+    stops = 'stops here  line 17, allow: affirming(input.submods.cpu0["ear.trustworthiness-vector"].executables)'
     assert stops in refused.stderr
 
     evidence, appraisal = tmp_path / "evidence.json", tmp_path / "appraisal.toml"
