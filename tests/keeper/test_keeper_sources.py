@@ -33,7 +33,7 @@ from strongroom.keeper.keyfiles import Pkcs11Provider
 from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.process import asserted
-from strongroom.keeper.sources import KeySource
+from strongroom.keeper.sources import ModelKeySource
 from strongroom.keys import ArchiveDigest, ModelKey
 from strongroom.launch.admission import Gate
 from strongroom.launch.config import Configuration
@@ -52,7 +52,7 @@ def configuration(folder, source, *, plugins=()):
 
 def opened(configuration, plugins=None, attester=None):
     statement = KeeperStatement(secrets.token_bytes(16))
-    return KeySource.open(configuration, plugins or Plugins.load(), attester or SimulatedAttester(), statement)
+    return ModelKeySource.open(configuration, plugins or Plugins.load(), attester or SimulatedAttester(), statement)
 
 
 class Vault:

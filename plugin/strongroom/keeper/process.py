@@ -13,8 +13,9 @@ import logging
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,12 +26,10 @@ from strongroom.encoding import Fields, labelled, parse_json, unhex
 from strongroom.errors import ArchiveTampered, LaunchRefused, MalformedInput
 from strongroom.evidence.types import Attester
 from strongroom.keeper.keyring import Allowance, RequestKeys, Surroundings
-from strongroom.keeper.leases import DEFAULT_GRACE_S
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Lineage
-from strongroom.keeper.release import Released
 from strongroom.keeper.service import KeeperService
-from strongroom.keeper.sources import KeySource, origin
+from strongroom.keeper.sources import ModelKeySource, origin
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import BROKER, Configuration
@@ -128,8 +127,7 @@ def hold(
         configuration=around.configuration,
         plugins=around.plugins,
     )
-    source = KeySource.open(configuration, plugins, attester, statement)
-    grace = DEFAULT_GRACE_S if configuration.broker is None else configuration.broker.grace
+    client = ModelKeySource.open(configuration, plugins, attester, statement)
     models = []
     for each in admitted:
         verified = gate.verified(each.path)
@@ -144,13 +142,9 @@ def hold(
             configuration.channel,
             allowance,
         )
-        release = _release(source, verified.core.resource, each.archive)
-        models.append(HeldModel(each.name, verified, keys, release, grace=grace))
+        release = partial(client.fetch, verified.core.resource, each.archive)
+        models.append(HeldModel(each.name, verified, keys, release, grace=configuration.grace))
     return models
-
-
-def _release(source: KeySource, resource: tuple[str, str, str], archive: ArchiveDigest) -> Callable[[], Released]:
-    return lambda: source.fetch(resource, archive)
 
 
 def asserted(configuration: Configuration) -> dict[str, str]:

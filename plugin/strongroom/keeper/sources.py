@@ -23,7 +23,7 @@ from strongroom.launch.config import BROKER, Configuration
 from strongroom.plugins import Plugins
 
 
-class KeySource:
+class ModelKeySource:
     """The provider of one keeper, by its name. May be asked from several threads."""
 
     def __init__(self, name: str, provider: KeyProvider) -> None:
@@ -33,7 +33,7 @@ class KeySource:
     @classmethod
     def open(
         cls, configuration: Configuration, plugins: Plugins, attester: Attester, statement: KeeperStatement
-    ) -> KeySource:
+    ) -> ModelKeySource:
         """The configured one; raises `ConfigurationInvalid`, `KeyFileInvalid`."""
         offer = _offer(configuration, plugins)
         asker = Asker(configuration.tee, attester, statement.serialise(), configuration.keys.folder)

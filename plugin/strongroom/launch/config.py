@@ -19,6 +19,7 @@ from strongroom.encoding import Fields
 from strongroom.errors import ConfigurationInvalid, MalformedInput
 from strongroom.launch.surroundings import Expected
 
+DEFAULT_GRACE_S = 300
 OUTPUTS = ("drop", "pass")
 NETWORKS = ("deny", "allow")
 MODES = ("host",)
@@ -45,7 +46,7 @@ class BrokerAddress:
 
     url: str
     ca: Path | None
-    grace: int = 300
+    grace: int
 
 
 BROKER = "kbs"
@@ -113,6 +114,11 @@ class Configuration:
     surroundings: Expected
     plugins: tuple[str, ...]
     digest: bytes
+
+    @property
+    def grace(self) -> int:
+        """For how many seconds after a lease's end an unreachable source of keys changes nothing."""
+        return DEFAULT_GRACE_S if self.broker is None else self.broker.grace
 
     @classmethod
     def load(cls, path: Path) -> Configuration:
@@ -207,7 +213,7 @@ def _broker(read: Fields, folder: Path) -> BrokerAddress:
     return BrokerAddress(
         url=url.rstrip("/"),
         ca=folder / read.text("ca") if read.has("ca") else None,
-        grace=read.number("grace_s", low=0, high=7 * 86400, default=300),
+        grace=read.number("grace_s", low=0, high=7 * 86400, default=DEFAULT_GRACE_S),
     )
 
 
