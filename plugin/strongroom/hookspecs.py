@@ -107,6 +107,31 @@ class KeyProviderOffer:
     missing: Callable[[Mapping[str, Any], Path], str] = nothing_missing
 
 
+class RootKeyProvider(Protocol):
+    """Keeps the root key of a broker's store (docs/release.md section 13)."""
+
+    def create(self) -> bytes:
+        """Make a fresh root key of 32 bytes, keep it, and return it. Raises `KeyFileInvalid`.
+
+        Called by ``broker init`` and by a rotation; never over a key that is kept already.
+        """
+
+    def unlock(self) -> bytes:
+        """The 32 bytes that `create` returned; called at each start. Raises `KeyFileInvalid`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyOffer:
+    """A keeper of root keys by the name that ``broker init --root-key`` uses.
+
+    `make` gets the file in which it may keep what it needs, the settings that the broker was made with, and the
+    passphrase, if one was given; raises `ConfigurationInvalid`, `KeyFileInvalid`.
+    """
+
+    name: str
+    make: Callable[[Path, Mapping[str, Any], str | None], RootKeyProvider]
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyTemplate:
     """A policy to start from. `kind` is ``toml`` (appraisal) or ``rego`` (release).
@@ -192,6 +217,16 @@ def strongroom_key_providers() -> Sequence[KeyProviderOffer]:
     strongroom itself. A keeper uses one provider, the one that its configuration names. The key is checked
     against the archive's commitment before anything is opened with it; an exception that is no `ReleaseError`
     counts as nobody having answered.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def strongroom_root_key_providers() -> Sequence[RootKeyOffer]:
+    """Offer keepers of a broker's root key.
+
+    Called once, when plugins are loaded. ``file``, ``passphrase``, ``tpm`` and ``pkcs11`` are offered by strongroom
+    itself. A broker uses the one that it was made with; the name of its plugin stands in ``broker.json``.
     """
     raise NotImplementedError
 

@@ -76,6 +76,10 @@ class Broker:
             clock=clock,
         )
 
+    def close(self) -> None:
+        """Close the store; the broker is of no use after that."""
+        self.store.close()
+
     # -- GET resource -----------------------------------------------------------------
 
     def authorised(self, session_id: str | None, bearer: str | None) -> tuple[Session, dict[str, Any]]:

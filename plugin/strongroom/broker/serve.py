@@ -7,19 +7,20 @@ with running(directory, policy=Path("appraisal.toml")) as url:
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from strongroom.broker import tiles
-from strongroom.broker.directory import open_broker
+from strongroom.broker.directory import occupied, open_broker
 from strongroom.broker.heads import PunctualProtocol
 from strongroom.broker.http import application
 from strongroom.broker.pace import Pace
@@ -100,10 +101,21 @@ def _server(broker: Broker, directory: Path, pace: Pace | None) -> tuple[uvicorn
         lifespan="off",
         limit_concurrency=CONNECTION_LIMIT,
         timeout_keep_alive=15,
+        forwarded_allow_ips="127.0.0.1",  # a proxy on this machine may say for whom it asks; no variable says who else
         h11_max_incomplete_event_size=1 << 18,
         **tls,
     )
     return _Server(config), "https" if tls else "http"
+
+
+def _raise_descriptor_limit() -> None:
+    """Every connection takes a descriptor, and so do the store and the log: as many as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * CONNECTION_LIMIT
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 class Publisher:
@@ -156,21 +168,20 @@ def serve(
     policy: Path | None = None,
     rego: Path | str | None = None,
     passphrase: str | None = None,
+    pace: Pace | None = None,
     ready: Callable[[str], None] = lambda url: None,
     **options: Any,
 ) -> None:
     """Serve until SIGINT or SIGTERM. `ready` gets the URL once connections are accepted."""
-    broker = open_broker(directory, passphrase=passphrase, **options)
-    try:
+    _raise_descriptor_limit()
+    with occupied(directory), closing(open_broker(directory, passphrase=passphrase, **options)) as broker:
         set_policies(broker, policy, rego)
         bound = _bound(listen)
-        server, scheme = _server(broker, directory, None)
+        server, scheme = _server(broker, directory, pace)
         bound.listen(CONNECTION_LIMIT)
         with Publisher(broker, directory / "audit"):
             ready(_url(scheme, bound))
             server.run(sockets=[bound])
-    finally:
-        broker.store.close()
 
 
 @contextmanager
@@ -185,21 +196,20 @@ def running(
     **options: Any,
 ) -> Iterator[tuple[str, Broker]]:
     """A broker in a thread of this process: its URL and the `Broker` itself. Stops it at the end."""
-    broker = open_broker(directory, passphrase=passphrase, **options)
-    set_policies(broker, policy, rego)
-    bound = _bound(listen)
-    server, scheme = _server(broker, directory, pace)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="broker", daemon=True)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 15
-        while not server.started:
-            if not thread.is_alive() or time.monotonic() > deadline:
-                raise ConfigurationInvalid("the broker did not start")
-            time.sleep(0.01)
-        yield _url(scheme, bound), broker
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        bound.close()
-        broker.store.close()
+    with occupied(directory), closing(open_broker(directory, passphrase=passphrase, **options)) as broker:
+        set_policies(broker, policy, rego)
+        bound = _bound(listen)
+        server, scheme = _server(broker, directory, pace)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="broker", daemon=True)
+        thread.start()
+        try:
+            deadline = time.monotonic() + 15
+            while not server.started:
+                if not thread.is_alive() or time.monotonic() > deadline:
+                    raise ConfigurationInvalid("the broker did not start")
+                time.sleep(0.01)
+            yield _url(scheme, bound), broker
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            bound.close()

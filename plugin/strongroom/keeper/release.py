@@ -299,6 +299,13 @@ class ReleaseClient:
         limit = RESOURCE_LIMIT if method == "GET" else ANSWER_LIMIT
         if len(octets) > limit:
             raise BrokerUnreachable(f"an answer of more than {limit} bytes is no answer of a key broker", hint=_NOT_KBS)
+        if answer.status_code == 429:
+            raise _Retry(
+                BrokerUnreachable(
+                    f"the broker at {self._base} asks us to slow down (HTTP 429)",
+                    hint="many keepers behind one address? `strongroom broker serve --pace` says how much it takes",
+                )
+            )
         if answer.status_code in (502, 503, 504):
             raise _Retry(_foreign(answer.status_code, octets))
         return answer.status_code, octets
