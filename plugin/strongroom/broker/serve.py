@@ -19,7 +19,8 @@ from typing import Any
 
 import uvicorn
 
-from strongroom.broker import tiles
+from strongroom.broker import leases, tiles
+from strongroom.broker.audit import AT_ONCE
 from strongroom.broker.directory import occupied, open_broker
 from strongroom.broker.heads import PunctualProtocol
 from strongroom.broker.http import application
@@ -33,6 +34,7 @@ log = logging.getLogger("strongroom.broker")
 
 CONNECTION_LIMIT = 1024
 PUBLISH_SECONDS = 60.0
+SWEEP_ROUNDS = 60
 
 
 class _Server(uvicorn.Server):
@@ -119,32 +121,50 @@ def _raise_descriptor_limit() -> None:
 
 
 class Publisher:
-    """Keeps ``audit/`` below the broker's folder up to date: the log as tiles, for whoever copies it away."""
+    """Keeps ``audit/`` below the broker's folder up to date: the log as tiles, for whoever copies it away.
+
+    Each round writes what is new since the last; the first reads the whole log. Once an hour it also forgets leases
+    that are over for long.
+    """
 
     def __init__(self, broker: Broker, folder: Path) -> None:
         self._broker = broker
         self._folder = folder
-        self._published = -1
+        self._writer: tiles.Writer | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit-publisher", daemon=True)
 
     def publish(self) -> None:
         """Write what is new; a failure is logged, for the log itself stands in the store."""
-        size = self._broker.audit.size
-        if size == self._published:
+        audit = self._broker.audit
+        writer = self._writer or tiles.Writer(self._folder)
+        if self._writer is not None and audit.size == writer.size:
             return
         try:
-            note = self._broker.audit.checkpoint()
-            count = int(note.split("\n")[1])
-            cosigned = note + self._broker.plugins.cosignatures(note)
-            tiles.write(self._folder, self._broker.audit.entries(0, count), cosigned)
-            self._published = size
+            note = audit.checkpoint()
+            size = int(note.split("\n")[1])
+            while writer.size < size:
+                writer.append(audit.entries(writer.size, min(AT_ONCE, size - writer.size)))
+            writer.publish(note + self._broker.plugins.cosignatures(note))
+            self._writer = writer
         except (OSError, StrongroomError) as error:
+            self._writer = None  # the next round compares all that stands there
             log.error("the audit log could not be published to %s: %s", self._folder, error)
 
+    def sweep(self) -> None:
+        """Forget leases that are over for long; a failure is logged, and the next hour tries again."""
+        try:
+            leases.sweep(self._broker.store, int(self._broker.clock()))
+        except StrongroomError as error:
+            log.error("old leases could not be forgotten: %s", error)
+
     def _run(self) -> None:
+        rounds = 0
         while not self._stopped.wait(PUBLISH_SECONDS):
             self.publish()
+            rounds += 1
+            if rounds % SWEEP_ROUNDS == 0:
+                self.sweep()
 
     def __enter__(self) -> Publisher:
         self._thread.start()

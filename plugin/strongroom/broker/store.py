@@ -51,10 +51,11 @@ CREATE TABLE leases (
   id TEXT PRIMARY KEY, path TEXT NOT NULL, keeper TEXT NOT NULL, measurement TEXT NOT NULL,
   granted_at INTEGER NOT NULL, renewed_at INTEGER NOT NULL, expires_at INTEGER, ended_at INTEGER
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX leases_by_path ON leases (path);
 CREATE TABLE audit (number INTEGER PRIMARY KEY, entry BLOB NOT NULL, leaf BLOB NOT NULL) STRICT;
 CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT;
 """
+
+_INDEX = "CREATE INDEX IF NOT EXISTS leases_by_keeper ON leases (path, keeper)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ class Store:
             self._db.execute("PRAGMA secure_delete=ON")
             self._db.execute("PRAGMA trusted_schema=OFF")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == SCHEMA_VERSION:
+                self._db.execute(_INDEX)  # stores of earlier releases have another
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be opened as a store: {error}") from error
         if version != SCHEMA_VERSION:
