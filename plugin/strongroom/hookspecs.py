@@ -67,14 +67,16 @@ class Grant:
 class Asker:
     """The keeper that asks: what a key provider may know of it, and attest with.
 
-    `tee` is the configured TEE and `attester` makes its evidence; `statement` is what the keeper says about itself
-    (docs/release.md section 10); relative paths among the settings start at `folder`.
+    `tee` is the configured TEE and `attester` makes its evidence, `devices` that of devices beside the CPU; `statement`
+    is what the keeper says about itself (docs/release.md section 10); relative paths among the settings start at
+    `folder`.
     """
 
     tee: str
     attester: Attester
     statement: Mapping[str, Any]
     folder: Path
+    devices: Sequence[Attester] = ()
 
 
 class KeyProvider(Protocol):

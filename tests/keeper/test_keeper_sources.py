@@ -18,6 +18,7 @@ from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.document import ModelKeyDocument
 from strongroom.broker.statement import KeeperStatement
 from strongroom.errors import (
+    AttesterUnavailable,
     BrokerUnreachable,
     ConfigurationInvalid,
     LaunchRefused,
@@ -27,7 +28,7 @@ from strongroom.errors import (
     ReleaseError,
 )
 from strongroom.evidence.types import Evidence
-from strongroom.hookspecs import Grant, KeyProviderOffer, hookimpl
+from strongroom.hookspecs import AttesterOffer, Grant, KeyProviderOffer, hookimpl
 from strongroom.keeper import sources
 from strongroom.keeper.keyfiles import Pkcs11Provider
 from strongroom.keeper.leases import boottime
@@ -136,18 +137,41 @@ def test_a_provider_cannot_say_that_it_was_asked_before_or_after_it_was(tmp_path
     assert before <= source.fetch(NAME, ARCHIVE).asked_at <= boottime()
 
 
+def test_a_key_broker_gets_the_evidence_of_every_configured_device(tmp_path):
+    with trustee_running() as trustee:
+        trustee.resources["/".join(NAME)] = ModelKeyDocument(ARCHIVE, KEY, version=1).serialise()
+        plugins = Plugins()
+
+        class Offers:
+            @hookimpl
+            def strongroom_attesters(self):
+                return [AttesterOffer("sampledevice", lambda: "", lambda: Sample("sampledevice"))]
+
+        plugins._manager.register(Offers(), "offers")
+        plugins._collect()
+        loaded = configuration(tmp_path, f'devices = ["sampledevice"]\n[broker]\nurl = "{trustee.url}"')
+        assert opened(loaded, plugins, Sample()).fetch(NAME, ARCHIVE).key.reveal() == KEY.reveal()
+        assert [set(each) for each in trustee.seen] == [{"sampledevice"}]
+
+
+def test_a_device_without_an_attester_stops_the_start(tmp_path):
+    with pytest.raises(AttesterUnavailable, match="toaster"):
+        opened(configuration(tmp_path, 'devices = ["toaster"]\n[broker]\nurl = "http://127.0.0.1:1"'))
+
+
 # -- a model under each of them ---------------------------------------------------------------
 
 
 class Sample:
     """Evidence that a stock broker's double believes."""
 
-    tee = "sample"
+    def __init__(self, tee="sample"):
+        self.tee = tee
 
     def evidence(self, report_data):
         import base64
 
-        return Evidence("sample", {"svn": "1", "report_data": base64.b64encode(report_data).decode()})
+        return Evidence(self.tee, {"svn": "1", "report_data": base64.b64encode(report_data).decode()})
 
 
 @contextmanager

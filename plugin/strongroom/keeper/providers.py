@@ -30,6 +30,7 @@ def _kbs(settings: Mapping[str, Any], asker: Asker) -> KeyProvider:
         url,
         attester=asker.attester,
         ca=asker.folder / ca if ca else None,
+        additional=asker.devices,
         statement=KeeperStatement.parse(dict(asker.statement)),
         attempts=1,
     )

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from strongroom.broker.protocol import (
     ADDITION,
     BASE_PATH,
     HASH_ALGORITHMS,
+    SESSION_COOKIE,
     VERSION,
     Attestation,
     Challenge,
@@ -196,6 +199,7 @@ class ReleaseClient:
                 # Neither a proxy nor a .netrc of the environment has a say in this.
                 session.trust_env = False
                 session.verify = self._verify
+                session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # see `_keep_session`
                 try:
                     handshake = self._attest(session)
                     asked_at = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -286,6 +290,7 @@ class ReleaseClient:
                 method, f"{self._base}/{path}", data=data, headers=headers, timeout=self._timeout,
                 allow_redirects=False, stream=True,
             ) as answer:  # fmt: skip
+                _keep_session(session, answer)
                 octets = answer.raw.read(ANSWER_LIMIT + 1, decode_content=True)
         except (requests.RequestException, OSError) as error:
             raise _Retry(
@@ -358,6 +363,18 @@ class ReleaseClient:
                 hint="a stock Trustee has no leases and epochs; see docs/release.md section 11",
             )
         return ReleaseError(f"the broker refused {path}: {information.name}: {information.detail}")
+
+
+def _keep_session(session: requests.Session, answer: requests.Response) -> None:
+    """The broker's session cookie, taken by hand: its end is a date, and the wall clock here is the host's.
+
+    A cookie jar would drop it where that clock is some minutes fast, and the handshake could never end. The broker
+    knows when a session is over.
+    """
+    for line in answer.raw.headers.getlist("Set-Cookie"):
+        name, _, value = line.partition(";")[0].strip().partition("=")
+        if name == SESSION_COOKIE and re.fullmatch(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]{1,256}", value):
+            session.headers["Cookie"] = f"{name}={value}"
 
 
 _NOT_KBS = "is the URL that of a key broker, without a path?"

@@ -34,9 +34,10 @@ class ModelKeySource:
     def open(
         cls, configuration: Configuration, plugins: Plugins, attester: Attester, statement: KeeperStatement
     ) -> ModelKeySource:
-        """The configured one; raises `ConfigurationInvalid`, `KeyFileInvalid`."""
+        """The configured one; raises `ConfigurationInvalid`, `KeyFileInvalid`, `AttesterUnavailable`."""
         offer = _offer(configuration, plugins)
-        asker = Asker(configuration.tee, attester, statement.serialise(), configuration.keys.folder)
+        devices = [plugins.attester(name) for name in configuration.devices]
+        asker = Asker(configuration.tee, attester, statement.serialise(), configuration.keys.folder, devices)
         return cls(offer.name, offer.make(_settings(configuration), asker))
 
     def fetch(self, resource: tuple[str, str, str], archive: ArchiveDigest) -> Released:

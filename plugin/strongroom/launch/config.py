@@ -109,6 +109,7 @@ class Configuration:
     broker: BrokerAddress | None
     keys: Keys
     tee: str
+    devices: tuple[str, ...]
     channel: Channel
     worker: Worker
     surroundings: Expected
@@ -152,6 +153,7 @@ class Configuration:
             broker=_broker(broker, folder) if broker else None,
             keys=_keys(fields.table("keys"), folder) if fields.has("keys") else Keys(folder=folder),
             tee=attestation.text("tee", limit=64),
+            devices=attestation.texts("devices", limit=16, default=()),
             channel=_channel(channel),
             worker=_worker(worker),
             surroundings=_surroundings(around, folder),
