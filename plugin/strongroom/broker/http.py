@@ -141,11 +141,11 @@ class _Face:
                 return _refusal(Refused.plugin(str(error)))
             except StrongroomError as error:
                 log.error("%s %s failed: %s", request.method, request.url.path, error)
-                return _refusal(Refused.plugin(str(error)))
+                return _refusal(Refused.unable(str(error)))
             except Exception:
                 # The peer learns nothing; the traceback is ours. It holds no key: keys have no repr.
                 log.exception("%s %s failed unexpectedly", request.method, request.url.path)
-                return _refusal(Refused.plugin("an error of ours"))
+                return _refusal(Refused.unable("an error of ours"))
 
         return handle
 

@@ -133,7 +133,7 @@ class Broker:
         except (StoreError, AuditError) as error:
             log.error("release of %s refused, our own store failed: %s", name, error)
             self.journal.count("release", "failed")
-            raise Refused.plugin(str(error)) from error
+            raise Refused.unable(str(error)) from error
         self.journal.count("release", "granted")
         return jwe
 

@@ -312,7 +312,7 @@ class ReleaseClient:
                 )
             )
         if answer.status_code in (502, 503, 504):
-            raise _Retry(_foreign(answer.status_code, octets))
+            raise _Retry(_unable(answer.status_code, octets))
         return answer.status_code, octets
 
     # -- refusals ----------------------------------------------------------------------
@@ -386,6 +386,18 @@ def _information(status: int, body: bytes) -> ErrorInformation:
         return ErrorInformation.parse(body)
     except MalformedInput as error:
         raise _foreign(status, body) from error
+
+
+def _unable(status: int, body: bytes) -> BrokerUnreachable:
+    """A broker that says itself that it cannot decide at the moment, or something in front of it that says so."""
+    try:
+        information = ErrorInformation.parse(body)
+    except MalformedInput:
+        return _foreign(status, body)
+    return BrokerUnreachable(
+        f"the broker cannot decide at the moment (HTTP {status}): {information.detail}",
+        hint="its /healthz and its log say why; a full disk, for example",
+    )
 
 
 def _foreign(status: int, body: bytes) -> BrokerUnreachable:
