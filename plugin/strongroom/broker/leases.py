@@ -146,6 +146,14 @@ def live_count(store: Store, name: Resource, now: int) -> int:
     return int(rows[0][0])
 
 
+def count(store: Store, now: int) -> int:
+    """How many leases have not ended, of all lineages."""
+    rows = store.rows(
+        "SELECT count(*) FROM leases WHERE ended_at IS NULL AND (expires_at IS NULL OR expires_at > ?)", now
+    )
+    return int(rows[0][0])
+
+
 def end(store: Store, lease_id: str, now: int) -> bool:
     """End a lease; whether it was live."""
     return store.write("UPDATE leases SET ended_at = ? WHERE id = ? AND ended_at IS NULL", now, lease_id) > 0

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import uvicorn
 
 from strongroom.broker import leases, tiles
 from strongroom.broker.audit import AT_ONCE
+from strongroom.broker.certificate import days_left
 from strongroom.broker.directory import occupied, open_broker
 from strongroom.broker.heads import PunctualProtocol
 from strongroom.broker.http import application
@@ -35,6 +37,8 @@ log = logging.getLogger("strongroom.broker")
 CONNECTION_LIMIT = 1024
 PUBLISH_SECONDS = 60.0
 SWEEP_ROUNDS = 60
+RENEWAL_DAYS = 30
+"""A certificate that ends sooner is warned of at the start."""
 
 
 class _Server(uvicorn.Server):
@@ -93,6 +97,11 @@ def _server(broker: Broker, directory: Path, pace: Pace | None) -> tuple[uvicorn
     certificate, key = directory / "tls.crt", directory / "tls.key"
     tls: dict[str, Any] = {}
     if certificate.is_file():
+        left = days_left(certificate.read_bytes(), datetime.now(UTC))
+        if left < RENEWAL_DAYS:
+            log.warning(
+                "the certificate %s ends in %d days: replace it and %s, and start again", certificate, left, key
+            )
         tls = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
     config = uvicorn.Config(
         application(broker, pace=pace),

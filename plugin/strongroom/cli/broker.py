@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
 from strongroom.cli.trust import Offline, PluginNames
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the broker's folder")]
@@ -15,7 +16,6 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option("--passphrase-file", metavar="FILE", help="the first line protects the root key (Argon2id)"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
 
 def register(app: typer.Typer) -> None:
@@ -149,21 +149,14 @@ def serve(
     )
 
 
-def status(
-    url: Annotated[str, typer.Option("--broker", metavar="URL", help="the broker")],
-    admin_key: Annotated[Path, typer.Option("--admin-key", metavar="FILE", help="an administrator's key")],
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM that its certificate chains to")] = None,
-    as_json: AsJson = False,
-) -> None:
+def status(broker: Url, admin_key: AdminKeyFile, role: Role = "admin", ca: Ca = None, as_json: AsJson = False) -> None:
     """Show what a running broker says of itself.
 
     Example: `strongroom broker status --broker https://keys.example --admin-key admin.key`
     """
     import json
 
-    from strongroom.broker.client import BrokerAdmin
-
-    found = BrokerAdmin(url, admin_key, ca=ca).status()
+    found = connect(broker, admin_key, role, ca).status()
     if as_json:
         print(json.dumps(found))
         return

@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     verbs.command()(add)
     verbs.command(name="list")(list_keys)
     verbs.command()(revoke)
+    verbs.command()(delete)
     verbs.command()(rotate)
     verbs.command()(wrap)
     app.add_typer(verbs)
@@ -87,6 +88,24 @@ def revoke(
     archive = ArchiveDigest.parse(digest)
     connect(broker, admin_key, role, ca).revoke("archive", str(archive), reason=reason)
     print(f"archive {archive}: revoked; keepers that hold its key lose it at their next renewal")
+
+
+def delete(
+    resource: Annotated[str, typer.Argument(metavar="R/T/T", help="its name, as `strongroom key list` shows it")],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    role: Role = "admin",
+    ca: Ca = None,
+) -> None:
+    """Forget a key for good; keepers drop it when their lease is renewed. Nobody can bring it back but its author.
+
+    Example: `strongroom key delete acme/digits/3-1c40… --broker https://keys.example --admin-key acme.key --role owner`
+    """
+    from strongroom.broker.protocol import Resource
+
+    name = Resource.parse(resource)
+    connect(broker, admin_key, role, ca).delete_resource(name)
+    print(f"{name}: its key is forgotten; keepers that hold it lose it at their next renewal")
 
 
 def rotate(
