@@ -19,12 +19,14 @@ import requests
 from broker.broker_in_a_room import APPRAISAL, MEASUREMENT, Clock, broker_room
 from broker.test_leases_and_limits import named
 from strongroom.attest.simulated import SimulatedAttester
-from strongroom.broker import directory, tiles
+from strongroom.broker import directory, rego, tiles
 from strongroom.broker.audit import NoteKey
 from strongroom.broker.client import BrokerAdmin, register_model_key
 from strongroom.broker.directory import open_broker
 from strongroom.broker.document import ModelKeyDocument, model_key_name
+from strongroom.broker.engine import Engine
 from strongroom.broker.protocol import Resource
+from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.serve import set_policies
 from strongroom.encoding import b64url
 from strongroom.errors import BrokerUnreachable, ReleaseDenied, ReleaseError, ResourceMissing, StrongroomError
@@ -300,6 +302,28 @@ def test_a_log_that_cannot_be_written_keeps_the_key(tmp_path):
         second.execute("DROP TRIGGER no_entries")
         second.close()
         room.client().fetch(tuple(name), archive)
+
+
+def test_an_interpreter_that_dies_or_hangs_is_an_outage_and_no_refusal(tmp_path, monkeypatch):
+    """So that an overloaded machine does not end the models of keepers that would have been renewed."""
+    engine = Engine(seconds=2.0)
+    monkeypatch.setattr(rego, "ENGINE", engine)
+    with broker_room(tmp_path) as room:
+        name, archive, key = room.register(1)
+        room.client().fetch(tuple(name), archive)
+        good = room.broker.policies.release
+        for text in (
+            "allow if { some key; data[key] }",  # ends the interpreter
+            'allow if { replace("a", "", "b") == "" }',  # never ends
+        ):
+            room.broker.policies.release = ReleasePolicy(f"package policy\n\nimport rego.v1\n\n{text}\n")
+            with pytest.raises(BrokerUnreachable, match="cannot decide"):
+                room.client(attempts=1).fetch(tuple(name), archive)
+            last = json.loads(room.broker.audit.entries()[-1])
+            assert last["decision"] == "refused" and "interpreter" in last["reason"]
+            room.broker.policies.release = good
+            assert room.client().fetch(tuple(name), archive).key.reveal() == key.reveal()
+    engine.close()
 
 
 # -- clocks ------------------------------------------------------------------------------

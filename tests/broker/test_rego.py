@@ -278,13 +278,13 @@ def impatient(monkeypatch):
 
 def test_a_policy_that_ends_the_interpreter_denies_and_the_next_question_is_answered(impatient):
     decision = ReleasePolicy(CRASHING).decide(ear(), DATA)
-    assert not decision.granted and "died of it (signal" in decision.reason
+    assert (decision.granted, decision.made) == (False, False) and "died of it (signal" in decision.reason
     assert granted(ReleasePolicy(GOOD_POLICY), {})
 
 
 def test_a_policy_that_never_ends_denies_after_a_while_and_the_next_question_is_answered(impatient):
     decision = ReleasePolicy(ENDLESS).decide({"text": "aaa"}, DATA)
-    assert not decision.granted and "did not answer within 2 s" in decision.reason
+    assert (decision.granted, decision.made) == (False, False) and "did not answer within 2 s" in decision.reason
     assert granted(ReleasePolicy(GOOD_POLICY), {})
 
 

@@ -77,10 +77,14 @@ def masked(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy said: `granted` only for a literal true; `reason` for our log, never for the peer."""
+    """What a policy said: `granted` only for a literal true; `reason` for our log, never for the peer.
+
+    `made` is false where the interpreter died or was too slow: then nothing is granted, and nothing was refused.
+    """
 
     granted: bool
     reason: str
+    made: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ class ReleasePolicy:
         try:
             ok, value = self._query("data.policy.allow", claims, data)
         except Unanswered as error:
-            return Decision(False, f"the policy was not evaluated: {error}")
+            return Decision(False, f"the policy was not evaluated: {error}", made=False)
         if not ok:
             return Decision(False, f"the policy could not be evaluated: {value}")
         if value is True:

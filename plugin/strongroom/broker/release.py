@@ -146,7 +146,7 @@ class Broker:
         data = {"plugin": plugin, "resource-path": list(name), "query": dict(query)}
         decision = self.policies.release.decide(claims, data)
         if not decision.granted:
-            raise Refused.policy(decision.reason)
+            raise Refused.policy(decision.reason) if decision.made else Refused.unable(decision.reason)
         if facts is None:
             raise Refused.plugin(f"there is no resource {name}")
         if session.verdict is None:
