@@ -103,7 +103,7 @@ class HeldModel:
         if self._verified.core.lease_required and released.lease_s is None:
             raise ReleaseDenied(
                 f"the archive of {self.name} may be opened only under a lease, and its key came without one",
-                hint="use a strongroom broker (only it grants leases), or seal without --lease-required",
+                hint="use a source that grants leases, as a strongroom broker does, or seal without --lease-required",
             )
         room = OpenRoom.open(self._verified.unlock(released.key))
         tenure = Tenure(released, self._release, drop=self._withdraw, restore=lambda _: None, grace_s=self._grace)
