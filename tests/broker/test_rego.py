@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from strongroom.broker import rego
@@ -311,6 +314,26 @@ def test_an_interpreter_that_is_killed_between_two_questions_is_started_again(im
     impatient._process.kill()
     impatient._process.wait()
     assert granted(ReleasePolicy(GOOD_POLICY), {})
+
+
+def test_an_interpreter_ends_with_its_broker_also_in_the_middle_of_an_endless_evaluation():
+    program = (
+        "import os, sys, threading, time\n"
+        "from strongroom.broker import rego\n"
+        f"policy = rego.ReleasePolicy({ENDLESS!r})\n"
+        "threading.Thread(target=policy.decide, args=({'text': 'aaa'}, {}), daemon=True).start()\n"
+        "while rego.ENGINE._process is None: time.sleep(0.01)\n"
+        "time.sleep(1)\n"
+        "print(rego.ENGINE._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.returncode == -9 and done.stdout.strip()
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(OSError):  # gone
+        while "evaluation" in Path("/proc", done.stdout.strip(), "cmdline").read_text():
+            assert time.monotonic() < deadline, "it goes on without its broker"
+            time.sleep(0.1)
 
 
 def test_many_threads_get_their_own_answers(impatient):

@@ -85,7 +85,7 @@ class Engine:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "strongroom.broker.evaluation", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "strongroom.broker.evaluation", str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},

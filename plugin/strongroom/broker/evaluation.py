@@ -98,22 +98,27 @@ def send(link: socket.socket, octets: bytes) -> None:
     link.sendall(len(octets).to_bytes(4, "big") + octets)
 
 
-def _watch_memory() -> None:
-    """End this process when it holds too much; the interpreter computes without Python's lock, so this goes on."""
+def _watch(broker: int) -> None:
+    """End this process when it holds too much, or when its broker is gone, also in the middle of an evaluation.
+
+    The interpreter computes without Python's lock, so this goes on beside it.
+    """
     page = resource.getpagesize()
     while True:
-        time.sleep(0.05)
+        time.sleep(0.1)
         with open("/proc/self/statm", "rb") as file:
             if int(file.read().split()[1]) * page > MEMORY_LIMIT:
                 os._exit(3)
+        if os.getppid() != broker:
+            os._exit(4)
 
 
 def main() -> None:
-    """Answer on the socket whose descriptor is the first argument, until the other side is gone."""
+    """Answer on the socket whose descriptor is the first argument, until the process that is the second is gone."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out all the same, the kernel takes this process and not its broker
-    threading.Thread(target=_watch_memory, daemon=True).start()
+    threading.Thread(target=_watch, args=(int(sys.argv[2]),), daemon=True).start()
     with socket.socket(fileno=int(sys.argv[1])) as link:
         while (octets := receive(link)) is not None:
             send(link, json.dumps(answer(json.loads(octets)), default=str).encode())
