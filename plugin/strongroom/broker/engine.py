@@ -24,7 +24,17 @@ SECONDS = 10.0
 """How long one evaluation may take; on a quiet machine it takes a thousandth of that."""
 
 STARTING_SECONDS = 60.0
-"""How long a fresh interpreter may take for its first answer: on a busy machine Python starts slowly."""
+"""How long a fresh interpreter may take until it answers a question of ours: on a busy machine Python starts slowly."""
+
+_GREETING = json.dumps(
+    {
+        "policy": "package policy\n\nallow := true\n",
+        "query": "data.policy.allow",
+        "claims": {},
+        "data": "{}",
+        "binding": "",
+    }
+).encode()
 
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
@@ -42,7 +52,6 @@ class Engine:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._owner = 0
-        self._fresh = True
 
     def ask(self, policy: str, query: str, claims: Mapping[str, Any], data: str, *, binding: str = "") -> Any:
         """(whether it was evaluated, the value or what went wrong); raises `Unanswered`.
@@ -52,21 +61,7 @@ class Engine:
         question = {"policy": policy, "query": query, "claims": dict(claims), "data": data, "binding": binding}
         octets = json.dumps(question, ensure_ascii=False).encode("utf-8")
         with self._lock:
-            link = self._connected()
-            try:
-                link.settimeout(STARTING_SECONDS if self._fresh else self._seconds)
-                send(link, octets)
-                answer = receive(link)
-                if answer is None:
-                    raise Unanswered(f"the interpreter died of it ({self._death()})")
-                self._fresh = False
-            except TimeoutError as error:
-                self._end()
-                raise Unanswered(f"the interpreter did not answer within {link.gettimeout():.0f} s") from error
-            except OSError as error:
-                raise Unanswered(f"the interpreter died of it ({self._death()})") from error
-            except Unanswered:
-                raise
+            answer = self._exchange(self._connected(), octets, self._seconds)
         read = json.loads(answer)
         return read["ok"] is True, read["value"]
 
@@ -74,6 +69,21 @@ class Engine:
         """End the interpreter; the next question starts another."""
         with self._lock:
             self._end()
+
+    def _exchange(self, link: socket.socket, octets: bytes, seconds: float) -> bytes:
+        """One question and its answer; whatever goes wrong ends this interpreter."""
+        link.settimeout(seconds)
+        try:
+            send(link, octets)
+            answer = receive(link)
+        except TimeoutError as error:
+            self._end()
+            raise Unanswered(f"the interpreter did not answer within {seconds:.0f} s") from error
+        except OSError as error:
+            raise Unanswered(f"the interpreter died of it ({self._death()})") from error
+        if answer is None:
+            raise Unanswered(f"the interpreter died of it ({self._death()})")
+        return answer
 
     def _connected(self) -> socket.socket:
         if self._link is not None and self._process is not None and self._owner == os.getpid():
@@ -91,7 +101,8 @@ class Engine:
                 env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
                 start_new_session=True,  # a terminal's Ctrl-C is for the broker, which ends it in order
             )
-        self._link, self._owner, self._fresh = ours, os.getpid(), True
+        self._link, self._owner = ours, os.getpid()
+        self._exchange(ours, _GREETING, STARTING_SECONDS)  # so that the limit of a question is not that of a start
         return ours
 
     def _death(self) -> str:
