@@ -79,6 +79,10 @@ def canonical_json(value: Any) -> bytes:
     return _canonical(value).encode("utf-8")
 
 
+_plain = json.JSONEncoder(ensure_ascii=False).encode
+"""One encoder for all: `json.dumps` would make another for each string of a document."""
+
+
 def _canonical(value: Any) -> str:
     if isinstance(value, Mapping):
         members = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be"))
@@ -86,7 +90,7 @@ def _canonical(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(_canonical(each) for each in value) + "]"
     if value is None or isinstance(value, bool | str):
-        return json.dumps(value, ensure_ascii=False)
+        return _plain(value)
     if isinstance(value, int) and abs(value) < 2**53:
         return str(value)
     raise MalformedInput(f"a {type(value).__name__} has no canonical form here")

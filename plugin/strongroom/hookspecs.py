@@ -14,7 +14,8 @@ refused, because they could change another plugin's answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import pluggy
@@ -48,19 +49,90 @@ class AttesterOffer:
     make: Callable[[], Attester]
 
 
-class KeyProvider(Protocol):
-    """Where the keeper gets a model key, when not from a key broker."""
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A model key, and for how long it may be held. Times in seconds.
 
-    def model_key(self, archive: ArchiveDigest) -> ModelKey:
-        """The key of that archive; raises a `ReleaseError`. Called at most once a lease."""
+    `lease_s` counts on CLOCK_BOOTTIME from `asked_at`, or from before the provider was asked where that is None;
+    a lease of None does not end. `broker_time` is the granting side's Unix time, for noticing a paused guest.
+    """
+
+    key: ModelKey = field(repr=False)
+    lease_s: int | None = None
+    broker_time: int | None = None
+    asked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The keeper that asks: what a key provider may know of it, and attest with.
+
+    `tee` is the configured TEE and `attester` makes its evidence, `devices` that of devices beside the CPU; `statement`
+    is what the keeper says about itself (docs/release.md section 10); relative paths among the settings start at
+    `folder`. `init_data` is the text whose digest the hardware holds, where the guest was started with one.
+    """
+
+    tee: str
+    attester: Attester
+    statement: Mapping[str, Any]
+    folder: Path
+    devices: Sequence[Attester] = ()
+    init_data: str | None = None
+
+
+class KeyProvider(Protocol):
+    """Where a keeper gets model keys."""
+
+    def release(self, archive: ArchiveDigest, resource: tuple[str, str, str]) -> Grant:
+        """The key of that archive, whose name at a key broker is `resource` (tenant, lineage, version and digest).
+
+        Called when the archive is first wanted, again after two thirds of each lease, and again and again while it
+        fails; from several threads, one for each archive. Raises `BrokerUnreachable` where nobody answered: then a
+        lease that is held goes on until its grace is over. Any other `ReleaseError` is a refusal and ends it at once.
+        """
+
+
+def nothing_missing(settings: Mapping[str, Any], folder: Path) -> str:
+    """The answer of an offer that looks for nothing."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyProviderOffer:
-    """A key provider by the name that a configuration uses; `make` gets its table of settings."""
+    """A key provider by the name that a configuration uses (docs/configuration.md, ``[keys]``).
+
+    `make` gets the settings of its table and the keeper that asks; raises `ConfigurationInvalid`. `missing` says in
+    one sentence what this machine lacks for those settings, empty when nothing: `strongroom doctor` prints it.
+    """
 
     name: str
-    make: Callable[[Mapping[str, Any]], KeyProvider]
+    make: Callable[[Mapping[str, Any], Asker], KeyProvider]
+    missing: Callable[[Mapping[str, Any], Path], str] = nothing_missing
+
+
+class RootKeyProvider(Protocol):
+    """Keeps the root key of a broker's store (docs/release.md section 13)."""
+
+    def create(self) -> bytes:
+        """Make a fresh root key of 32 bytes, keep it, and return it. Raises `KeyFileInvalid`.
+
+        Called by ``broker init`` and by a rotation; never over a key that is kept already.
+        """
+
+    def unlock(self) -> bytes:
+        """The 32 bytes that `create` returned; called at each start. Raises `KeyFileInvalid`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyOffer:
+    """A keeper of root keys by the name that ``broker init --root-key`` uses.
+
+    `make` gets the file in which it may keep what it needs, the settings that the broker was made with, and the
+    passphrase, if one was given; raises `ConfigurationInvalid`, `KeyFileInvalid`.
+    """
+
+    name: str
+    make: Callable[[Path, Mapping[str, Any], str | None], RootKeyProvider]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +214,22 @@ def strongroom_attesters() -> Sequence[AttesterOffer]:
 
 @hookspec
 def strongroom_key_providers() -> Sequence[KeyProviderOffer]:
-    """Offer sources of model keys beside the key broker.
+    """Offer sources of model keys.
 
-    Called once, when plugins are loaded. A provider is used only where the configuration names it for an
-    archive. The key is checked against the archive's commitment before anything is opened with it.
+    Called once, when plugins are loaded. ``kbs`` (the key broker), ``file``, ``pkcs11`` and ``cdh`` are offered by
+    strongroom itself. A keeper uses one provider, the one that its configuration names. The key is checked
+    against the archive's commitment before anything is opened with it; an exception that is no `ReleaseError`
+    counts as nobody having answered.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def strongroom_root_key_providers() -> Sequence[RootKeyOffer]:
+    """Offer keepers of a broker's root key.
+
+    Called once, when plugins are loaded. ``file``, ``passphrase``, ``tpm`` and ``pkcs11`` are offered by strongroom
+    itself. A broker uses the one that it was made with; the name of its plugin stands in ``broker.json``.
     """
     raise NotImplementedError
 

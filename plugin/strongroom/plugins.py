@@ -32,6 +32,7 @@ from strongroom.hookspecs import (
     KeyProviderOffer,
     PolicyTemplate,
     RecipientOffer,
+    RootKeyOffer,
     SignerOffer,
     VerifierOffer,
     hookimpl,
@@ -40,7 +41,7 @@ from strongroom.hookspecs import (
 GROUP = "strongroom"
 _log = logging.getLogger(__name__)
 _SIGNATURE_LINES = re.compile(r"(?:— [^\s+]+ [A-Za-z0-9+/]+={0,2}\n)+")
-BUILT_IN = ("strongroom.attest.offers",)
+BUILT_IN = ("strongroom.attest.offers", "strongroom.keeper.providers", "strongroom.broker.rootkeys")
 """Built-in plugins of higher floors, by module name; the verifiers' is `BuiltInVerifiers` below."""
 
 _VERIFIERS = {
@@ -207,6 +208,7 @@ class Plugins:
         self._providers: dict[str, KeyProviderOffer] = self._offers(
             "strongroom_key_providers", KeyProviderOffer, "name"
         )
+        self._root_keys: dict[str, RootKeyOffer] = self._offers("strongroom_root_key_providers", RootKeyOffer, "name")
         self._policies: dict[str, PolicyTemplate] = self._offers("strongroom_policies", PolicyTemplate, "name")
         self._recipients: dict[str, RecipientOffer] = self._offers("strongroom_recipients", RecipientOffer, "scheme")
         self._signers: dict[str, SignerOffer] = self._offers("strongroom_signers", SignerOffer, "scheme")
@@ -231,6 +233,10 @@ class Plugins:
     def key_providers(self) -> Mapping[str, KeyProviderOffer]:
         """Name → key provider."""
         return dict(self._providers)
+
+    def root_key_providers(self) -> Mapping[str, RootKeyOffer]:
+        """Name → keeper of a broker's root key."""
+        return dict(self._root_keys)
 
     def policies(self) -> Mapping[str, PolicyTemplate]:
         """Name → policy template."""

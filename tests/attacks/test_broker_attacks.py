@@ -242,6 +242,46 @@ def test_a_peer_that_asks_too_often_is_slowed_and_others_are_not(tmp_path):
         assert peer.http.get(f"{room.url}/healthz", timeout=10).status_code == 200
 
 
+def test_every_path_that_costs_something_has_a_pace(tmp_path):
+    """Also a resource behind a stolen cookie, and what only administrators are answered."""
+    now = [0.0]
+    with broker_room(tmp_path, pace=Pace(per_second=1, burst=8, steady=lambda: now[0])) as room:
+        peer = Peer(room)
+        assert [peer.auth().status_code for _ in range(8)] == [200] * 8
+        for path in ("resource/a/b/c", "strongroom/epoch/a/b/c", "resource-policy", "reference-value/x", "toaster/x"):
+            answer = peer.http.get(f"{peer.base}/{path}", timeout=10)
+            assert (answer.status_code, answer.headers["retry-after"], answer.content) == (429, "1", b""), path
+        now[0] += 1
+        assert peer.get("a/b/c").status_code == 401
+
+
+def test_a_peer_that_opens_every_connection_leaves_room_for_others(room, monkeypatch):
+    monkeypatch.setattr(heads, "CONNECTIONS_PER_PEER", 20)
+    host, port = room.url.removeprefix("http://").split(":")
+    held = [socket.create_connection((host, int(port)), timeout=10) for _ in range(40)]
+    try:
+        time.sleep(0.3)
+        closed = 0
+        for link in held:
+            link.settimeout(0.05)
+            try:
+                closed += link.recv(1) == b""
+            except ConnectionError:
+                closed += 1
+            except TimeoutError:
+                pass
+        assert closed >= 20, "one address holds them all"
+        with socket.socket() as other:  # of another address of this machine
+            other.bind(("127.0.0.2", 0))
+            other.settimeout(10)
+            other.connect((host, int(port)))
+            other.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert other.recv(64).startswith(b"HTTP/1.1 200")
+    finally:
+        for link in held:
+            link.close()
+
+
 def test_a_flood_of_handshakes_does_not_push_out_an_attested_one(room, victim, monkeypatch):
     from strongroom.broker import sessions
 

@@ -57,6 +57,7 @@ class Room:
 
 @contextmanager
 def broker_room(folder: Path, *, rego="development", appraisal: str | None = APPRAISAL, hosts=(), **options):
+    folder.mkdir(exist_ok=True)
     broker_folder = folder / "broker"
     made = directory.init(broker_folder, hosts=hosts)
     policy = None

@@ -10,8 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strongroom.broker import merkle, tiles
+from strongroom.broker import audit, merkle, tiles
 from strongroom.broker.audit import AuditLog, Checkpoint, NoteKey, public_octets
+from strongroom.broker.proofs import check_proof, prove_consistency
 from strongroom.broker.store import Store
 from strongroom.errors import AuditError, MalformedInput, StoreError
 
@@ -168,6 +169,36 @@ def test_a_rolled_back_transaction_leaves_no_entry(store, log, key):
     assert Checkpoint.verify(log.checkpoint(), key).root == merkle.root_of(leaves)
 
 
+def test_an_entry_of_another_process_after_a_rollback_is_not_taken_for_ours(store, log, private, key, tmp_path):
+    """`broker administrator` writes to the log of a running broker; the sizes alone would agree here."""
+    log.append({"n": 0})
+    with pytest.raises(RuntimeError), store.transaction():
+        log.append({"n": "rolled back"})
+        raise RuntimeError
+    other = Store(store.path, bytes(32))
+    AuditLog(other, private, log.key.name).append({"n": "another process"})
+    other.close()
+    log.append({"n": 2})
+    entries = log.entries()
+    assert [json.loads(each)["n"] for each in entries] == [0, "another process", 2]
+    assert Checkpoint.verify(log.checkpoint(), key).root == merkle.root_of([merkle.leaf_hash(each) for each in entries])
+    AuditLog(store, private, log.key.name)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 5, 100])
+def test_a_long_log_is_verified_piece_by_piece(store, log, private, monkeypatch, at_once):
+    monkeypatch.setattr(audit, "AT_ONCE", at_once)
+    for number in range(11):
+        log.append({"n": number})
+    again = AuditLog(store, private, log.key.name)
+    assert again.append({"n": 11}) == 11
+    again._reread(12)
+    assert again._is_checkpoint(again._frontier)
+    store.write("UPDATE audit SET entry = CAST('{}' AS BLOB) WHERE number = 7")
+    with pytest.raises(AuditError, match="entry 7"):
+        AuditLog(store, private, log.key.name)
+
+
 def test_an_entry_larger_than_a_bundle_holds_is_refused(log):
     with pytest.raises(AuditError, match="limit"):
         log.append({"x": "y" * 70000})
@@ -229,6 +260,54 @@ def test_exporting_again_writes_nothing_new(copied, key, private):
     assert tiles.write(folder, entries, (folder / "checkpoint").read_text()) == 0
     with pytest.raises(AuditError, match="differs"):
         tiles.write(folder, [b"{}", *entries[1:]], "")
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "steps", [[700], [1] * 3 + [697], [255, 1, 1, 443], [256, 256, 188], [700, 0], [300, 300, 100]]
+)
+def test_a_log_that_is_written_bit_by_bit_is_the_same_log(exported, tmp_path, private, key, steps):
+    folder, entries = exported
+    writer, at = tiles.Writer(tmp_path / "log"), 0
+    for step in steps:
+        writer.append(entries[at : at + step])
+        at += step
+        root = merkle.root_of([merkle.leaf_hash(each) for each in entries[:at]])
+        writer.publish(Checkpoint("keys.example/audit", at, root).sign(private))
+        assert len(tiles.read(tmp_path / "log", key).entries) == at
+    ours, whole = files_below(tmp_path / "log"), files_below(folder)
+    assert {name: ours.get(name) for name in whole} == whole
+    # Partial tiles of earlier checkpoints stay until their tile is full, as the specification has it.
+    assert all(".p/" in name and not name.startswith(("tile/0/000", "tile/0/001")) for name in set(ours) - set(whole))
+
+
+def test_a_long_log_has_tiles_of_a_third_level(tmp_path, private, key):
+    count = 256 * 256 + 5
+    entries = [number.to_bytes(3, "big") for number in range(count)]
+    root = merkle.root_of([merkle.leaf_hash(each) for each in entries])
+    tiles.write(tmp_path, entries, Checkpoint("keys.example/audit", count, root).sign(private))
+    assert (tmp_path / "tile/2/000.p/1").is_file() and (tmp_path / "tile/1/000").stat().st_size == 256 * 32
+    assert len(tiles.read(tmp_path, key).entries) == count
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 2), (255, 256), (100, 699), (256, 512), (700, 700), (5, 700)])
+def test_consistency_of_any_two_checkpoints_is_proved_to_somebody_who_has_only_these(exported, private, key, old, new):
+    folder, entries = exported
+
+    def checkpoint(size):
+        root = merkle.root_of([merkle.leaf_hash(each) for each in entries[:size]])
+        return Checkpoint(key.name, size, root).sign(private)
+
+    read = tiles.read(folder, key)
+    proof = prove_consistency(read, checkpoint(new), checkpoint(old), key)
+    assert "begin" in check_proof(json.dumps(proof), key)
+    with pytest.raises(AuditError):
+        prove_consistency(read, checkpoint(new), Checkpoint(key.name, old, bytes(32)).sign(private), key)
+    with pytest.raises(AuditError):
+        prove_consistency(read, Checkpoint(key.name, 701, bytes(32)).sign(private), checkpoint(old), key)
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 699, 700])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
-from broker.broker_in_a_room import broker_room
+from broker.broker_in_a_room import APPRAISAL, broker_room
+from strongroom.broker import directory, tiles
 from strongroom.broker.backup import backup, restore
-from strongroom.broker.directory import open_broker
+from strongroom.broker.directory import make_administrator, open_broker, remove_administrator
 from strongroom.broker.protocol import Resource
+from strongroom.broker.rotation import rotate_root_key
 from strongroom.broker.serve import running
+from strongroom.broker.store import Store
+from strongroom.encoding import b64url
 from strongroom.errors import AuditError, ConfigurationInvalid, StoreError
 
 
 @pytest.fixture
 def history(tmp_path):
     """A broker with a backup in the middle of its life; (folder, backup folder, export of its whole log)."""
-    from strongroom.broker import tiles
-
     with broker_room(tmp_path) as room:
         kept, _, _ = room.register(1, version=1)
         deleted, _, _ = room.register(2, version=2)
@@ -62,8 +67,122 @@ def test_a_restore_with_nothing_newer_is_the_backup(history, tmp_path):
     assert (names, revoked, minimum) == ([str(kept), str(deleted)], False, 0)
 
 
+STRICTER = APPRAISAL.replace('name = "tests"', 'name = "stricter"')
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A backup, after which an administrator was removed, another made, and both policies replaced."""
+    with broker_room(tmp_path) as room:
+        old = make_administrator(room.folder, tmp_path / "old.key", role="auditor")
+        backup(room.folder, tmp_path / "backup")
+        remove_administrator(room.folder, old)
+        new = make_administrator(room.folder, tmp_path / "new.key", role="auditor")
+        room.admin().set_release_policy("package policy\n\nallow := false\n")
+        room.admin().set_appraisal_policy(STRICTER)
+        log = room.broker.audit
+        tiles.write(tmp_path / "log", log.entries(), log.checkpoint())
+        folder = room.folder
+    return folder, tmp_path / "backup", tmp_path / "log", old, new
+
+
+def in_force(folder):
+    broker = open_broker(folder)
+    try:
+        known = {row[0] for row in broker.store.rows("SELECT key_id FROM administrators")}
+        return known, broker.store.policy("release"), broker.policies.appraisal
+    finally:
+        broker.close()
+
+
+def test_a_removed_administrator_stays_removed_and_a_later_one_is_named(people, tmp_path):
+    _, source, log, old, new = people
+    restored = restore(source, tmp_path / "elsewhere", log=log)
+    assert restored.administrators == (new,)
+    assert old not in in_force(tmp_path / "elsewhere")[0]
+
+
+def test_a_policy_that_was_replaced_does_not_come_back(people, tmp_path):
+    """The backup's may have been too generous; without one nothing is released."""
+    _, source, log, _, _ = people
+    restored = restore(source, tmp_path / "elsewhere", log=log)
+    assert set(restored.policies) == {"release", "appraisal"}
+    assert in_force(tmp_path / "elsewhere")[1:] == (None, None)
+
+
+def test_over_a_store_the_policies_in_force_stay_in_force(people):
+    folder, source, _, _, _ = people
+    assert restore(source, folder).policies == ()
+    _, release, appraisal = in_force(folder)
+    assert release == "package policy\n\nallow := false\n" and appraisal.name == "stricter"
+
+
+def test_a_running_broker_is_neither_restored_nor_rotated_nor_served_twice(tmp_path):
+    with broker_room(tmp_path) as room:
+        backup(room.folder, tmp_path / "backup")
+        with pytest.raises(ConfigurationInvalid, match="is running"):
+            restore(tmp_path / "backup", room.folder)
+        with pytest.raises(ConfigurationInvalid, match="is running"):
+            rotate_root_key(room.folder)
+        with pytest.raises(ConfigurationInvalid, match="is running"), running(room.folder):
+            pass
+        name, archive, _ = room.register(1)
+        room.client().fetch(tuple(name), archive)
+    restore(tmp_path / "backup", room.folder)
+    rotate_root_key(room.folder)
+
+
+def test_a_killed_broker_leaves_no_lock_behind(tmp_path):
+    from broker.test_broker_faults import BrokerProcess
+
+    directory.init(tmp_path / "broker")
+    backup(tmp_path / "broker", tmp_path / "backup")
+    process = BrokerProcess(tmp_path / "broker")
+    process.start()
+    with pytest.raises(ConfigurationInvalid, match="is running"):
+        restore(tmp_path / "backup", tmp_path / "broker")
+    process.kill()
+    restore(tmp_path / "backup", tmp_path / "broker")
+
+
+# -- rotation -----------------------------------------------------------------------------
+
+
+def test_a_rotation_is_in_the_log(tmp_path):
+    with broker_room(tmp_path) as room:
+        room.register(1)
+    count = rotate_root_key(room.folder)
+    broker = open_broker(room.folder)
+    assert json.loads(broker.audit.entries()[-1]) | {"at": 0} == {"at": 0, "event": "rotate", "values": count}
+    broker.close()
+
+
+@pytest.mark.parametrize("moment", ["before the store", "after the store"])
+def test_a_rotation_that_was_cut_off_leaves_a_store_that_opens(tmp_path, monkeypatch, moment):
+    with broker_room(tmp_path) as room:
+        name, _, key = room.register(1)
+
+    class Cut(Exception):
+        pass
+
+    def cut(*_):
+        raise Cut
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        if moment == "before the store":
+            patch.setattr(Store, "reseal", cut)
+        else:
+            patch.setattr(Path, "replace", cut)
+        rotate_root_key(room.folder)
+    for _ in range(2):
+        broker = open_broker(room.folder)
+        assert json.loads(broker.store.resource(name))["key"] == b64url(key.reveal())
+        broker.close()
+    rotate_root_key(room.folder)
+    open_broker(room.folder).close()
+
+
 def test_the_restored_log_continues_the_old_one(history, tmp_path):
-    from strongroom.broker import tiles
     from strongroom.broker.audit import Checkpoint, NoteKey
 
     folder, source, log, _ = history
@@ -86,8 +205,6 @@ def test_a_log_that_has_parted_from_the_backup_is_refused(history, tmp_path):
 
 
 def test_a_backup_of_another_broker_is_refused(history, tmp_path):
-    from strongroom.broker import directory
-
     folder, _, _, _ = history
     directory.init(tmp_path / "other")
     backup(tmp_path / "other", tmp_path / "other-backup")

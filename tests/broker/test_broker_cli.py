@@ -13,7 +13,7 @@ from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.allowing import allow
 from strongroom.broker.audit import NoteKey
 from strongroom.cli import audit, broker, key, policy, release
-from strongroom.errors import AttestationFailed, ConfigurationInvalid, ReleaseDenied, ReleaseError
+from strongroom.errors import AttestationFailed, ConfigurationInvalid, ReleaseDenied, ReleaseError, ResourceMissing
 from typer.testing import CliRunner
 
 
@@ -53,6 +53,22 @@ def test_keys_are_listed_by_name_and_never_shown(run, room):
     shown = run("key", "list").stdout
     assert str(name) in shown and "1 keys" in shown
     assert model_key.reveal().hex() not in shown
+
+
+def test_an_owner_deletes_a_key_of_its_own_and_no_other(app, run, room, tmp_path):
+    mine, archive, _ = room.register(1)
+    others, other_archive, _ = room.register(2, tenant="other")
+    owner = tmp_path / "acme.key"
+    run("broker", "administrator", room.folder, owner, "--role", "owner", "--repository", "acme", connected=False)
+    ends = ["--broker", room.url, "--admin-key", owner, "--role", "owner"]
+    room.client().fetch(tuple(mine), archive)
+    assert "is forgotten" in run("key", "delete", mine, *ends, connected=False).stdout
+    with pytest.raises(ResourceMissing):
+        room.client().fetch(tuple(mine), archive)
+    refused = run("key", "delete", others, *ends, connected=False, fails=True)
+    assert "AdminAuthAccess" in str(refused.exception)
+    room.client().fetch(tuple(others), other_archive)
+    assert json.loads(run("broker", "status", *ends, "--json", connected=False).stdout)["broker"] == room.broker.id
 
 
 def test_a_revoked_archive_is_released_no_more_and_restored_again(run, room):
@@ -133,6 +149,9 @@ def test_policy_test_shows_rules_for_a_token_and_for_raw_evidence(run, tmp_path)
     claims.write_text(json.dumps({"submods": {"cpu0": {"ear.status": "affirming"}}}))
     refused = run("policy", "test", "measured", claims, connected=False, fails=True)
     assert refused.exit_code == 1 and "refused" in refused.stdout and "rule  allow = false" in refused.stderr
+    assert "token cpu0 is affirming: no claims" in refused.stderr
+    stops = 'stops here  line 17, allow: affirming(input.submods.cpu0["ear.trustworthiness-vector"].executables)'
+    assert stops in refused.stderr
 
     evidence, appraisal = tmp_path / "evidence.json", tmp_path / "appraisal.toml"
     appraisal.write_text(APPRAISAL)

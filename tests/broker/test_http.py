@@ -11,6 +11,8 @@ from broker.broker_in_a_room import APPRAISAL, Clock, Peer, broker_room, error_o
 from strongroom.broker.statement import KeeperStatement
 from strongroom.encoding import unb64url
 
+LABELS = {"kind": {"attest", "release", "epoch"}, "outcome": {"granted", "refused", "failed"}}
+
 
 @pytest.fixture(scope="module")
 def clock():
@@ -216,6 +218,11 @@ def test_health_is_an_empty_200_and_metrics_name_nobody(peer, resource):
     text = peer.http.get(f"{peer.room.url}/metrics", timeout=10).text
     assert 'strongroom_broker_decisions_total{kind="release",outcome="granted"}' in text
     assert str(resource) not in text and "acme" not in text
+    assert "\nstrongroom_broker_unable 0\n" in text and "\nstrongroom_broker_leases " in text
+    # Labels are words of ours: nothing that a peer, an archive or a key could be told by.
+    assert set(re.findall(r'(\w+)="([^"]*)"', text)) <= {
+        (name, word) for name, words in LABELS.items() for word in words
+    }
 
 
 def test_a_policy_that_demands_a_gpu_refuses_an_empty_list_of_devices(tmp_path):
@@ -223,3 +230,15 @@ def test_a_policy_that_demands_a_gpu_refuses_an_empty_list_of_devices(tmp_path):
         peer = Peer(room)
         peer.auth()
         assert not peer.attest().ok
+
+
+def test_a_certificate_that_ends_soon_is_warned_of(tmp_path, caplog, monkeypatch):
+    from datetime import timedelta
+
+    from strongroom.broker import certificate
+
+    with broker_room(tmp_path / "long", hosts=("127.0.0.1",)):
+        assert "ends in" not in caplog.text
+    monkeypatch.setattr(certificate, "LIFE", timedelta(days=20))
+    with broker_room(tmp_path / "short", hosts=("127.0.0.1",)):
+        assert "tls.crt ends in 19 days" in caplog.text

@@ -8,16 +8,19 @@ import pytest
 from broker.broker_in_a_room import MEASUREMENT, Peer, broker_room, error_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-from strongroom.broker import tiles
+from strongroom.broker import leases, tiles
 from strongroom.broker.audit import Checkpoint, NoteKey, public_octets
 from strongroom.broker.epochs import EPOCH_S, EpochSeed
 from strongroom.broker.initdata import check_init_data
+from strongroom.broker.rootkey import PlainFile
 from strongroom.broker.serve import Publisher
 from strongroom.broker.statement import KeeperStatement
+from strongroom.broker.store import Store
 from strongroom.encoding import b64
 from strongroom.errors import (
     AttestationFailed,
     AuditError,
+    BrokerUnreachable,
     MalformedInput,
     ReleaseDenied,
     ReleaseError,
@@ -79,6 +82,36 @@ def test_a_limited_lineage_without_a_lease_gets_one_of_an_hour(room):
     assert room.client().fetch(tuple(name), archive).lease_s is None
     room.admin().set_limit("acme/digits", keepers=5)
     assert room.client(statement=named(1)).fetch(tuple(name), archive).lease_s == 3600
+
+
+def test_leases_that_are_over_for_long_are_forgotten_and_no_others(room):
+    name, archive, _ = room.register(1, lease_s=600)
+    endless, endless_archive, _ = room.register(2, lineage="endless")
+    room.client(statement=named(1)).fetch(tuple(name), archive)
+    room.client(statement=named(1)).fetch(tuple(endless), endless_archive)
+    room.client().fetch(tuple(endless), endless_archive)  # a keeper without a name, a lease without an end
+    store, now = room.broker.store, int(room.broker.clock())
+    assert leases.sweep(store, now + 1000) == 0
+    assert leases.sweep(store, now + leases.KEPT_S + 700) == 2
+    [left] = room.admin().leases(all=True)
+    assert (left["resource"], left["keeper"]) == (str(endless), "01" * 16)
+
+
+def test_finding_a_lease_does_not_look_at_all_of_them(room):
+    """A store of an earlier release has another index; this one is made when it is opened."""
+    store = room.broker.store
+    plan = " ".join(
+        str(row)
+        for query in (
+            "SELECT id FROM leases WHERE path = 'a' AND keeper = 'b' AND ended_at IS NULL",
+            "SELECT count(*) FROM leases WHERE path > 'a/b/' AND path < 'a/b0' AND ended_at IS NULL",
+        )
+        for row in store.rows(f"EXPLAIN QUERY PLAN {query}")
+    )
+    assert plan.count("leases_by_keeper") == 2 and "SCAN" not in plan
+    store.write("DROP INDEX leases_by_keeper")
+    Store(store.path, PlainFile(room.folder / "root.key").unlock()).close()
+    assert store.rows("SELECT 1 FROM sqlite_master WHERE name = 'leases_by_keeper'")
 
 
 @pytest.mark.parametrize(
@@ -255,9 +288,12 @@ def test_a_second_log_that_fails_keeps_the_key(guarded):
     name, archive, _ = guarded.register(1)
     guarded.client().fetch(tuple(name), archive)
     before = guarded.broker.audit.size
-    with pytest.raises(ResourceMissing):
-        guarded.client().fetch_epoch(tuple(name), archive, broker_key(guarded))
+    with pytest.raises(BrokerUnreachable, match="cannot decide"):
+        guarded.client(attempts=1).fetch_epoch(tuple(name), archive, broker_key(guarded))
     assert guarded.broker.audit.size == before + 1  # the attestation; the refused release was rolled back
+    assert "guard" in guarded.broker.journal.trouble()
+    guarded.client().fetch(tuple(name), archive)
+    assert guarded.broker.journal.trouble() == ""
 
 
 class Witness:

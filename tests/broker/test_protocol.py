@@ -139,6 +139,41 @@ def test_error_information_is_the_inverse_of_its_json(name, detail):
     assert ErrorInformation.parse(json.dumps(information.serialise()).encode()) == information
 
 
+@pytest.mark.parametrize("name", ["InvalidRequestPath", "PluginNotFound"])
+def test_the_two_errors_of_a_path_are_404(name):
+    assert ErrorInformation(name).status == 404
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AdminAuthInitialization",
+        "AdminAuthAccess",
+        "AttestationError",
+        "HTTPFailed",
+        "HTTPSFailed",
+        "JweError",
+        "PluginManagerInitialization",
+        "PluginInternalError",
+        "PolicyDeny",
+        "ParsePolicyError",
+        "PolicyEngineError",
+        "RvpsError",
+        "SerdeError",
+        "StorageBackendInitialization",
+        "TokenNotFound",
+        "TokenVerifierError",
+        "PrometheusError",
+    ],
+)
+def test_every_other_error_of_the_protocol_is_401_and_spelled_as_it_is(name):
+    information = ErrorInformation(name, "detail")
+    assert information.status == 401
+    spelled = f'{{"type":"https://github.com/confidential-containers/kbs/errors/{name}","detail":"detail"}}'
+    assert json.dumps(information.serialise(), separators=(",", ":")) == spelled
+    assert ErrorInformation.parse(spelled.encode()) == information
+
+
 @settings(deadline=None)  # a busy machine is no finding
 @given(st.binary(max_size=200))
 def test_noise_is_malformed_and_nothing_else(octets):

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
+from strongroom.broker import rego
+from strongroom.broker.engine import Engine
 from strongroom.broker.rego import TEMPLATES, ReleasePolicy
+from strongroom.broker.trace import trace
 from strongroom.encoding import unb64url
 from strongroom.errors import ConfigurationInvalid
 
@@ -165,3 +175,262 @@ def test_a_real_trustees_token_goes_through_our_policies(shared_evidence):
     assert not granted(ReleasePolicy.template("measured-cpu-and-gpu"), claims)
     assert not granted(ReleasePolicy.template("development"), claims)
     assert granted(ReleasePolicy.parse(TRUSTEE_SHAPED["affirming everywhere"]), claims)
+
+
+# -- one compilation for many names ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_is_compiled_once_for_all_names(name, monkeypatch):
+    policy, asked = ReleasePolicy.template(name), set()
+
+    class Witness:
+        def ask(self, policy, query, claims, data, *, binding=""):
+            asked.add((policy, query, data))  # what a compilation is kept under
+            return True, True
+
+    monkeypatch.setattr(rego, "ENGINE", Witness())
+    for number in range(20):
+        assert granted(policy, ear(), {**DATA, "resource-path": ["acme", "digits", f"{number}-00"]})
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'data["resource-path"][0] == "acme"',
+        'data . query.epoch == "acme"',
+        'data["query"].epoch == "acme"',
+    ],
+)
+def test_a_policy_that_may_look_at_the_name_or_the_query_gets_them(body):
+    policy = ReleasePolicy.parse(f"package policy\n\nimport rego.v1\n\nallow if {{\n\t{body}\n}}\n")
+    data = {"plugin": "resource", "resource-path": ["acme", "digits", "1-00"], "query": {"epoch": "acme"}}
+    assert granted(policy, {}, data)
+    assert not granted(policy, {}, {**data, "resource-path": ["evil", "digits", "1-00"], "query": {"epoch": "evil"}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import data as request\n\nallow if { request.x }",
+        "allow if { x := data; x.y }",
+        "allow if { some key; data[key] }",
+        "allow if { count([1 | data[_]]) > 0 }",
+    ],
+)
+def test_the_whole_of_data_is_refused_when_a_policy_is_set(text):
+    """Some such policies end the interpreter, and the process around it, with a signal."""
+    with pytest.raises(ConfigurationInvalid, match="`data` as a whole") as refused:
+        ReleasePolicy.parse(f"package policy\n\nimport rego.v1\n\n{text}\n")
+    assert "resource-path" in refused.value.hint
+
+
+# -- what the interpreter would silently change ---------------------------------------------
+
+
+def claims_with(value):
+    return {"submods": {"cpu0": {"x": value}}}
+
+
+@pytest.mark.parametrize("value", ["good\0evil", "\0", {"good\0evil": 1}, ["a", {"b": "good\0"}]], ids=repr)
+def test_a_text_with_a_nul_denies_whatever_the_policy_says(value):
+    """As C reads it, `good\\0evil` is `good`: a policy would compare what was never measured."""
+    decision = ReleasePolicy.parse("package policy\n\nallow := true\n").decide(claims_with(value), DATA)
+    assert not decision.granted and "NUL" in decision.reason
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 2**64 + 3, 10**400])
+def test_an_integer_of_more_than_64_bits_denies_whatever_the_policy_says(value):
+    """2**64 + 3 would arrive as 3."""
+    decision = ReleasePolicy.parse("package policy\n\nallow := true\n").decide(claims_with(value), DATA)
+    assert not decision.granted and "64 bits" in decision.reason
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), 0])
+def test_integers_of_64_bits_arrive_as_they_are(value):
+    policy = ReleasePolicy.parse(f"package policy\n\nimport rego.v1\n\nallow if input.submods.cpu0.x == {value}\n")
+    assert granted(policy, claims_with(value))
+
+
+def test_claims_that_are_nested_without_end_deny_and_break_nothing():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    decision = ReleasePolicy.parse("package policy\n\nallow := true\n").decide(claims_with(deep), DATA)
+    assert not decision.granted and "deeply" in decision.reason
+
+
+# -- an interpreter that dies or hangs ---------------------------------------------------------
+
+CRASHING = "package policy\n\nimport rego.v1\n\nallow if { some key; data[key] }\n"
+ENDLESS = 'package policy\n\nimport rego.v1\n\nallow if { replace(input.text, "", "b") == "" }\n'
+GREEDY = "package policy\n\nimport rego.v1\n\nallow if { count(numbers.range(1, input.count)) > 0 }\n"
+GOOD_POLICY = "package policy\n\nallow := true\n"
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """An interpreter of this test's own that is given up after two seconds."""
+    engine = Engine(seconds=2.0)
+    monkeypatch.setattr(rego, "ENGINE", engine)
+    assert granted(ReleasePolicy(GOOD_POLICY), {})
+    yield engine
+    engine.close()
+
+
+def test_a_policy_that_ends_the_interpreter_denies_and_the_next_question_is_answered(impatient):
+    decision = ReleasePolicy(CRASHING).decide(ear(), DATA)
+    assert (decision.granted, decision.made) == (False, False) and "died of it (signal" in decision.reason
+    assert granted(ReleasePolicy(GOOD_POLICY), {})
+
+
+def test_a_policy_that_never_ends_denies_after_a_while_and_the_next_question_is_answered(impatient):
+    decision = ReleasePolicy(ENDLESS).decide({"text": "aaa"}, DATA)
+    assert (decision.granted, decision.made) == (False, False) and "did not answer within 2 s" in decision.reason
+    assert granted(ReleasePolicy(GOOD_POLICY), {})
+
+
+def test_a_policy_that_wants_all_memory_denies_and_the_next_question_is_answered(impatient, monkeypatch):
+    impatient._seconds = 60.0  # the memory ends first
+    decision = ReleasePolicy(GREEDY).decide({"count": 10**9}, DATA)
+    assert not decision.granted
+    assert granted(ReleasePolicy(GOOD_POLICY), {})
+
+
+@pytest.mark.parametrize("body", ['replace("aaa", "", "b") == ""', 'regex.match("(a+)+$", "%sb")' % ("a" * 40)])
+def test_a_policy_that_does_not_end_is_refused_when_it_is_set(impatient, body):
+    with pytest.raises(ConfigurationInvalid, match="did not answer within"):
+        ReleasePolicy.parse(f"package policy\n\nimport rego.v1\n\nallow if {{ {body} }}\n")
+
+
+def test_a_policy_that_ends_the_interpreter_is_refused_when_it_is_set(impatient, monkeypatch):
+    monkeypatch.setattr(rego, "_BARE_DATA", re.compile("(?!)"))  # or the text alone would refuse it
+    with pytest.raises(ConfigurationInvalid, match="died of it"):
+        ReleasePolicy.parse(CRASHING)
+
+
+def test_an_interpreter_that_is_killed_between_two_questions_is_started_again(impatient):
+    impatient._process.kill()
+    impatient._process.wait()
+    assert granted(ReleasePolicy(GOOD_POLICY), {})
+
+
+def test_an_interpreter_ends_with_its_broker_also_in_the_middle_of_an_endless_evaluation():
+    program = (
+        "import os, sys, threading, time\n"
+        "from strongroom.broker import rego\n"
+        f"policy = rego.ReleasePolicy({ENDLESS!r})\n"
+        "threading.Thread(target=policy.decide, args=({'text': 'aaa'}, {}), daemon=True).start()\n"
+        "while rego.ENGINE._process is None: time.sleep(0.01)\n"
+        "time.sleep(1)\n"
+        "print(rego.ENGINE._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.returncode == -9 and done.stdout.strip()
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(OSError):  # gone
+        while "evaluation" in Path("/proc", done.stdout.strip(), "cmdline").read_text():
+            assert time.monotonic() < deadline, "it goes on without its broker"
+            time.sleep(0.1)
+
+
+def test_many_threads_get_their_own_answers(impatient):
+    policy = ReleasePolicy("package policy\n\nimport rego.v1\n\nallow if input.number % 2 == 0\n")
+    wrong = []
+
+    def ask(number):
+        for each in range(number, number + 40):
+            if granted(policy, {"number": each}) != (each % 2 == 0):
+                wrong.append(each)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_interpreter_gets_no_variable_that_could_hold_a_secret(impatient, monkeypatch):
+    impatient.close()
+    monkeypatch.setenv("STRONGROOM_SECRET", "hidden")
+    assert granted(ReleasePolicy(GOOD_POLICY), {})
+    with open(f"/proc/{impatient._process.pid}/environ", "rb") as file:
+        assert b"hidden" not in file.read()
+
+
+# -- the trace -----------------------------------------------------------------------------------
+
+
+def traced(text, claims):
+    return [(each.rule, each.line, each.text, each.state) for each in trace(ReleasePolicy.parse(text), claims, DATA)]
+
+
+def test_a_trace_names_the_statement_that_stops_a_template():
+    policy = ReleasePolicy.template("measured")
+    states = {each.text: each.state for each in trace(policy, ear(vector={"hardware": 2}), DATA)}
+    stopped = [text for text, state in states.items() if state == "stops here"]
+    assert stopped == ['affirming(input.submods.cpu0["ear.trustworthiness-vector"].executables)']
+    assert next(iter(states.values())) == "holds" and "not reached" in states.values()
+    assert all(each.state == "holds" for each in trace(policy, ear(), DATA))
+
+
+def test_a_trace_knows_both_syntaxes_several_bodies_and_where_statements_end():
+    text = (
+        "package policy\n"
+        "import rego.v1\n"
+        "default allow := false\n"
+        "allow if {\n"
+        '\tinput.a == "x;y" # a comment; with { braces\n'
+        "\tevery each in input.list {\n"
+        "\t\teach > 0\n"
+        "\t}\n"
+        "}\n"
+        "allow if input.b == 1\n"
+        "allow if { input.c; input.d }\n"
+        'names := {"a", "b"}\n'
+    )
+    found = traced(text, {"a": "x;y", "list": [1, 0], "c": True, "d": False})
+    assert found == [
+        ("allow", 5, 'input.a == "x;y"', "holds"),
+        ("allow", 6, "every each in input.list {\n\t\teach > 0\n\t}", "stops here"),
+        ("allow", 10, "input.b == 1", "stops here"),
+        ("allow", 11, "input.c", "holds"),
+        ("allow", 11, "input.d", "stops here"),
+    ]
+    old = "package policy\ndefault allow = false\nallow {\n\tinput.a == 1\n\tinput.b == 2\n}\n"
+    assert traced(old, {"a": 1}) == [
+        ("allow", 4, "input.a == 1", "holds"),
+        ("allow", 5, "input.b == 2", "stops here"),
+    ]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize(
+    "claims", [{}, {"submods": 5}, ear(), ear(tee="simulated")], ids=["empty", "odd", "snp", "sim"]
+)
+def test_a_trace_agrees_with_the_decision(name, claims):
+    policy = ReleasePolicy.template(name)
+    statements = [each for each in trace(policy, claims, DATA) if each.rule == "allow"]
+    assert all(each.state == "holds" for each in statements) == granted(policy, claims)
+
+
+@pytest.mark.parametrize("name", TRUSTEE_SHAPED)
+def test_a_trace_of_a_trustee_shaped_policy_shows_why(name):
+    text = "\n".join(line[8:] for line in TRUSTEE_SHAPED[name].splitlines())
+    claims = ear(status="contraindicated", vector={"hardware": 97}, tee="tdx")
+    states = [each.state for each in trace(ReleasePolicy.parse(text), claims, DATA) if each.rule == "allow"]
+    assert "stops here" in states
+
+
+def test_a_policy_is_evaluated_beside_torch():
+    """The two abort in one process; here they are in two."""
+    pytest.importorskip("torch", reason="SKIPPED LOUDLY: torch is not installed")
+    program = (
+        "import torch; from strongroom.broker.rego import ReleasePolicy; "
+        "print(ReleasePolicy.parse('package policy\\n\\nallow := true\\n').decide({}, {}).granted)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.stdout.strip() == "True", done.stderr[-500:]

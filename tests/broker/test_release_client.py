@@ -150,6 +150,15 @@ def test_a_gateway_in_trouble_is_tried_again(trustee, status):
     assert fetch(trustee).key.reveal() == KEY.reveal()
 
 
+def test_a_broker_that_asks_us_to_slow_down_is_asked_again_and_says_so(trustee):
+    trustee.faults["auth"] = lambda n: (429, b"") if n < 3 else None
+    assert fetch(trustee).key.reveal() == KEY.reveal()
+    trustee.faults["resource"] = lambda n: (429, b"")
+    with pytest.raises(BrokerUnreachable, match="slow down") as slowed:
+        fetch(trustee)
+    assert "--pace" in slowed.value.hint
+
+
 def test_a_strangers_answer_is_shown_by_its_first_bytes(trustee):
     trustee.faults["auth"] = lambda n: (403, b"<html>Forbidden by the proxy</html>")
     with pytest.raises(BrokerUnreachable, match="Forbidden by the proxy"):

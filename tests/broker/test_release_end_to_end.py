@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from broker.broker_in_a_room import broker_room
+from broker.broker_in_a_room import MEASUREMENT, broker_room
+from strongroom.attest.simulated import SimulatedAttester
 from strongroom.errors import (
     AttestationFailed,
     BrokerUnreachable,
+    ProtocolMismatch,
     ReleaseDenied,
     ReleaseError,
     ResourceMissing,
 )
+from strongroom.keeper.release import ReleaseClient
 from strongroom.keys import ArchiveDigest
 
 
@@ -80,9 +83,6 @@ def test_a_name_of_another_archive_is_refused(room):
 
 
 def test_a_broker_that_is_not_there_is_unreachable(room):
-    from strongroom.attest.simulated import SimulatedAttester
-    from strongroom.keeper.release import ReleaseClient
-
     client = ReleaseClient("http://127.0.0.1:9", attester=SimulatedAttester(), pause_s=0.01)
     with pytest.raises(BrokerUnreachable, match="no answer"):
         client.fetch(("a", "b", "1-" + "00" * 32), ArchiveDigest(bytes(32)))
@@ -96,3 +96,64 @@ def test_a_broker_with_a_certificate_of_its_own_is_pinned(tmp_path):
         room.ca = None
         with pytest.raises(BrokerUnreachable, match="certificate"):
             room.client().fetch(tuple(name), archive)
+
+
+# -- every way to fail has a name and a next step ---------------------------------------------
+
+
+def unreachable(room, name, archive):
+    ReleaseClient("http://127.0.0.1:9", attester=SimulatedAttester(), attempts=1).fetch(tuple(name), archive)
+
+
+def other_version(room, name, archive):
+    class Newer(ReleaseClient):
+        def _exchange(self, session, method, path, body):
+            changed = body | {"version": "0.5.0"} if path == "auth" else body
+            return super()._exchange(session, method, path, changed)
+
+    Newer(room.url, attester=SimulatedAttester(measurement=MEASUREMENT)).fetch(tuple(name), archive)
+
+
+def other_measurement(room, name, archive):
+    room.client(measurement=bytes(32)).fetch(tuple(name), archive)
+
+
+def revoked(room, name, archive):
+    room.admin().revoke("archive", str(archive))
+    try:
+        room.client().fetch(tuple(name), archive)
+    finally:
+        room.admin().unrevoke("archive", str(archive))
+
+
+def absent(room, name, archive):
+    room.client().fetch(("acme", "digits", f"9-{archive}"), archive)
+
+
+def full(room, name, archive):
+    store = room.broker.store
+    store.write("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END")
+    try:
+        room.client(attempts=1).fetch(tuple(name), archive)
+    finally:
+        store.write("DROP TRIGGER full")
+
+
+@pytest.mark.parametrize(
+    ("fails", "error", "said", "hint"),
+    [
+        (unreachable, BrokerUnreachable, "no answer from the key broker", "is it running"),
+        (other_version, ProtocolMismatch, "expect =0.4.0 while the request is 0.5.0", "broker of key broker protocol"),
+        (other_measurement, AttestationFailed, "refused the simulated evidence", "audit log list every check"),
+        (revoked, ReleaseDenied, "the attestation said cpu0: warning", "the broker's log says which"),
+        (absent, ResourceMissing, "nothing it can release", "strongroom key add"),
+        (full, BrokerUnreachable, "cannot decide at the moment", "/healthz"),
+    ],
+    ids=lambda each: each.__name__ if callable(each) else "",
+)
+def test_each_way_to_fail_is_an_error_of_its_own_with_the_next_step(room, fails, error, said, hint):
+    name, archive, _ = room.register(5)
+    with pytest.raises(error) as failed:
+        fails(room, name, archive)
+    assert type(failed.value) is error
+    assert said in str(failed.value) and hint in failed.value.hint

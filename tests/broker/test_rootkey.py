@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from doubles.soft_token import PIN, soft_token
 from doubles.software_tpm import SoftwareTpm
+from strongroom import plugins as plugins_module
 from strongroom.broker import directory
 from strongroom.broker.directory import open_broker
 from strongroom.broker.rootkey import PassphraseFile, PlainFile
 from strongroom.broker.rootkey_pkcs11 import Pkcs11Wrapped
 from strongroom.broker.rootkey_tpm import TpmSealed
 from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
+from strongroom.hookspecs import RootKeyOffer, hookimpl
 
 
 @pytest.fixture
@@ -168,3 +171,62 @@ def test_settings_that_cannot_be_used_are_refused_before_anything_is_made(tmp_pa
     with pytest.raises((ConfigurationInvalid, KeyFileInvalid)):
         directory.init(tmp_path / "b", root_key=kind, settings=settings)
     assert not (tmp_path / "b" / "store.db").exists()
+
+
+# -- somebody else's ----------------------------------------------------------------------------
+
+
+class Vault:
+    """A plugin that keeps root keys elsewhere."""
+
+    keys = {}
+
+    @hookimpl
+    def strongroom_root_key_providers(self):
+        return [RootKeyOffer("vault", self.make)]
+
+    def make(self, path, settings, passphrase):
+        vault = self
+
+        class Kept:
+            def create(self):
+                vault.keys[settings["room"], path.name] = key = os.urandom(32)
+                path.write_text("in the vault")
+                return key
+
+            def unlock(self):
+                if passphrase != "sesame":
+                    raise KeyFileInvalid("the vault stays closed")
+                return vault.keys[settings["room"], path.name]
+
+        return Kept()
+
+
+@pytest.fixture
+def vault(monkeypatch):
+    class Point:
+        dist = None
+
+        def load(self):
+            return Vault()
+
+    real = plugins_module.metadata.entry_points
+    monkeypatch.setattr(
+        plugins_module.metadata,
+        "entry_points",
+        lambda *, group, name: [Point()] if name == "vault" else real(group=group, name=name),
+    )
+
+
+def test_a_broker_lives_under_a_plugins_root_key_and_remembers_the_plugin(vault, tmp_path):
+    made = {"root_key": "vault", "settings": {"room": "7"}, "plugins": ("vault",), "passphrase": "sesame"}
+    directory.init(tmp_path / "b", **made)
+    open_broker(tmp_path / "b", passphrase="sesame").close()
+    with pytest.raises(KeyFileInvalid, match="stays closed"):
+        open_broker(tmp_path / "b", passphrase="open")
+
+
+def test_a_provider_of_a_plugin_that_is_not_named_is_unknown(vault, tmp_path):
+    with pytest.raises(ConfigurationInvalid, match="no root key provider is called 'vault'") as refused:
+        directory.init(tmp_path / "b", root_key="vault", passphrase="sesame")
+    assert "file, passphrase, pkcs11, tpm" in refused.value.hint

@@ -115,6 +115,10 @@ def test_a_revocation_ends_serving_within_lease_and_grace_and_a_restoration_begi
         before = time.monotonic()
         assert answer(leased, session) == 503
         assert time.monotonic() - before < 10
+    with pytest.raises(StrongroomError) as refused:
+        session.post(f"{leased.url}/predictions/digits", json={}, timeout=30)
+    assert "503" in str(refused.value) and "the model is not available at the moment" in refused.value.hint
+    assert "model digits is withdrawn: ReleaseDenied" in leased.log()
     administer(leased, "restore")
     until(lambda: answer(leased, session) == 200, 120)
 

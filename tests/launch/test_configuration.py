@@ -25,6 +25,7 @@ def test_the_smallest_file_has_the_documented_defaults(tmp_path):
     assert configuration.channel.kems == ("x-wing", "x25519")
     assert configuration.worker.output == "drop"
     assert configuration.broker is None
+    assert configuration.keys.provider == "kbs" and configuration.keys.leased
 
 
 def test_a_fleets_keys_are_asked_for_by_name_only(tmp_path):
@@ -60,6 +61,11 @@ def test_the_digest_is_of_the_exact_bytes(tmp_path):
         (SMALLEST + "[worker]\npadding = 'much'\n", "padding"),
         (SMALLEST + "[worker.envelopes]\ndigits = 'seldon'\n", "digits"),
         (SMALLEST.replace("simulated", "snp") + "[worker]\noutput = 'pass'\n", "the TEE here is 'snp'"),
+        (SMALLEST + "[keys]\nprovider = 5\n", "provider is not a string"),
+        (SMALLEST + "[keys]\nfolder = 'keys'\n", "folder means nothing to provider 'kbs'"),
+        (SMALLEST + "[keys]\nprovider = 'safe'\n", "no key provider is called 'safe'"),
+        (SMALLEST + "[broker]\nurl = 'http://x'\n[keys]\nprovider = 'cdh'\n", "would not be used"),
+        (SMALLEST.replace("simulated", "snp") + "[keys]\nprovider = 'file'\nfolder = 'k'\n", "for development"),
         ("not toml", "not TOML"),
     ],
 )
@@ -72,3 +78,26 @@ def test_a_file_that_is_wrong_says_where_and_what_next(tmp_path, text, said):
 def test_a_file_that_is_not_there_is_said(tmp_path):
     with pytest.raises(ConfigurationInvalid, match="cannot be read"):
         Configuration.load(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("provider", ["file", "pkcs11", "cdh"])
+def test_our_own_providers_beside_the_broker_grant_no_lease(tmp_path, provider):
+    keys = load(tmp_path, SMALLEST + f"[keys]\nprovider = '{provider}'\nfolder = 'k'\n").keys
+    assert (keys.provider, dict(keys.settings), keys.folder) == (provider, {"folder": "k"}, tmp_path)
+    assert not keys.leased
+
+
+def test_a_plugins_provider_is_left_to_the_plugin(tmp_path):
+    keys = load(tmp_path, "plugins = ['vault']\n" + SMALLEST + "[keys]\nprovider = 'vault'\nroom.number = 5\n").keys
+    assert (keys.provider, dict(keys.settings), keys.leased) == ("vault", {"room": {"number": 5}}, True)
+
+
+def test_every_documented_configuration_of_keys_is_read(tmp_path):
+    tables = [each for each in re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL) if "[keys]" in each]
+    assert len(tables) == 2
+    assert load(tmp_path, SMALLEST + tables[1]).keys.provider == "pkcs11"
+    guide = re.findall(r"```toml\n(.*?)```", (DOCS.parent / "guides" / "keys.md").read_text(), re.DOTALL)
+    assert [load(tmp_path, text if "[admission]" in text else SMALLEST + text).keys.provider for text in guide] == [
+        "file",
+        "pkcs11",
+    ]

@@ -26,6 +26,9 @@ from strongroom.errors import AuditError, MalformedInput
 ENTRY_LIMIT = 65535
 """Bytes of one entry: the length field of an entry bundle (C2SP tlog-tiles) has 16 bits."""
 
+AT_ONCE = 4096
+"""Entries that are in memory at once while a log is read."""
+
 _ED25519 = b"\x01"
 _TOUCHED = "somebody changed the store; keep it for an investigation and restore a backup elsewhere"
 
@@ -125,24 +128,24 @@ class AuditLog:
         self._private = private
         self.key = NoteKey(origin, public_octets(private.public_key()))
         self._frontier = Frontier()
-        for number, entry, leaf in store.rows("SELECT number, entry, leaf FROM audit ORDER BY number"):
-            if number != self._frontier.size:
-                raise AuditError(f"entry {self._frontier.size} is missing from the audit log", hint=_TOUCHED)
-            if leaf_hash(entry) != leaf:
-                raise AuditError(f"entry {number} of the audit log was altered", hint=_TOUCHED)
-            self._frontier.append(leaf)
-        self._check_latest()
+        self._verify()
 
-    def _check_latest(self) -> None:
-        """A start on a log that does not contain its own last checkpoint is refused."""
+    def _verify(self) -> None:
+        """Every entry stands at its number and hashes to its leaf, and the last checkpoint is met on the way."""
         rows = self._store.rows("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1")
-        if not rows:
-            return
-        checkpoint = Checkpoint.verify(rows[0][0], self.key)
-        early = Frontier()
-        for (leaf,) in self._store.rows("SELECT leaf FROM audit WHERE number < ? ORDER BY number", checkpoint.size):
-            early.append(leaf)
-        if early.size != checkpoint.size or early.root() != checkpoint.root:
+        checkpoint = Checkpoint.verify(rows[0][0], self.key) if rows else None
+        met = checkpoint is None or (checkpoint.size == 0 and checkpoint.root == self._frontier.root())
+        for first in range(0, self.size, AT_ONCE):
+            chunk = "SELECT number, entry, leaf FROM audit WHERE number >= ? ORDER BY number LIMIT ?"
+            for number, entry, leaf in self._store.rows(chunk, first, AT_ONCE):
+                if number != self._frontier.size:
+                    raise AuditError(f"entry {self._frontier.size} is missing from the audit log", hint=_TOUCHED)
+                if leaf_hash(entry) != leaf:
+                    raise AuditError(f"entry {number} of the audit log was altered", hint=_TOUCHED)
+                self._frontier.append(leaf)
+                if checkpoint is not None and checkpoint.size == self._frontier.size:
+                    met = checkpoint.root == self._frontier.root()
+        if not met and checkpoint is not None:
             raise AuditError(
                 f"the audit log does not match its checkpoint of {checkpoint.size} entries",
                 hint=_TOUCHED,
@@ -159,9 +162,10 @@ class AuditLog:
         if len(octets) > ENTRY_LIMIT:
             raise AuditError(f"an audit entry of {len(octets)} bytes, the limit is {ENTRY_LIMIT}")
         with self._store.transaction():
-            # The rows are the truth: a transaction that was rolled back must not leave its leaf here.
+            # The rows are the truth: a transaction that was rolled back must not leave its leaf here, nor may what
+            # another process wrote be missed.
             number = self.size
-            if number != self._frontier.size:
+            if number != self._frontier.size or not self._is_checkpoint(self._frontier):
                 self._reread(number)
             leaf = leaf_hash(octets)
             frontier = self._frontier.copy()
@@ -173,10 +177,19 @@ class AuditLog:
             self._frontier = frontier
         return number
 
+    def _is_checkpoint(self, frontier: Frontier) -> bool:
+        """Whether the checkpoint in the store is over this very tree; there is none over an empty one."""
+        rows = self._store.rows("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1")
+        body = Checkpoint(self.key.name, frontier.size, frontier.root()).body()
+        return frontier.size == 0 if not rows else str(rows[0][0]).startswith(f"{body}\n")
+
     def _reread(self, size: int) -> None:
+        """Another process wrote to the log, or a transaction was rolled back: take the rows' word."""
         self._frontier = Frontier()
-        for (leaf,) in self._store.rows("SELECT leaf FROM audit WHERE number < ? ORDER BY number", size):
-            self._frontier.append(leaf)
+        for first in range(0, size, AT_ONCE):
+            chunk = "SELECT leaf FROM audit WHERE number >= ? AND number < ? ORDER BY number"
+            for (leaf,) in self._store.rows(chunk, first, min(first + AT_ONCE, size)):
+                self._frontier.append(leaf)
 
     def checkpoint(self) -> str:
         """The signed note over everything so far."""

@@ -2,26 +2,26 @@
 
 docs/release.md section 13. A backup is a folder: the store, the root key as its provider keeps it, and
 the settings. It is as secret as that provider makes it. Restoring replays, from the newest audit log that
-can be had, every revocation, minimum version, limit and deletion that came after the backup.
+can be had, everything that took something away after the backup: revocations, minimum versions, limits, deleted keys
+and removed administrators. A policy that was replaced after the backup does not come back.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_der_private_key
+from typing import Any
 
 from strongroom.broker import tiles
-from strongroom.broker.audit import AuditLog, NoteKey, public_octets
-from strongroom.broker.directory import Settings, open_store
+from strongroom.broker.audit import AuditLog, NoteKey
+from strongroom.broker.directory import Settings, identity_of, occupied, open_log, open_store
 from strongroom.broker.protocol import Resource
 from strongroom.broker.store import Revocation, Store
 from strongroom.errors import AuditError, ConfigurationInvalid, StoreError, StrongroomError
@@ -31,11 +31,17 @@ _FILES = ("broker.json", "root.key", "broker.pub", "tls.crt", "tls.key")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did: how much of the log it had, what it replayed, and which keys the backup lacks."""
+    """What a restore did: how much of the log it had, what it replayed, and what the backup lacks.
+
+    `lost` names keys, `administrators` key ids, and `policies` those (``release``, ``appraisal``) that have to be
+    set again, since the log has only their digests.
+    """
 
     entries: int
     replayed: int
-    lost: tuple[str, ...]
+    lost: tuple[str, ...] = ()
+    administrators: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
 
 
 def backup(directory: Path, into: Path) -> int:
@@ -77,40 +83,42 @@ def restore(
     """
     settings = Settings.load(source)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = directory / "restoring"
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(source, fresh)
-    fresh.chmod(0o700)
-    store = open_store(fresh, settings, passphrase)
-    try:
-        identity = load_der_private_key(store.secret("identity"), None)
-        if not isinstance(identity, Ed25519PrivateKey):
-            raise StoreError("the backup's identity is of another kind than Ed25519")
-        audit = AuditLog(store, identity, settings.name)
-        newest = _newest(audit, directory, settings, passphrase, log)
-        with store.transaction():
-            lost = _replay(store, newest[audit.size :])
-            replayed = len(newest) - audit.size
-            for entry in newest[audit.size :]:
-                audit.append(json.loads(entry))
-            now = int(time.time() if clock is None else clock)
-            audit.append({"at": now, "event": "restore", "replayed": replayed, "lost": len(lost)})
-        entries = audit.size
-    finally:
-        store.close()
-    _exchange(fresh, directory)
-    return Restored(entries, replayed, lost)
+    with occupied(directory):
+        fresh = directory / "restoring"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(source, fresh)
+        fresh.chmod(0o700)
+        store = open_store(fresh, settings, passphrase)
+        try:
+            audit = open_log(store, settings)
+            newest, policies = _newest(audit, directory, passphrase, log)
+            with store.transaction():
+                replay = Replay(store, policies)
+                for entry in newest[audit.size :]:
+                    replay.again(json.loads(entry))
+                replay.settle_policies()
+                replayed = len(newest) - audit.size
+                for entry in newest[audit.size :]:
+                    audit.append(json.loads(entry))
+                now = int(time.time() if clock is None else clock)
+                audit.append({"at": now, "event": "restore", "replayed": replayed, "lost": len(replay.lost)})
+            restored = Restored(audit.size, replayed, tuple(replay.lost), tuple(replay.made), tuple(replay.replaced))
+        finally:
+            store.close()
+        _exchange(fresh, directory)
+    return restored
 
 
 def _newest(
-    audit: AuditLog, directory: Path, settings: Settings, passphrase: str | None, log: Path | None
-) -> Sequence[bytes]:
-    """The longest log that continues the backup's."""
+    audit: AuditLog, directory: Path, passphrase: str | None, log: Path | None
+) -> tuple[Sequence[bytes], Mapping[str, str]]:
+    """(the longest log that continues the backup's, the texts of the policies that are in force now)."""
     key = NoteKey(audit.key.name, audit.key.public)
-    known = audit.entries()
+    known, policies = audit.entries(), dict[str, str]()
     candidates = [known]
     if (directory / "store.db").exists():
-        candidates.append(_present(directory, key, passphrase))
+        present, policies = _present(directory, key, passphrase)
+        candidates.append(present)
     if log is not None:
         candidates.append(list(tiles.read(log, key).entries))
     for candidate in candidates:
@@ -119,11 +127,11 @@ def _newest(
                 "the backup's audit log and a newer one have parted: one is not the beginning of the other",
                 hint="is it a backup of this broker? keep both and find out before you go on",
             )
-    return max(candidates, key=len)
+    return max(candidates, key=len), policies
 
 
-def _present(directory: Path, key: NoteKey, passphrase: str | None) -> list[bytes]:
-    """The verified log of the store that is about to be replaced."""
+def _present(directory: Path, key: NoteKey, passphrase: str | None) -> tuple[list[bytes], dict[str, str]]:
+    """The verified log, and the policies, of the store that is about to be replaced."""
     try:
         store = open_store(directory, Settings.load(directory), passphrase)
     except StrongroomError as error:
@@ -132,19 +140,32 @@ def _present(directory: Path, key: NoteKey, passphrase: str | None) -> list[byte
             hint="move it away, restore into a new folder, and give --log an export of its audit log",
         ) from error
     try:
-        identity = load_der_private_key(store.secret("identity"), None)
-        if not isinstance(identity, Ed25519PrivateKey) or public_octets(identity.public_key()) != key.public:
+        present = AuditLog(store, identity_of(store), key.name)
+        if present.key.public != key.public:
             raise AuditError(f"the backup is not of the broker in {directory}")
-        return AuditLog(store, identity, key.name).entries()
+        found = {name: text for name in ("release", "appraisal") if (text := store.policy(name)) is not None}
+        return present.entries(), found
     finally:
         store.close()
 
 
-def _replay(store: Store, entries: Sequence[bytes]) -> tuple[str, ...]:
-    """Do again what took something away; the names of keys that came after the backup and are gone."""
-    lost: dict[str, None] = {}
-    for octets in entries:
-        entry = json.loads(octets)
+class Replay:
+    """Do again, in an older store, what took something away since; remembers what came since and is not in it.
+
+    `policies` are texts that may be in force, by name: the log has only their digests.
+    """
+
+    def __init__(self, store: Store, policies: Mapping[str, str]) -> None:
+        self._store = store
+        self._texts = policies
+        self.lost: dict[str, None] = {}
+        self.made: dict[str, None] = {}
+        self.replaced: dict[str, None] = {}
+        self._policies: dict[str, tuple[str, int]] = {}
+
+    def again(self, entry: Mapping[str, Any]) -> None:
+        """One entry of the newer log; what grants nothing and takes nothing is left alone."""
+        store = self._store
         match entry.get("event"):
             case "revoke":
                 store.revoke(Revocation(entry["kind"], entry["value"], entry.get("reason", ""), entry["at"]))
@@ -156,12 +177,29 @@ def _replay(store: Store, entries: Sequence[bytes]) -> tuple[str, ...]:
                 store.set_limit(entry["lineage"], keepers=entry.get("keepers"), lease_s=entry.get("lease_s"))
             case "resource-delete":
                 store.delete_resource(Resource.parse(entry["resource"]))
-                lost.pop(entry["resource"], None)
+                self.lost.pop(entry["resource"], None)
             case "resource-put":
                 # What the backup holds under that name is not what was stored last.
                 store.delete_resource(Resource.parse(entry["resource"]))
-                lost[entry["resource"]] = None
-    return tuple(lost)
+                self.lost[entry["resource"]] = None
+            case "administrator":
+                self.made[entry["key"]] = None  # its public key is not in the log
+            case "administrator-removed":
+                store.write("DELETE FROM administrators WHERE key_id = ?", entry["key"])
+                self.made.pop(entry["key"], None)
+            case "policy-set":
+                self._policies[entry["policy"]] = (entry["digest"], entry["at"])
+
+    def settle_policies(self) -> None:
+        """The policies that were set last are in force. One whose text is gone leaves none, so nothing is released."""
+        for name, (digest, at) in self._policies.items():
+            texts = filter(None, (self._texts.get(name), self._store.policy(name)))
+            text = next((each for each in texts if hashlib.sha256(each.encode()).hexdigest() == digest), None)
+            if text is None:
+                self._store.write("DELETE FROM policies WHERE name = ?", name)
+                self.replaced[name] = None
+            else:
+                self._store.set_policy(name, text, at=at)
 
 
 def _exchange(fresh: Path, directory: Path) -> None:

@@ -43,3 +43,8 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
+
+
+def days_left(pem: bytes, now: datetime) -> int:
+    """For how many whole days the first certificate of a PEM file is still valid; negative once it has ended."""
+    return (x509.load_pem_x509_certificate(pem).not_valid_after_utc - now).days

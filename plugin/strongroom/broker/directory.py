@@ -9,9 +9,12 @@ tls.crt, tls.key   a certificate of its own, where one was asked for
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +29,20 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from strongroom.broker import admin, rootkey_pkcs11, rootkey_tpm
+from strongroom.broker import admin
 from strongroom.broker.audit import AuditLog
 from strongroom.broker.certificate import self_signed
 from strongroom.broker.handshake import Policies, no_endorsements
 from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.release import Broker
-from strongroom.broker.rootkey import PassphraseFile, PlainFile, RootKeyProvider, write_private
+from strongroom.broker.rootkey import write_private
 from strongroom.broker.store import Store
 from strongroom.broker.tokens import TokenSigner
 from strongroom.encoding import Fields, parse_json
-from strongroom.errors import ConfigurationInvalid, KeyFileInvalid, MalformedInput, StoreError
+from strongroom.errors import ConfigurationInvalid, MalformedInput, StoreError
 from strongroom.evidence.policy import Policy
 from strongroom.evidence.types import Endorsements, Evidence
+from strongroom.hookspecs import RootKeyProvider
 from strongroom.plugins import Plugins
 
 _FORMAT = "broker/1"
@@ -57,11 +61,12 @@ class Initialised:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``broker.json``: the broker's name in its notes, and who keeps the root key, with what settings."""
+    """``broker.json``: the broker's name in its notes, and who keeps the root key, with what settings and plugins."""
 
     name: str
     root_key: str
     settings: dict[str, Any]
+    plugins: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, directory: Path) -> Settings:
@@ -71,7 +76,12 @@ class Settings:
             read = Fields(parse_json(path.read_bytes(), where=str(path)), where=str(path))
             if read.text("strongroom") != _FORMAT:
                 raise MalformedInput(f"{path}: not a broker of this release")
-            settings = cls(read.text("name"), read.text("root_key"), dict(read.value("settings")))
+            settings = cls(
+                read.text("name"),
+                read.text("root_key"),
+                dict(read.value("settings")),
+                read.texts("plugins", limit=16, default=()),
+            )
             read.done()
         except OSError as error:
             raise ConfigurationInvalid(
@@ -84,38 +94,44 @@ class Settings:
     def serialise(self) -> bytes:
         """The exact inverse of `load`'s file."""
         fields = {"strongroom": _FORMAT, "name": self.name, "root_key": self.root_key, "settings": self.settings}
+        fields |= {"plugins": list(self.plugins)} if self.plugins else {}
         return (json.dumps(fields, indent=1) + "\n").encode()
 
 
-def provider(directory: Path, settings: Settings, passphrase: str | None, *, file: str = "root.key") -> RootKeyProvider:
-    """The root key provider that a broker's settings name; raises `ConfigurationInvalid`."""
-    path = directory / file
-    if settings.root_key == "file":
-        return PlainFile(path)
-    if settings.root_key == "passphrase":
-        if passphrase is None:
-            raise KeyFileInvalid("this broker's root key is under a passphrase", hint="--passphrase-file FILE")
-        return PassphraseFile(path, passphrase)
-    read = Fields(settings.settings, where="root key settings")
+@contextmanager
+def occupied(directory: Path) -> Iterator[None]:
+    """Serve, restore or rotate this broker, and nobody else meanwhile; raises `ConfigurationInvalid`.
+
+    The kernel forgets the lock with the process, however it ends.
+    """
     try:
-        if settings.root_key == "tpm":
-            pcrs = tuple(int(each) for each in read.texts("pcrs", default=()))
-            tcti = read.text("tcti", default=rootkey_tpm.DEFAULT_TCTI)
-            read.done()
-            return rootkey_tpm.TpmSealed(path, tcti=tcti, pcrs=pcrs, passphrase=None if pcrs else passphrase)
-        if settings.root_key == "pkcs11":
-            module, token, key = (
-                read.text("module"),
-                read.text("token"),
-                read.text("key", default="strongroom root key"),
-            )
-            read.done()
-            return rootkey_pkcs11.Pkcs11Wrapped(path, module=module, token_label=token, key_label=key, pin=passphrase)
-    except (MalformedInput, ValueError) as error:
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationInvalid(f"{directory} cannot be used: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationInvalid(
+                f"the broker in {directory} is running, or being restored or rotated",
+                hint="stop it first; a backup, administrators and everything by URL work while it runs",
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def provider(directory: Path, settings: Settings, passphrase: str | None, *, file: str = "root.key") -> RootKeyProvider:
+    """The root key provider that a broker's settings name; raises `ConfigurationInvalid`, `KeyFileInvalid`."""
+    offers = Plugins.load(settings.plugins).root_key_providers()
+    if settings.root_key not in offers:
+        raise ConfigurationInvalid(
+            f"no root key provider is called {settings.root_key!r}", hint=f"there are {', '.join(sorted(offers))}"
+        )
+    try:
+        return offers[settings.root_key].make(directory / file, settings.settings, passphrase)
+    except MalformedInput as error:
         raise ConfigurationInvalid(f"the settings of the root key cannot be used: {error}") from error
-    raise ConfigurationInvalid(
-        f"no root key provider is called {settings.root_key!r}", hint="file, passphrase, tpm or pkcs11"
-    )
 
 
 def init(
@@ -126,11 +142,12 @@ def init(
     settings: dict[str, Any] | None = None,
     passphrase: str | None = None,
     hosts: tuple[str, ...] = (),
+    plugins: tuple[str, ...] = (),
 ) -> Initialised:
     """Make a broker in a new or empty folder, without any policy: it releases nothing yet.
 
-    `hosts` are the DNS names and addresses of its own TLS certificate; without any it has none. Raises
-    `ConfigurationInvalid`, `KeyFileInvalid`, `StoreError`.
+    `hosts` are the DNS names and addresses of its own TLS certificate; without any it has none. `plugins` are those
+    that its root key needs. Raises `ConfigurationInvalid`, `KeyFileInvalid`, `PluginInvalid`, `StoreError`.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
@@ -138,7 +155,7 @@ def init(
     directory.chmod(0o700)
     identity = Ed25519PrivateKey.generate()
     broker_id = admin.key_id_of(identity.public_key())
-    chosen = Settings(name or f"strongroom-broker/{broker_id[:8]}", root_key, settings or {})
+    chosen = Settings(name or f"strongroom-broker/{broker_id[:8]}", root_key, settings or {}, plugins)
     store = Store.create(directory / "store.db", provider(directory, chosen, passphrase).create())
     try:
         administrator = admin.AdminKey(Ed25519PrivateKey.generate(), broker_id)
@@ -182,6 +199,19 @@ def open_store(directory: Path, settings: Settings, passphrase: str | None) -> S
     return store
 
 
+def identity_of(store: Store) -> Ed25519PrivateKey:
+    """The broker's own key; raises `StoreError`."""
+    identity = load_der_private_key(store.secret("identity"), None)
+    if not isinstance(identity, Ed25519PrivateKey):
+        raise StoreError("the store's identity is of another kind than Ed25519")
+    return identity
+
+
+def open_log(store: Store, settings: Settings) -> AuditLog:
+    """The audit log of a store, verified; raises `AuditError`, `StoreError`."""
+    return AuditLog(store, identity_of(store), settings.name)
+
+
 def open_broker(
     directory: Path,
     *,
@@ -195,10 +225,9 @@ def open_broker(
     settings = Settings.load(directory)
     store = open_store(directory, settings, passphrase)
     plugins = plugins or Plugins.load()
-    identity = load_der_private_key(store.secret("identity"), None)
     token_key = load_der_private_key(store.secret("token-key"), None)
-    if not isinstance(identity, Ed25519PrivateKey) or not isinstance(token_key, ec.EllipticCurvePrivateKey):
-        raise StoreError("the store's own keys are of the wrong kind")
+    if not isinstance(token_key, ec.EllipticCurvePrivateKey):
+        raise StoreError("the store's token key is of another kind than P-256")
     release, appraisal = store.policy("release"), store.policy("appraisal")
     policies = Policies(
         appraisal=Policy.parse(appraisal, plugins.verifiers()) if appraisal is not None else None,
@@ -206,9 +235,9 @@ def open_broker(
     )
     return Broker(
         store,
-        AuditLog(store, identity, settings.name),
+        open_log(store, settings),
         TokenSigner(token_key),
-        identity=identity,
+        identity=identity_of(store),
         plugins=plugins,
         policies=policies,
         endorsements=endorsements,

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 protocol, for which a request's head has to arrive in time.
+"""uvicorn's HTTP/1.1 protocol, for which a request's head has to arrive in time and no peer takes every connection.
 
-uvicorn waits for a head without end, so a peer that sends one byte a minute would keep a connection for good.
-Bodies have their own limit in `http`.
+uvicorn waits for a head without end, so a peer that sends one byte a minute would keep a connection for good, and
+one that opens a thousand of them would keep everybody else out. Bodies have their own limit in `http`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0
+CONNECTIONS_PER_PEER = 512
+"""Of one address, at once: half of what a broker serves."""
 
 
 class PunctualProtocol(H11Protocol):
@@ -39,7 +41,14 @@ class PunctualProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """A new peer: its first head is expected."""
         super().connection_made(transport)
+        if self._of_this_peer() > CONNECTIONS_PER_PEER:
+            transport.abort()
+            return
         self._watch()
+
+    def _of_this_peer(self) -> int:
+        peers = [each.client[0] for each in self.connections if isinstance(each, H11Protocol) and each.client]
+        return peers.count(self.client[0]) if self.client else 0
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head or a body."""

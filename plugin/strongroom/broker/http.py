@@ -40,7 +40,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class BodyRefused(Exception):
-    """A body too large or too slow; `status` is 413 or 408."""
+    """Refused before it was looked at; `status` is 413 (too large), 408 (too slow) or 429 (too often)."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -122,42 +122,40 @@ class _Face:
         self._pace = pace
 
     def guarded(self, handler: Handler) -> Handler:
-        """Turn refusals into answers, and surprises into a refusal without detail."""
+        """Slow down who asks too often, turn refusals into answers, and surprises into a refusal without detail."""
 
         async def handle(request: Request) -> Response:
             try:
+                if not self._pace.admits(request.client.host if request.client else ""):
+                    raise BodyRefused(429)
                 return await handler(request)
             except Refused as refusal:
                 log.info("%s %s refused: %s", request.method, request.url.path, refusal)
                 return _refusal(refusal)
             except BodyRefused as refused:
-                return _plain(b"", refused.status)
+                answer = _plain(b"", refused.status)
+                if refused.status == 429:
+                    answer.headers["retry-after"] = "1"
+                return answer
             except MalformedInput as error:
                 return _refusal(Refused.plugin(str(error)))
             except StrongroomError as error:
                 log.error("%s %s failed: %s", request.method, request.url.path, error)
-                return _refusal(Refused.plugin(str(error)))
+                return _refusal(Refused.unable(str(error)))
             except Exception:
                 # The peer learns nothing; the traceback is ours. It holds no key: keys have no repr.
                 log.exception("%s %s failed unexpectedly", request.method, request.url.path)
-                return _refusal(Refused.plugin("an error of ours"))
+                return _refusal(Refused.unable("an error of ours"))
 
         return handle
-
-    def _admit(self, request: Request) -> None:
-        peer = request.client.host if request.client else ""
-        if not self._pace.admits(peer):
-            raise BodyRefused(429)
 
     # -- the protocol ----------------------------------------------------------------
 
     async def auth(self, request: Request) -> Response:
-        self._admit(request)
         session = await run_in_threadpool(self._broker.handshakes.auth, await read_body(request))
         return self._with_cookie(_json(session.challenge.serialise()), session)
 
     async def attest(self, request: Request) -> Response:
-        self._admit(request)
         body = await read_body(request)
         session = await run_in_threadpool(self._broker.handshakes.attest, request.cookies.get(SESSION_COOKIE), body)
         return self._with_cookie(_json({"token": session.token}), session)
@@ -190,7 +188,6 @@ class _Face:
         act = getattr(desk, what)
 
         async def handle(request: Request) -> Response:
-            self._admit(request)
             who = await run_in_threadpool(self._who, request)
             body = await read_body(request)
             query = dict(request.query_params)

@@ -12,7 +12,7 @@ from typing import Any
 
 from strongroom.broker.audit import AuditLog
 from strongroom.broker.store import Store
-from strongroom.errors import ReleaseError, StoreError
+from strongroom.errors import AuditError, ReleaseError, StoreError
 from strongroom.evidence.types import Check
 from strongroom.plugins import Plugins
 
@@ -44,13 +44,13 @@ class Journal:
     def record(self, entry: Mapping[str, Any]) -> None:
         """Write an audit entry, inside the transaction of what it describes; raises `AuditError`, `StoreError`."""
         dated = {"at": int(self._clock())} | {name: value for name, value in entry.items() if value not in ("", None)}
-        try:
-            with self._store.transaction():
-                self._audit.append(dated)
+        with self._store.transaction():
+            self._audit.append(dated)
+            try:
                 self._plugins.audit(dated)
-        except ReleaseError as error:
-            self._trouble = str(error)
-            raise
+            except AuditError as error:
+                self._trouble = str(error)  # until somebody else's log takes an entry again
+                raise
         self._trouble = ""
 
     def refuse(self, entry: Mapping[str, Any], reason: str, failed: tuple[Check, ...] = ()) -> None:
@@ -70,13 +70,12 @@ class Journal:
 
     def trouble(self) -> str:
         """Why nothing can be recorded, and so nothing released, at the moment; empty where it can."""
-        if self._trouble:
+        if self._store.trouble:
             with suppress(StoreError):
                 # Tried again only after a failure: a probe writes to the disk, and as much as a few entries.
                 self._store.write("INSERT OR REPLACE INTO about VALUES ('probe', zeroblob(65536))")
                 self._store.write("DELETE FROM about WHERE name = 'probe'")
-                self._trouble = ""
-        return self._trouble
+        return self._store.trouble or self._trouble
 
 
 def _clean(text: object, limit: int) -> str:

@@ -23,6 +23,10 @@ DEFAULT_LEASE_S = 3600
 """A lineage whose keepers are limited in number, and whose lease nobody set, leases for this long."""
 
 
+KEPT_S = 30 * 86400
+"""Leases that are over for so long are forgotten; the audit log has them all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """One keeper's right to one key, from `at` (Unix seconds) for `seconds`, or without end."""
@@ -133,14 +137,35 @@ def live_lease(store: Store, name: Resource, keeper: str, now: int) -> str | Non
 
 def live_count(store: Store, name: Resource, now: int) -> int:
     """How many leases on the lineage of this resource have not ended."""
+    lineage = lineage_of(name)
     rows = store.rows(
-        "SELECT count(*) FROM leases WHERE path LIKE ? ESCAPE '!' AND ended_at IS NULL"
+        "SELECT count(*) FROM leases WHERE path > ? AND path < ? AND ended_at IS NULL"
         " AND (expires_at IS NULL OR expires_at > ?)",
-        lineage_of(name).replace("_", "!_") + "/%", now,
+        f"{lineage}/", f"{lineage}0", now,  # 0 is what follows the slash
     )  # fmt: skip
+    return int(rows[0][0])
+
+
+def count(store: Store, now: int) -> int:
+    """How many leases have not ended, of all lineages."""
+    rows = store.rows(
+        "SELECT count(*) FROM leases WHERE ended_at IS NULL AND (expires_at IS NULL OR expires_at > ?)", now
+    )
     return int(rows[0][0])
 
 
 def end(store: Store, lease_id: str, now: int) -> bool:
     """End a lease; whether it was live."""
     return store.write("UPDATE leases SET ended_at = ? WHERE id = ? AND ended_at IS NULL", now, lease_id) > 0
+
+
+def sweep(store: Store, now: int) -> int:
+    """Forget leases that are over for a month, and endless ones that a keeper without a name got a month ago.
+
+    The latter are never renewed, since every release to such a keeper is a lease of its own. How many there were.
+    """
+    return store.write(
+        "DELETE FROM leases WHERE expires_at < ?1 OR ended_at < ?1"
+        " OR (expires_at IS NULL AND keeper = '' AND renewed_at < ?1)",
+        now - KEPT_S,
+    )

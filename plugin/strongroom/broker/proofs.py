@@ -28,10 +28,19 @@ def prove_inclusion(exported: Exported, note: str, index: int) -> dict[str, Any]
 
 
 def prove_consistency(exported: Exported, note: str, older: str, key: NoteKey) -> dict[str, Any]:
-    """That the log of the checkpoint `older` is the beginning of the log of `note`. Raises `AuditError`."""
-    old = Checkpoint.verify(older, key)
-    leaves = [leaf_hash(each) for each in exported.entries]
+    """That the log of the checkpoint `older` is the beginning of the log of `note`, any two of one log.
+
+    `exported` has to reach as far as both. Raises `AuditError`, also where the two are not of this log.
+    """
+    old, new = Checkpoint.verify(older, key), Checkpoint.verify(note, key)
+    if max(old.size, new.size) > len(exported.entries):
+        raise AuditError(
+            f"the exported log has {len(exported.entries)} entries, the checkpoints name {old.size} and {new.size}",
+            hint="bring the export up to date: strongroom audit export",
+        )
+    leaves = [leaf_hash(each) for each in exported.entries[: new.size]]
     proof = consistency_proof(leaves, old.size) if old.size else []
+    verify_consistency(old.size, old.root, new.size, new.root, proof)
     return {
         "strongroom": _CONSISTENCY,
         "older": older,

@@ -48,8 +48,13 @@ class Refused(ReleaseError):
 
     @classmethod
     def plugin(cls, reason: str) -> Refused:
-        """No such resource, a bad name, or a failure of ours."""
+        """No such resource, or a bad name."""
         return cls("PluginInternalError", "Plugin internal error", reason)
+
+    @classmethod
+    def unable(cls, reason: str) -> Refused:
+        """A failure of ours: no decision, so a keeper goes on under its lease and asks again (status 503)."""
+        return cls("PluginInternalError", "Plugin internal error", reason, status=503)
 
     @classmethod
     def unknown_plugin(cls, name: str) -> Refused:

@@ -2,20 +2,22 @@
 
 Only a literal ``true`` of ``data.policy.allow``, from an evaluation that ended well, grants. The
 interpreter (regopy) leaves some builtins undefined without saying so, and ``not f(x)`` of an undefined
-``f`` is true; so a policy may call only builtins that tests/broker/test_rego_builtins.py has proved.
+``f`` is true; so a policy may call only builtins that tests/broker/test_rego_builtins.py has proved. It runs as
+a process of its own (`engine`), which may die or hang without harm: then nothing is granted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+from strongroom.broker.engine import ENGINE, Unanswered
 from strongroom.errors import ConfigurationInvalid
 
 POLICY_LIMIT = 1 << 18
@@ -37,18 +39,52 @@ _KEYWORDS = frozenset({"not", "in", "if", "some", "every", "else", "default", "w
 _NOT_CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*')
 _CALL = re.compile(r"([A-Za-z_]\w*(?:\s*\.\s*[A-Za-z_]\w*)*)\s*\(")
 _RULE = re.compile(r"^(?:default[ \t]+)?([A-Za-z_]\w*)[ \t]*(?=:=|=[^=]|\{|if\b|contains\b|\[)", re.MULTILINE)
+"""The head of a rule that takes no arguments."""
 _DEFINED = re.compile(r"^[ \t]*([A-Za-z_]\w*)\s*\(", re.MULTILINE)
 
-# The interpreter is C++ behind a foreign function interface; one evaluation at a time is fast enough.
-_ONE_AT_A_TIME = threading.Lock()
+_DATA = re.compile(r"\bdata\b(?!\s*\.\s*(?:plugin|policy)\b)")
+_BARE_DATA = re.compile(r"(?<![.\w])data\b(?!\s*\.\s*[A-Za-z_]|\[\s*\"\")")
+
+
+_DEVICE = {
+    "ear.status": "affirming",
+    "ear.trustworthiness-vector": {"hardware": 2, "executables": 3, "configuration": 3},
+    "ear.veraison.annotated-evidence": {"snp": {"measurement": "00"}, "report_data": "00", "runtime_data_claims": {}},
+}
+_SAMPLES: tuple[Mapping[str, Any], ...] = (
+    {"submods": {"cpu0": _DEVICE}, "iat": 1, "exp": 2},
+    {"submods": {"cpu0": _DEVICE, "gpu0": _DEVICE}, "iat": 1, "exp": 2},
+)
+"""Tokens in the shape that policies are written for, on which a policy is tried when it is set."""
+
+
+def _code(text: str) -> str:
+    """A policy without its comments, and with every string empty."""
+    return _NOT_CODE.sub(lambda found: "" if found.group().startswith("#") else '""', text)
+
+
+def masked(text: str) -> str:
+    """A policy of the same length whose comments are spaces, and whose strings hold nothing that could be code."""
+
+    def mask(found: re.Match[str]) -> str:
+        octets = found.group()
+        if octets.startswith("#"):
+            return " " * len(octets)
+        return octets[0] + "_" * (len(octets) - 2) + octets[-1]
+
+    return _NOT_CODE.sub(mask, text)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy said: `granted` only for a literal true; `reason` for our log, never for the peer."""
+    """What a policy said: `granted` only for a literal true; `reason` for our log, never for the peer.
+
+    `made` is false where the interpreter died or was too slow: then nothing is granted, and nothing was refused.
+    """
 
     granted: bool
     reason: str
+    made: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +98,16 @@ class ReleasePolicy:
         """Refuse, with `ConfigurationInvalid`, what does not compile or calls an unproved builtin."""
         if len(text) > POLICY_LIMIT:
             raise ConfigurationInvalid(f"the policy has {len(text)} characters, the limit is {POLICY_LIMIT}")
-        code = _NOT_CODE.sub(lambda found: "" if found.group().startswith("#") else '""', text)
+        code = _code(text)
         if not re.search(r"^\s*package\s+policy\s*$", code, re.MULTILINE):
             raise ConfigurationInvalid("a release policy is of `package policy`", hint="its rule is data.policy.allow")
         if re.search(r"\bwith\b", code):
             raise ConfigurationInvalid("the keyword `with` is not accepted", hint="it replaces what a rule looks at")
+        if _BARE_DATA.search(code):
+            raise ConfigurationInvalid(
+                "`data` as a whole, or by a variable, cannot be evaluated here",
+                hint='name what you read: data.plugin, data["resource-path"], data.query, data.policy.<rule>',
+            )
         defined = set(_DEFINED.findall(code))
         for name in (re.sub(r"\s", "", each) for each in _CALL.findall(code)):
             local = name in defined or name.startswith("data.policy.")
@@ -76,7 +117,15 @@ class ReleasePolicy:
                     hint="docs/release.md section 7 lists them; write the rule without it",
                 )
         policy = cls(text)
-        ok, said = policy._query("data.policy.allow", {}, {})
+        try:
+            ok, said = policy._query("data.policy.allow", {}, {})
+            for claims in _SAMPLES:
+                policy._query("data.policy.allow", claims, {})  # for whether it ends at all
+        except Unanswered as error:
+            raise ConfigurationInvalid(
+                f"the policy cannot be used: {error}",
+                hint="write it with plainer expressions: docs/release.md section 7",
+            ) from error
         if not ok:
             raise ConfigurationInvalid(
                 f"the interpreter cannot evaluate the policy: {said}",
@@ -95,7 +144,10 @@ class ReleasePolicy:
 
     def decide(self, claims: Mapping[str, Any], data: Mapping[str, Any]) -> Decision:
         """Evaluate over a token's claims (`input`) and the request (`data`). Never raises: what fails denies."""
-        ok, value = self._query("data.policy.allow", claims, data)
+        try:
+            ok, value = self._query("data.policy.allow", claims, data)
+        except Unanswered as error:
+            return Decision(False, f"the policy was not evaluated: {error}", made=False)
         if not ok:
             return Decision(False, f"the policy could not be evaluated: {value}")
         if value is True:
@@ -104,64 +156,60 @@ class ReleasePolicy:
 
     def value_of(self, rule: str, claims: Mapping[str, Any], data: Mapping[str, Any]) -> object:
         """The value of one rule of the policy, for a trace; None where it is undefined or fails."""
-        ok, value = self._query(f"value = data.policy.{rule}", claims, data, binding="value")
-        return value if ok else None
+        with contextlib.suppress(Unanswered):
+            ok, value = self._query(f"value = data.policy.{rule}", claims, data, binding="value")
+            return value if ok else None
+        return None
 
     def rules(self) -> Sequence[str]:
         """The names of the rules in the text, in order and once each, functions left out."""
-        code = _NOT_CODE.sub('""', self.text)
-        names = re.findall(
-            r"^(?:default[ \t]+)?([A-Za-z_]\w*)[ \t]*(?=:=|=[^=]|\{|if\b|contains\b|\[)", code, re.MULTILINE
-        )
-        return tuple(dict.fromkeys(name for name in names if name not in _KEYWORDS))
+        return tuple(dict.fromkeys(name for name in _RULE.findall(_code(self.text)) if name not in _KEYWORDS))
 
     def _query(
         self, query: str, claims: Mapping[str, Any], data: Mapping[str, Any], *, binding: str = ""
     ) -> tuple[bool, object]:
-        # Deferred: the interpreter is an extra of whoever runs a broker.
-        from regopy.rego_shared import RegoError
-
+        """(whether it was evaluated, the value or what went wrong). Raises `Unanswered`."""
         if "policy" in data:
             return False, "the request data would shadow the policy"
-        with _ONE_AT_A_TIME:
-            try:
-                compiled = _compiled(self.text, query, json.dumps(data, sort_keys=True))
-                interpreter = _interpreter()
-                interpreter.set_input(dict(claims))
-                output = interpreter.query_bundle(compiled)
-                if not output.ok():
-                    return False, "an error that the interpreter does not name"
-                if len(output) != 1:
-                    return True, None
-                if binding:
-                    return True, output.results[0].bindings.get(binding)
-                expressions = output.results[0].expressions
-                return True, expressions[0] if len(expressions) == 1 else None
-            except (RegoError, ValueError, TypeError, KeyError, IndexError) as error:
-                return False, _first_line(str(error))
+        if not _reads_more_than_the_plugin(self.text):
+            data = {name: value for name, value in data.items() if name == "plugin"}
+        try:
+            _check_input(claims)
+            ok, value = ENGINE.ask(self.text, query, claims, json.dumps(data, sort_keys=True), binding=binding)
+        except RecursionError:
+            return False, "the claims are nested too deeply"
+        except ValueError as error:  # a lone surrogate among others
+            return False, str(error)
+        return (True, value) if ok else (False, _first_line(str(value)))
 
 
-def _interpreter() -> Any:
-    from regopy import Interpreter
-    from regopy.rego_shared import LogLevel
+def _check_input(value: object) -> None:
+    """Refuse claims that the interpreter would silently change; raises `ValueError`.
 
-    interpreter = Interpreter()
-    interpreter.log_level = LogLevel.NONE
-    # Without this a builtin that fails is merely undefined, and `not` turns that into true.
-    interpreter.strict_built_in_errors = True
-    return interpreter
+    It holds texts as C does, so what follows a NUL would be gone, and integers in 64 bits.
+    """
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a claim holds a NUL character, behind which the interpreter reads nothing")
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError("a claim is an integer of more than 64 bits")
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            _check_input(name)
+            _check_input(each)
+    elif isinstance(value, Sequence):
+        for each in value:
+            _check_input(each)
 
 
-@lru_cache(maxsize=64)
-def _compiled(text: str, query: str, data: str) -> Any:
-    """A policy compiled together with a request's data: keepers of one archive ask the same again and again."""
-    interpreter = _interpreter()
-    interpreter.add_module("policy", text)
-    interpreter.add_data_json(data)
-    bundle = interpreter.build(query)
-    if not bundle.ok():
-        raise ValueError("an error that the interpreter does not name")
-    return bundle
+@lru_cache(maxsize=16)
+def _reads_more_than_the_plugin(text: str) -> bool:
+    """Whether a policy might look at the name that is asked for, or at the query.
+
+    Where every `data` of its code is `data.plugin` or `data.policy` it cannot, and one compilation serves all names.
+    """
+    return _DATA.search(_code(text)) is not None
 
 
 def _first_line(said: str) -> str:

@@ -82,6 +82,10 @@ class Broker:
         """What an archive names to accept epoch seeds of this broker: DER SubjectPublicKeyInfo, Ed25519."""
         return self._identity.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
+    def close(self) -> None:
+        """Close the store; the broker is of no use after that."""
+        self.store.close()
+
     # -- GET resource -----------------------------------------------------------------
 
     def authorised(self, session_id: str | None, bearer: str | None) -> tuple[Session, dict[str, Any]]:
@@ -135,7 +139,7 @@ class Broker:
         except (StoreError, AuditError) as error:
             log.error("release of %s refused, our own store failed: %s", name, error)
             self.journal.count("release", "failed")
-            raise Refused.plugin(str(error)) from error
+            raise Refused.unable(str(error)) from error
         self.journal.count("release", "granted")
         return jwe
 
@@ -148,7 +152,7 @@ class Broker:
         data = {"plugin": plugin, "resource-path": list(name), "query": dict(query)}
         decision = self.policies.release.decide(claims, data)
         if not decision.granted:
-            raise Refused.policy(decision.reason)
+            raise Refused.policy(decision.reason) if decision.made else Refused.unable(decision.reason)
         if facts is None:
             raise Refused.plugin(f"there is no resource {name}")
         if session.verdict is None:

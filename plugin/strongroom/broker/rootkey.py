@@ -1,8 +1,8 @@
 """The root key of a broker's store, and who keeps it (docs/release.md section 13).
 
-A provider turns what stands on disk into 32 bytes, once, when the broker starts. Here are the two that
-need no device: a file in the clear (for development, owner-readable only) and a file wrapped under a
-passphrase. Others come through the hook `strongroom_root_key_providers`.
+A provider (`strongroom.hookspecs.RootKeyProvider`) turns what stands on disk into 32 bytes, once, when the broker
+starts. Here are the two that need no device: a file in the clear (for development, owner-readable only) and a file
+wrapped under a passphrase. All are offered by `rootkeys`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -25,18 +24,6 @@ ARGON2_MEMORY_KIB = 65536
 """RFC 9106 section 4, second recommended option: 64 MiB, three passes, four lanes."""
 
 _FORMAT = "root-key/1"
-
-
-class RootKeyProvider(Protocol):
-    """Keeps a store's root key. `create` is called by ``broker init``, `unlock` at each start."""
-
-    name: str
-
-    def create(self) -> bytes:
-        """Make a fresh root key of 32 bytes, keep it, and return it. Raises `KeyFileInvalid`."""
-
-    def unlock(self) -> bytes:
-        """The 32 bytes that `create` returned. Raises `KeyFileInvalid`."""
 
 
 def write_private(path: Path, octets: bytes) -> None:

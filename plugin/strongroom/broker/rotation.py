@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from strongroom.broker.directory import Settings, open_store, provider
+from strongroom.broker.directory import Settings, occupied, open_log, open_store, provider
 
 
 def rotate_root_key(directory: Path, *, passphrase: str | None = None) -> int:
@@ -17,14 +18,19 @@ def rotate_root_key(directory: Path, *, passphrase: str | None = None) -> int:
     of the two it is. Raises a `StrongroomError`.
     """
     settings = Settings.load(directory)
-    store = open_store(directory, settings, passphrase)
-    try:
-        fresh = provider(directory, settings, passphrase, file="root.key.new")
-        (directory / "root.key.new").unlink(missing_ok=True)
-        count = store.reseal(fresh.create(), _token_key())
-    finally:
-        store.close()
-    (directory / "root.key.new").replace(directory / "root.key")
+    with occupied(directory):
+        store = open_store(directory, settings, passphrase)
+        try:
+            log = open_log(store, settings)
+            fresh = provider(directory, settings, passphrase, file="root.key.new")
+            (directory / "root.key.new").unlink(missing_ok=True)
+            key = fresh.create()
+            with store.transaction():
+                count = store.reseal(key, _token_key())
+                log.append({"at": int(time.time()), "event": "rotate", "values": count})
+        finally:
+            store.close()
+        (directory / "root.key.new").replace(directory / "root.key")
     return count
 
 

@@ -7,19 +7,23 @@ with running(directory, policy=Path("appraisal.toml")) as url:
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from strongroom.broker import tiles
-from strongroom.broker.directory import open_broker
+from strongroom.broker import leases, tiles
+from strongroom.broker.audit import AT_ONCE
+from strongroom.broker.certificate import days_left
+from strongroom.broker.directory import occupied, open_broker
 from strongroom.broker.heads import PunctualProtocol
 from strongroom.broker.http import application
 from strongroom.broker.pace import Pace
@@ -32,6 +36,9 @@ log = logging.getLogger("strongroom.broker")
 
 CONNECTION_LIMIT = 1024
 PUBLISH_SECONDS = 60.0
+SWEEP_ROUNDS = 60
+RENEWAL_DAYS = 30
+"""A certificate that ends sooner is warned of at the start."""
 
 
 class _Server(uvicorn.Server):
@@ -90,6 +97,11 @@ def _server(broker: Broker, directory: Path, pace: Pace | None) -> tuple[uvicorn
     certificate, key = directory / "tls.crt", directory / "tls.key"
     tls: dict[str, Any] = {}
     if certificate.is_file():
+        left = days_left(certificate.read_bytes(), datetime.now(UTC))
+        if left < RENEWAL_DAYS:
+            log.warning(
+                "the certificate %s ends in %d days: replace it and %s, and start again", certificate, left, key
+            )
         tls = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
     config = uvicorn.Config(
         application(broker, pace=pace),
@@ -100,39 +112,68 @@ def _server(broker: Broker, directory: Path, pace: Pace | None) -> tuple[uvicorn
         lifespan="off",
         limit_concurrency=CONNECTION_LIMIT,
         timeout_keep_alive=15,
+        forwarded_allow_ips="127.0.0.1",  # a proxy on this machine may say for whom it asks; no variable says who else
         h11_max_incomplete_event_size=1 << 18,
         **tls,
     )
     return _Server(config), "https" if tls else "http"
 
 
+def _raise_descriptor_limit() -> None:
+    """Every connection takes a descriptor, and so do the store and the log: as many as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * CONNECTION_LIMIT
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
 class Publisher:
-    """Keeps ``audit/`` below the broker's folder up to date: the log as tiles, for whoever copies it away."""
+    """Keeps ``audit/`` below the broker's folder up to date: the log as tiles, for whoever copies it away.
+
+    Each round writes what is new since the last; the first reads the whole log. Once an hour it also forgets leases
+    that are over for long.
+    """
 
     def __init__(self, broker: Broker, folder: Path) -> None:
         self._broker = broker
         self._folder = folder
-        self._published = -1
+        self._writer: tiles.Writer | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit-publisher", daemon=True)
 
     def publish(self) -> None:
         """Write what is new; a failure is logged, for the log itself stands in the store."""
-        size = self._broker.audit.size
-        if size == self._published:
+        audit = self._broker.audit
+        writer = self._writer or tiles.Writer(self._folder)
+        if self._writer is not None and audit.size == writer.size:
             return
         try:
-            note = self._broker.audit.checkpoint()
-            count = int(note.split("\n")[1])
-            cosigned = note + self._broker.plugins.cosignatures(note)
-            tiles.write(self._folder, self._broker.audit.entries(0, count), cosigned)
-            self._published = size
+            note = audit.checkpoint()
+            size = int(note.split("\n")[1])
+            while writer.size < size:
+                writer.append(audit.entries(writer.size, min(AT_ONCE, size - writer.size)))
+            writer.publish(note + self._broker.plugins.cosignatures(note))
+            self._writer = writer
         except (OSError, StrongroomError) as error:
+            self._writer = None  # the next round compares all that stands there
             log.error("the audit log could not be published to %s: %s", self._folder, error)
 
+    def sweep(self) -> None:
+        """Forget leases that are over for long; a failure is logged, and the next hour tries again."""
+        try:
+            leases.sweep(self._broker.store, int(self._broker.clock()))
+        except StrongroomError as error:
+            log.error("old leases could not be forgotten: %s", error)
+
     def _run(self) -> None:
+        rounds = 0
         while not self._stopped.wait(PUBLISH_SECONDS):
             self.publish()
+            rounds += 1
+            if rounds % SWEEP_ROUNDS == 0:
+                self.sweep()
 
     def __enter__(self) -> Publisher:
         self._thread.start()
@@ -156,21 +197,20 @@ def serve(
     policy: Path | None = None,
     rego: Path | str | None = None,
     passphrase: str | None = None,
+    pace: Pace | None = None,
     ready: Callable[[str], None] = lambda url: None,
     **options: Any,
 ) -> None:
     """Serve until SIGINT or SIGTERM. `ready` gets the URL once connections are accepted."""
-    broker = open_broker(directory, passphrase=passphrase, **options)
-    try:
+    _raise_descriptor_limit()
+    with occupied(directory), closing(open_broker(directory, passphrase=passphrase, **options)) as broker:
         set_policies(broker, policy, rego)
         bound = _bound(listen)
-        server, scheme = _server(broker, directory, None)
+        server, scheme = _server(broker, directory, pace)
         bound.listen(CONNECTION_LIMIT)
         with Publisher(broker, directory / "audit"):
             ready(_url(scheme, bound))
             server.run(sockets=[bound])
-    finally:
-        broker.store.close()
 
 
 @contextmanager
@@ -185,21 +225,20 @@ def running(
     **options: Any,
 ) -> Iterator[tuple[str, Broker]]:
     """A broker in a thread of this process: its URL and the `Broker` itself. Stops it at the end."""
-    broker = open_broker(directory, passphrase=passphrase, **options)
-    set_policies(broker, policy, rego)
-    bound = _bound(listen)
-    server, scheme = _server(broker, directory, pace)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="broker", daemon=True)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 15
-        while not server.started:
-            if not thread.is_alive() or time.monotonic() > deadline:
-                raise ConfigurationInvalid("the broker did not start")
-            time.sleep(0.01)
-        yield _url(scheme, bound), broker
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        bound.close()
-        broker.store.close()
+    with occupied(directory), closing(open_broker(directory, passphrase=passphrase, **options)) as broker:
+        set_policies(broker, policy, rego)
+        bound = _bound(listen)
+        server, scheme = _server(broker, directory, pace)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="broker", daemon=True)
+        thread.start()
+        try:
+            deadline = time.monotonic() + 15
+            while not server.started:
+                if not thread.is_alive() or time.monotonic() > deadline:
+                    raise ConfigurationInvalid("the broker did not start")
+                time.sleep(0.01)
+            yield _url(scheme, bound), broker
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            bound.close()

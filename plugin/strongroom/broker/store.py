@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from strongroom.broker.protocol import Resource
 from strongroom.encoding import labelled
-from strongroom.errors import StoreError
+from strongroom.errors import MalformedInput, StoreError
 
 SCHEMA_VERSION = 1
 RESOURCE_LIMIT = 65536
@@ -51,10 +51,11 @@ CREATE TABLE leases (
   id TEXT PRIMARY KEY, path TEXT NOT NULL, keeper TEXT NOT NULL, measurement TEXT NOT NULL,
   granted_at INTEGER NOT NULL, renewed_at INTEGER NOT NULL, expires_at INTEGER, ended_at INTEGER
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX leases_by_path ON leases (path);
 CREATE TABLE audit (number INTEGER PRIMARY KEY, entry BLOB NOT NULL, leaf BLOB NOT NULL) STRICT;
 CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT;
 """
+
+_INDEX = "CREATE INDEX IF NOT EXISTS leases_by_keeper ON leases (path, keeper)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ class Store:
             self._db.execute("PRAGMA secure_delete=ON")
             self._db.execute("PRAGMA trusted_schema=OFF")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == SCHEMA_VERSION:
+                self._db.execute(_INDEX)  # stores of earlier releases have another
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be opened as a store: {error}") from error
         if version != SCHEMA_VERSION:
@@ -97,6 +100,8 @@ class Store:
 
     def _begin(self, path: Path, root_key: bytes) -> None:
         self.path = path
+        self.trouble = ""
+        """Why the last change could not be made; empty where it could."""
         self._lock = threading.RLock()
         self._depth = 0
         self._cipher = _cipher(root_key)
@@ -146,6 +151,7 @@ class Store:
                 yield
                 self._depth = 0
                 self._do("COMMIT")
+                self.trouble = ""
             except BaseException:
                 self._depth = 0
                 if self._db.in_transaction:
@@ -157,9 +163,8 @@ class Store:
             try:
                 return self._db.execute(statement, values)
             except sqlite3.Error as error:
-                raise StoreError(
-                    f"the broker's store cannot be used: {error}", hint="is the disk full, or the file damaged?"
-                ) from error
+                self.trouble = f"the broker's store cannot be used: {error}"
+                raise StoreError(self.trouble, hint="is the disk full, or the file damaged?") from error
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
@@ -232,9 +237,9 @@ class Store:
         version: int | None = None,
         author: str | None = None,
     ) -> None:
-        """Keep a resource, replacing one of that name."""
+        """Keep a resource, replacing one of that name. Raises `MalformedInput` for more than `RESOURCE_LIMIT`."""
         if len(octets) > RESOURCE_LIMIT:
-            raise StoreError(f"a resource of {len(octets)} bytes, the limit is {RESOURCE_LIMIT}")
+            raise MalformedInput(f"a resource of {len(octets)} bytes, the limit is {RESOURCE_LIMIT}")
         self.write(
             "INSERT OR REPLACE INTO resources VALUES (?, ?, ?, ?, ?, ?)",
             str(name), self._seal(f"resource/{name}", octets), at, archive, version, author,

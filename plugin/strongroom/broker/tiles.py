@@ -8,7 +8,8 @@ tile/entries/<index>     256 entries, each after its length in 16 bits
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,22 +38,66 @@ def _levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
     return levels
 
 
-def write(folder: Path, entries: Sequence[bytes], checkpoint: str) -> int:
-    """Write the whole log below `folder`; what stands there already must agree. Returns how many files are new.
+class Writer:
+    """Writes a log below a folder, from its first entry on, and later what was added; remembers only the last tiles.
 
-    The checkpoint comes last, so that it never names what is not there. Raises `AuditError`.
+    What stands in the folder already must agree: `AuditError`.
     """
-    new = 0
-    for level, hashes in enumerate(_levels([leaf_hash(each) for each in entries])):
-        for at in range(0, len(hashes), WIDTH):
-            part = hashes[at : at + WIDTH]
-            new += _place(folder / tile_path(str(level), at // WIDTH, len(part)), b"".join(part))
-    for at in range(0, len(entries), WIDTH):
-        part = list(entries[at : at + WIDTH])
-        bundle = b"".join(len(each).to_bytes(2, "big") + each for each in part)
-        new += _place(folder / tile_path("entries", at // WIDTH, len(part)), bundle)
-    _replace(folder / "checkpoint", checkpoint.encode())
-    return new
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.size = 0
+        self.new = 0
+        """Files that were not there before."""
+        self._bundle: list[bytes] = []
+        self._tails: list[tuple[int, list[bytes]]] = [(0, [])]  # of each level: its full tiles, the hashes after them
+
+    def append(self, entries: Iterable[bytes]) -> None:
+        """The next entries, in order. Full tiles are written now, the last ones by `publish`."""
+        for entry in entries:
+            self._bundle.append(entry)
+            if len(self._bundle) == WIDTH:
+                self._full("entries", self.size // WIDTH, _bundled(self._bundle))
+                self._bundle = []
+            self.size += 1
+            self._add(0, leaf_hash(entry))
+
+    def _add(self, level: int, hashed: bytes) -> None:
+        if level == len(self._tails):
+            self._tails.append((0, []))
+        full, tail = self._tails[level]
+        tail.append(hashed)
+        if len(tail) == WIDTH:
+            self._full(str(level), full, b"".join(tail))
+            self._tails[level] = (full + 1, [])
+            self._add(level + 1, root_of(tail))
+
+    def _full(self, kind: str, index: int, octets: bytes) -> None:
+        path = self._folder / tile_path(kind, index)
+        self.new += _place(path, octets)
+        shutil.rmtree(path.with_name(f"{path.name}.p"), ignore_errors=True)  # partial ones are of no more use
+
+    def publish(self, checkpoint: str) -> None:
+        """The tiles that are not full, and then the checkpoint, so that it never names what is not there."""
+        for level, (full, tail) in enumerate(self._tails):
+            if tail:
+                self.new += _place(self._folder / tile_path(str(level), full, len(tail)), b"".join(tail))
+        if self._bundle:
+            path = self._folder / tile_path("entries", self.size // WIDTH, len(self._bundle))
+            self.new += _place(path, _bundled(self._bundle))
+        _replace(self._folder / "checkpoint", checkpoint.encode())
+
+
+def _bundled(entries: Iterable[bytes]) -> bytes:
+    return b"".join(len(each).to_bytes(2, "big") + each for each in entries)
+
+
+def write(folder: Path, entries: Iterable[bytes], checkpoint: str) -> int:
+    """Write the whole log below `folder`; how many files are new. Raises `AuditError`."""
+    writer = Writer(folder)
+    writer.append(entries)
+    writer.publish(checkpoint)
+    return writer.new
 
 
 def _place(path: Path, octets: bytes) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from strongroom.broker.handshake import no_endorsements
 from strongroom.broker.protocol import Resource
 from strongroom.broker.rego import Decision, ReleasePolicy
+from strongroom.broker.trace import Statement, trace
 from strongroom.encoding import Fields, parse_json, unb64url
 from strongroom.errors import ConfigurationInvalid, EvidenceRefused
 from strongroom.evidence.ear import ear_claims
@@ -25,20 +27,27 @@ EVIDENCE_LIMIT = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A decision, and the value of each rule of the policy in the order of its text; None is undefined."""
+    """A decision; the value of each rule of the policy in the order of its text, None for undefined; and the trace."""
 
     decision: Decision
     rules: tuple[tuple[str, object], ...]
+    statements: tuple[Statement, ...]
 
 
 def trial(policy: ReleasePolicy, claims: Mapping[str, Any], resource: Resource) -> Trial:
     """Decide over `claims`, as a broker would for that resource, and look into every rule."""
     data = {"plugin": "resource", "resource-path": list(resource), "query": {}}
     rules = tuple((name, policy.value_of(name, claims, data)) for name in policy.rules())
-    return Trial(policy.decide(claims, data), rules)
+    return Trial(policy.decide(claims, data), rules, trace(policy, claims, data))
 
 
-def claims_of(octets: bytes, appraisal: Path | None) -> tuple[tuple[Check, ...], dict[str, Any] | None]:
+def claims_of(
+    octets: bytes,
+    appraisal: Path | None,
+    *,
+    plugins: Plugins | None = None,
+    endorse: Callable[[Evidence], Endorsements] = no_endorsements,
+) -> tuple[tuple[Check, ...], dict[str, Any] | None]:
     """(checks, claims) of a token, of its claims as JSON, or of raw evidence that `appraisal` judges.
 
     Raw evidence is ``{"tee": …, "evidence": …}``; its own report data stands in for the expected one, since
@@ -59,14 +68,15 @@ def claims_of(octets: bytes, appraisal: Path | None) -> tuple[tuple[Check, ...],
     fields.done()
     if appraisal is None:
         raise ConfigurationInvalid("raw evidence has to be judged first", hint="--appraisal FILE.toml")
-    verifiers = Plugins.load().verifiers()
+    verifiers = (plugins or Plugins.load()).verifiers()
     policy, now = Policy.load(appraisal, verifiers), datetime.now(UTC)
-    own = examine(PresentedEvidence(evidence), policy, now, verifiers, Checklist())
+    endorsements = endorse(evidence)
+    own = examine(PresentedEvidence(evidence, endorsements), policy, now, verifiers, Checklist())
     try:
         verdict = judge(
             evidence,
             binding=b"" if own is None else own.report_data,
-            endorsements=Endorsements(),
+            endorsements=endorsements,
             policy=policy,
             now=now,
             verifiers=verifiers,

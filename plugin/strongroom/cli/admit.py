@@ -67,6 +67,7 @@ def admit(
     shutil.rmtree(prepared.folder, ignore_errors=True)
     for warning in prepared.warnings:
         print(f"strongroom: warning: {warning}", file=sys.stderr)
+    print(f"strongroom: model keys would come from {prepared.keys}", file=sys.stderr)
     if as_json:
         print(describe(prepared.admitted))
         return

@@ -53,7 +53,7 @@ def archive(
     admin_key: Annotated[Path | None, typer.Option(metavar="FILE", help="who may register keys at the broker")] = None,
     broker_ca: Annotated[Path | None, typer.Option(metavar="PEM", help="the broker's certificate authority")] = None,
     key_out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write the key to a file instead of a broker")
+        Path | None, typer.Option(metavar="FILE", help="write the key to a file, or into a folder as DIGEST.key")
     ] = None,
     recipient: Annotated[list[str] | None, typer.Option(metavar="FILE", help="who opens it without a broker")] = None,
     tenant: Annotated[str, typer.Option(help="who owns it, in the key's path at the broker")] = "default",

@@ -111,10 +111,14 @@ def prove(
     key: AuditKey,
     entry: Annotated[int | None, typer.Option(min=0, metavar="N", help="prove that this entry is in the log")] = None,
     since: Since = None,
+    until: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="with --since: a newer checkpoint than it [default: the log's]")
+    ] = None,
 ) -> None:
     """Print a proof that a third party checks with `strongroom audit verify`.
 
-    Example: `strongroom audit prove log --key keys.example+c74f20a3+… --entry 17 > proof.json`
+    Examples: `strongroom audit prove log --key keys.example+c74f20a3+… --entry 17 > proof.json` ·
+    `strongroom audit prove log --key … --since checkpoint-of-may --until checkpoint-of-june > proof.json`
     """
     import json
 
@@ -123,12 +127,15 @@ def prove(
     from strongroom.broker.proofs import prove_consistency, prove_inclusion
     from strongroom.errors import ConfigurationInvalid
 
-    if (entry is None) == (since is None):
-        raise ConfigurationInvalid("one thing is proved at a time", hint="give --entry N or --since FILE")
+    if (entry is None) == (since is None) or (until is not None and since is None):
+        raise ConfigurationInvalid(
+            "one thing is proved at a time", hint="give --entry N, or --since FILE [--until FILE]"
+        )
     verifier = NoteKey.parse(key)
     exported = tiles.read(directory, verifier)
     note = (directory / "checkpoint").read_text("utf-8")
     if entry is not None:
         print(json.dumps(prove_inclusion(exported, note, entry)))
     elif since is not None:
-        print(json.dumps(prove_consistency(exported, note, since.read_text("utf-8"), verifier)))
+        newer = note if until is None else until.read_text("utf-8")
+        print(json.dumps(prove_consistency(exported, newer, since.read_text("utf-8"), verifier)))

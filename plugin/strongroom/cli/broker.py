@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
 from strongroom.cli.trust import Offline, PluginNames
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the broker's folder")]
@@ -15,7 +16,6 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option("--passphrase-file", metavar="FILE", help="the first line protects the root key (Argon2id)"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,11 +37,15 @@ def init(
         list[str] | None, typer.Option("--host", metavar="HOST", help="make a TLS certificate for this name or address")
     ] = None,
     root_key: Annotated[
-        str | None, typer.Option(metavar="KIND", help="who keeps the root key: file, passphrase, tpm or pkcs11")
+        str | None,
+        typer.Option(metavar="KIND", help="who keeps the root key: file, passphrase, tpm, pkcs11, or a plugin's"),
     ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="tpm: tcti, pcrs=0,7; pkcs11: module, token, key; may be repeated"),
+    ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option("--plugin", metavar="NAME", help="the plugin that keeps the root key")
     ] = None,
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
@@ -62,6 +66,7 @@ def init(
         settings=_settings(setting or ()),
         passphrase=passphrase,
         hosts=tuple(host or ()),
+        plugins=tuple(plugin or ()),
     )
     if as_json:
         fields = {
@@ -73,7 +78,7 @@ def init(
         }
         print(json.dumps(fields))
         return
-    if passphrase is None:
+    if (root_key or "file") == "file" and passphrase is None:
         typer.echo(
             "strongroom: warning: the root key lies in the clear; whoever copies the disk has every key", err=True
         )
@@ -108,6 +113,9 @@ def serve(
         Path | None, typer.Option(metavar="FOLDER", help="where endorsements are kept [default: DIR/collateral]")
     ] = None,
     offline: Offline = False,
+    pace: Annotated[
+        int, typer.Option(min=0, metavar="N", help="requests a second that one address may make; 0: any number")
+    ] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Serve keys until interrupted. Policies that were set before stay in force.
@@ -117,6 +125,7 @@ def serve(
     import json
     import logging
 
+    from strongroom.broker.pace import Pace
     from strongroom.broker.serve import serve as run
     from strongroom.cli.trust import endorsements
     from strongroom.plugins import Plugins
@@ -134,26 +143,20 @@ def serve(
         rego=rego,
         passphrase=passphrase,
         ready=ready,
+        pace=Pace(pace, 12 * pace),
         plugins=Plugins.load(plugin or ()),
         endorsements=endorsements(collateral or directory / "collateral", offline=offline),
     )
 
 
-def status(
-    url: Annotated[str, typer.Option("--broker", metavar="URL", help="the broker")],
-    admin_key: Annotated[Path, typer.Option("--admin-key", metavar="FILE", help="an administrator's key")],
-    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM that its certificate chains to")] = None,
-    as_json: AsJson = False,
-) -> None:
+def status(broker: Url, admin_key: AdminKeyFile, role: Role = "admin", ca: Ca = None, as_json: AsJson = False) -> None:
     """Show what a running broker says of itself.
 
     Example: `strongroom broker status --broker https://keys.example --admin-key admin.key`
     """
     import json
 
-    from strongroom.broker.client import BrokerAdmin
-
-    found = BrokerAdmin(url, admin_key, ca=ca).status()
+    found = connect(broker, admin_key, role, ca).status()
     if as_json:
         print(json.dumps(found))
         return
@@ -218,6 +221,14 @@ def restore(
     restored = bring_back(source, directory, passphrase=read_passphrase(passphrase_file), log=log)
     for name in restored.lost:
         typer.echo(f"strongroom: warning: the key of {name} came after the backup and is not in it", err=True)
+    for key_id in restored.administrators:
+        typer.echo(f"strongroom: warning: administrator {key_id} came after the backup: make another key", err=True)
+    for name in restored.policies:
+        typer.echo(
+            f"strongroom: warning: the {name} policy was replaced after the backup, so none is in force: "
+            "strongroom policy set",
+            err=True,
+        )
     newer = f"{restored.replayed} of them newer than the backup"
     print(f"{directory}: restored with {restored.entries} audit entries, {newer}")
 

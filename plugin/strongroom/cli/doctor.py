@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,9 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="look also at where its model keys come from")
+    ] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this plugin too")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
 ) -> None:
@@ -20,7 +24,8 @@ def doctor(
 
     Two processes harden themselves as a keeper and a worker do, and try each other.
 
-    Example: `strongroom doctor`. Exit status 0 where a hardware TEE can be used, else 1.
+    Examples: `strongroom doctor` · `strongroom doctor --config strongroom.toml`, which also looks at where model keys
+    come from. Exit status 0 where a hardware TEE can be used and no key source is missing, else 1.
     """
     import json
 
@@ -29,16 +34,23 @@ def doctor(
     from rich.table import Table
 
     from strongroom.attest.machine import chosen, hardening, processes, summary, tees
+    from strongroom.keeper.sources import missing, origin
+    from strongroom.launch.config import Configuration
     from strongroom.plugins import Plugins
 
-    findings, shields = tees(Plugins.load(plugin or [])), [*hardening(), *processes()]
+    configuration = None if config is None else Configuration.load(config)
+    plugins = Plugins.load(dict.fromkeys([*(configuration.plugins if configuration else ()), *(plugin or ())]))
+    findings, shields = tees(plugins), [*hardening(), *processes()]
     tee = chosen(findings)
+    keys, lacks = ("", "") if configuration is None else (origin(configuration), missing(configuration, plugins))
     if as_json:
-        told = {
+        told: dict[str, Any] = {
             "attester": tee,
             "tees": [each.serialise() for each in findings],
             "hardening": [each.serialise() for each in shields],
         }
+        if configuration is not None:
+            told["keys"] = {"provider": configuration.keys.provider, "from": keys, "missing": lacks}
         print(json.dumps(told))
     else:
         console = Console()
@@ -55,6 +67,8 @@ def doctor(
             console.print(f"{mark} {escape(f'{shield.what}: {shield.found}{rest}')}", soft_wrap=True, highlight=False)
         looks = sum(not each.ok for each in shields)
         rest = f"; {looks} of {len(shields)} protections want a look" if looks else "; every protection holds"
+        if keys:
+            print(f"model keys come from {keys}: {lacks or 'ready'}")
         print(summary(findings) + rest)
-    if tee is None:
+    if tee is None or lacks:
         raise typer.Exit(1)

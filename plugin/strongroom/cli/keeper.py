@@ -41,7 +41,7 @@ def keeper(
         pairs = dict(each.partition("=")[::2] for each in models or [])
         if not pairs or not all(pairs.values()):
             raise LaunchRefused("no archive is named", hint="strongroom keeper --config FILE digits=digits.mar")
-        gate = Gate(configuration.admission, configuration.channel.mode)
+        gate = Gate.of(configuration)
         with tempfile.TemporaryDirectory() as fronts:  # admission writes fronts; a bare keeper needs none
             named = {name: Path(path) for name, path in pairs.items()}
             admitted = gate.admit(named, Path(fronts))

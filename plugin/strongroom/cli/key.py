@@ -1,4 +1,4 @@
-"""`strongroom key`: the model keys that a broker keeps."""
+"""`strongroom key`: the model keys that a broker keeps, and those in a token."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, conne
 
 def register(app: typer.Typer) -> None:
     """Attach the verb and what is under it."""
-    verbs = typer.Typer(name="key", help="The model keys that a broker keeps.", no_args_is_help=True)
+    verbs = typer.Typer(name="key", help="The model keys that a broker keeps, or a token.", no_args_is_help=True)
     verbs.command()(add)
     verbs.command(name="list")(list_keys)
     verbs.command()(revoke)
+    verbs.command()(delete)
     verbs.command()(rotate)
+    verbs.command()(wrap)
     app.add_typer(verbs)
 
 
@@ -88,6 +90,24 @@ def revoke(
     print(f"archive {archive}: revoked; keepers that hold its key lose it at their next renewal")
 
 
+def delete(
+    resource: Annotated[str, typer.Argument(metavar="R/T/T", help="its name, as `strongroom key list` shows it")],
+    broker: Url,
+    admin_key: AdminKeyFile,
+    role: Role = "admin",
+    ca: Ca = None,
+) -> None:
+    """Forget a key for good; keepers drop it when their lease is renewed. Nobody can bring it back but its author.
+
+    Example: `strongroom key delete acme/digits/3-1c40… --broker https://keys.example --admin-key acme.key --role owner`
+    """
+    from strongroom.broker.protocol import Resource
+
+    name = Resource.parse(resource)
+    connect(broker, admin_key, role, ca).delete_resource(name)
+    print(f"{name}: its key is forgotten; keepers that hold it lose it at their next renewal")
+
+
 def rotate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a broker that is not running")],
     passphrase_file: Annotated[Path | None, typer.Option(metavar="FILE", help="of the present root key")] = None,
@@ -101,3 +121,33 @@ def rotate(
 
     count = rotate_root_key(directory, passphrase=read_passphrase(passphrase_file))
     print(f"{directory}: {count} sealed values are under a fresh root key")
+
+
+def wrap(
+    archive: Annotated[Path, typer.Argument(metavar="SEALED.mar", help="the sealed archive that the key opens")],
+    key_file: Annotated[Path, typer.Option("--key", metavar="FILE", help="written by `strongroom seal --key-out`")],
+    into: Annotated[Path, typer.Option(metavar="FOLDER", help="`folder` of the keeper's [keys] table")],
+    module: Annotated[str, typer.Option(metavar="PATH", help="the token maker's PKCS #11 library")],
+    token: Annotated[str, typer.Option(metavar="LABEL", help="the token's label")],
+    pin_file: Annotated[Path, typer.Option(metavar="FILE", help="the first line is the token's PIN")],
+    as_json: AsJson = False,
+) -> None:
+    """Wrap a model key with a fresh key of a PKCS #11 token, for a keeper with `provider = "pkcs11"`.
+
+    The key file itself stays: put it away or delete it. Example: `strongroom key wrap digits.sealed.mar --key
+    digits.modelkey --into keys --module /usr/lib/softhsm/libsofthsm2.so --token strongroom --pin-file pin.txt`
+    """
+    import json
+
+    from strongroom.archive.modelkey import load_model_key
+    from strongroom.archive.unseal import SealedArchive
+    from strongroom.keeper.keyfiles import Pkcs11Provider
+
+    with SealedArchive.open(archive) as sealed:
+        sealed.header.verify()
+        digest = sealed.core.digest
+    key = load_model_key(key_file, of=digest)
+    into.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings = {"folder": str(into), "module": module, "token": token, "pin_file": str(pin_file)}
+    path = Pkcs11Provider.configured(settings, Path.cwd()).keep(digest, key)
+    print(json.dumps({"path": str(path), "archive": str(digest)}) if as_json else f"{path}: wrapped by token {token}")

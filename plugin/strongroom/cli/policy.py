@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+from strongroom.cli.trust import STORE, Collateral, Offline, PluginNames
 
 if TYPE_CHECKING:
     from strongroom.broker.rego import ReleasePolicy
@@ -99,34 +101,65 @@ def try_policy(
         Path | None, typer.Option(metavar="FILE", help="the appraisal policy that judges it first")
     ] = None,
     resource: Annotated[str, typer.Option(metavar="R/T/T", help="the name that is asked for")] = "tenant/lineage/1-00",
+    plugin: PluginNames = None,
+    collateral: Collateral = STORE,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a release policy decides about evidence, rule by rule. Freshness is not part of this test.
+    """Show what a release policy decides about evidence, and which statement stops it. Freshness is not looked at.
 
     Example: `strongroom policy test measured token.jwt --resource acme/digits/3-1c40`
     """
     import json
+    from dataclasses import asdict
 
     from strongroom.broker.protocol import Resource
     from strongroom.broker.trial import claims_of, trial
+    from strongroom.cli.trust import endorsements
+    from strongroom.plugins import Plugins
 
-    checks, claims = claims_of(evidence.read_bytes(), appraisal)
+    checks, claims = claims_of(
+        evidence.read_bytes(),
+        appraisal,
+        plugins=Plugins.load(plugin or ()),
+        endorse=endorsements(collateral, offline=offline),
+    )
     result = trial(release_policy(policy), claims, Resource.parse(resource)) if claims is not None else None
     granted = result is not None and result.decision.granted
     if as_json:
-        rules = {} if result is None else dict(result.rules)
-        print(json.dumps({"granted": granted, "rules": rules, "checks": [each.serialise() for each in checks]}))
+        told = {
+            "granted": granted,
+            "rules": {} if result is None else dict(result.rules),
+            "trace": [] if result is None else [asdict(each) for each in result.statements],
+            "checks": [each.serialise() for each in checks],
+        }
+        print(json.dumps(told))
     else:
         from strongroom.evidence.judge import format_checks
 
         for line in format_checks(checks):
             typer.echo(line, err=True)
+        for line in _submodules(claims or {}):
+            typer.echo(line, err=True)
         for name, value in result.rules if result is not None else ():
             typer.echo(f"rule  {name} = {'undefined' if value is None else json.dumps(value)}", err=True)
+        for each in result.statements if result is not None else ():
+            shown = " ".join(each.text.split())
+            typer.echo(f"{each.state:<12}line {each.line}, {each.rule}: {shown}", err=True)
         reason = "the appraisal policy refuses this evidence" if result is None else result.decision.reason
         print(f"{'granted' if granted else 'refused'}: {reason}")
     if not granted:
         raise typer.Exit(1)
+
+
+def _submodules(claims: Mapping[str, Any]) -> Iterator[str]:
+    """What the token says about each device, in a line."""
+    submodules = claims.get("submods")
+    for name, each in submodules.items() if isinstance(submodules, dict) else ():
+        if isinstance(each, dict):
+            vector = each.get("ear.trustworthiness-vector")
+            words = [f"{word} {value}" for word, value in vector.items()] if isinstance(vector, dict) else []
+            yield f"token {name} is {each.get('ear.status')}: {', '.join(words) or 'no claims'}"
 
 
 def templates() -> None:

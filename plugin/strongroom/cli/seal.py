@@ -29,7 +29,7 @@ def seal(
         int | None, typer.Option(metavar="SECONDS", help="how long a server may keep the key at a time")
     ] = None,
     key_out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write the key to a file instead of a broker")
+        Path | None, typer.Option(metavar="FILE", help="write the key to a file, or into a folder as DIGEST.key")
     ] = None,
     recipient: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="who opens it without a broker; may be repeated")

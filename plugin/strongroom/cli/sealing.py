@@ -45,7 +45,9 @@ def holder(
         if key_out is not None:
             from strongroom.archive.modelkey import save_model_key
 
-            save_model_key(key_out, sealed.digest, sealed.key)
+            # In a folder it gets the name under which a keeper with provider "file" looks for it.
+            path = key_out / f"{sealed.digest}.key" if key_out.is_dir() else key_out
+            save_model_key(path, sealed.digest, sealed.key)
         if broker is not None and admin_key is not None:
             from strongroom.broker.client import register_model_key
 

@@ -97,12 +97,16 @@ class Stage:
         """An author key pair."""
         self.author_id = run("keygen", "author", "author", folder=self.owner)["id"]
 
+    def measure(self) -> None:
+        """What this installation measures as, for policies."""
+        self.measurement = run("measure", "--tee", "simulated", folder=self.owner)["values"]["measurements"][0]
+
     def start_broker(self) -> None:
         """A broker whose policy names the simulated TEE and this installation's measurement.
 
         Called again after its process died, it opens the same folder on the same port.
         """
-        self.measurement = run("measure", "--tee", "simulated", folder=self.owner)["values"]["measurements"][0]
+        self.measure()
         policy = "\n".join(
             [
                 'name = "demo"',
@@ -149,20 +153,22 @@ class Stage:
         models: tuple[str, ...] = ("digits=digits.mar",),
         settings: str = "",
         grace_s: int = 300,
+        keys: str = "",
     ) -> None:
         """`strongroom launch -- torchserve …` with two workers, and the relay in front of it.
 
-        `properties` are further lines of config.properties, `settings` of strongroom.toml.
+        `properties` are further lines of config.properties, `settings` of strongroom.toml; `keys` is a ``[keys]``
+        table in place of the broker.
         """
-        self.configure(settings, grace_s=grace_s)
+        self.configure(settings, grace_s=grace_s, keys=keys)
         self.launch(models, token_auth=token_auth, properties=properties)
 
-    def configure(self, settings: str = "", *, tee: str = "simulated", grace_s: int = 300) -> None:
+    def configure(self, settings: str = "", *, tee: str = "simulated", grace_s: int = 300, keys: str = "") -> None:
         """The host's strongroom.toml, and the author's public key beside it."""
         shutil.copy(self.owner / "author.pub", self.host / "author.pub")
+        source = keys or f'[broker]\nurl = "{self.broker_url}"\ngrace_s = {grace_s}\n'
         (self.host / "strongroom.toml").write_text(
-            f'[admission]\nauthors = ["author.pub"]\n\n[broker]\nurl = "{self.broker_url}"\ngrace_s = {grace_s}\n\n'
-            f'[attestation]\ntee = "{tee}"\n{settings}'
+            f'[admission]\nauthors = ["author.pub"]\n\n{source}\n[attestation]\ntee = "{tee}"\n{settings}'
         )
 
     def launch(self, models: tuple[str, ...], *, token_auth: bool = False, properties: str = "") -> None:

@@ -16,6 +16,7 @@ import requests
 from strongroom.broker.document import ModelKeyDocument, check_name
 from strongroom.broker.protocol import Resource
 from strongroom.errors import BrokerUnreachable, ConfigurationInvalid, MalformedInput, ReleaseError, ResourceMissing
+from strongroom.hookspecs import Grant
 from strongroom.keeper.release import Released
 from strongroom.keys import ArchiveDigest
 
@@ -38,6 +39,11 @@ class CdhClient:
                 hint="from elsewhere a key comes through a broker: [broker] url",
             )
         self._url, self._timeout = url.rstrip("/"), timeout
+
+    def release(self, archive: ArchiveDigest, resource: tuple[str, str, str]) -> Grant:
+        """`fetch` as a key provider (`strongroom.hookspecs.KeyProvider`); it grants no lease."""
+        released = self.fetch(resource, archive)
+        return Grant(released.key, asked_at=released.asked_at)
 
     def fetch(self, resource: tuple[str, str, str], archive: ArchiveDigest) -> Released:
         """The key of `archive`; raises `BrokerUnreachable`, `ResourceMissing`, `ReleaseError`."""

@@ -149,8 +149,8 @@ class HeldModel:
         self._note(trying=True, opening=True)
         if self._verified.core.lease_required and released.lease_s is None:
             raise ReleaseDenied(
-                f"the archive of {self.name} may be opened only under a lease, and the broker gives none",
-                hint="use a strongroom broker (a stock Trustee has no leases), or seal without --lease-required",
+                f"the archive of {self.name} may be opened only under a lease, and its key came without one",
+                hint="use a source that grants leases, as a strongroom broker does, or seal without --lease-required",
             )
         try:
             with self._openings.turn(size) as threads:

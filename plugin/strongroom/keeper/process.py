@@ -35,12 +35,13 @@ from strongroom.keeper.keyring import Allowance, HostKeys, KeySource, RequestKey
 from strongroom.keeper.models import HeldModel
 from strongroom.keeper.openings import Openings
 from strongroom.keeper.peers import Lineage
-from strongroom.keeper.release import ReleaseClient, Released
+from strongroom.keeper.release import Released
 from strongroom.keeper.room import SEALS
 from strongroom.keeper.service import KeeperService
+from strongroom.keeper.sources import ModelKeySource, origin
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.admission import Admitted, Gate
-from strongroom.launch.config import Channel, Configuration
+from strongroom.launch.config import BROKER, Channel, Configuration
 from strongroom.launch.hardening import harden, hardening_words, lock_memory
 from strongroom.launch.measured import trust_roots
 from strongroom.plugins import Plugins
@@ -164,15 +165,13 @@ def hold(
     hardening: tuple[str, ...] = (),
     rooms: Path | None = None,
 ) -> list[HeldModel]:
-    """Verify every archive again and make its keys; nothing is asked of the broker yet.
+    """Verify every archive again and make its keys; nobody is asked for a model key yet.
 
     `roots` is what the authors' and the broker's keys have to be (`launch.measured.trust_roots`), `rooms` the folder
     for rooms that are not memory files.
     """
-    if configuration.broker is None:
-        raise ConfigurationInvalid("no broker is configured, so no model key can come", hint="add a [broker] table")
-    gate = Gate(configuration.admission, configuration.channel.mode)
-    ca, authority = pinned_ca(configuration.broker.ca)
+    gate = Gate.of(configuration)
+    ca, authority = pinned_ca(None if configuration.broker is None else configuration.broker.ca)
     if roots is not None and trust_roots((each.id for each in gate.authors), authority) != roots:
         raise LaunchRefused(
             "the authors' keys or the broker's CA are not those that the launcher read",
@@ -188,15 +187,7 @@ def hold(
         plugins=around.plugins,
         hardening=hardening,
     )
-    client = ReleaseClient(
-        configuration.broker.url,
-        attester=attester,
-        ca=ca,
-        additional=[plugins.attester(tee) for tee in configuration.devices],
-        statement=statement,
-        attempts=1,
-        init_data=init_data,
-    )
+    keys = ModelKeySource.open(configuration, plugins, attester, statement, ca=ca, init_data=init_data)
     models, openings = [], Openings()
     for each in admitted:
         verified = gate.verified(each.path)
@@ -204,21 +195,21 @@ def hold(
             raise ArchiveTampered(
                 f"{each.path.name} is not the archive that was admitted", hint="it was replaced; launch again"
             )
-        fetch = partial(client.fetch, verified.core.resource, each.archive)
+        fetch = partial(keys.fetch, verified.core.resource, each.archive)
         source: KeySource
         if configuration.channel.mode == "fleet":
-            source = _fleet(each, verified, client, configuration.channel, fetch)
+            source = _fleet(each, verified, keys, configuration.channel, fetch)
         else:
             source = HostKeys(configuration.channel)
         served = ServedModel(each.name, each.model_version, each.archive)
-        keys = RequestKeys(served, around, attester, source, allowance)
+        request_keys = RequestKeys(served, around, attester, source, allowance)
         models.append(
             HeldModel(
                 each.name,
                 verified,
-                keys,
+                request_keys,
                 fetch,
-                grace=configuration.broker.grace,
+                grace=configuration.grace,
                 idle=configuration.keeper.idle,
                 openings=openings,
                 rooms=rooms,
@@ -231,13 +222,13 @@ def hold(
 def _fleet(
     admitted: Admitted,
     verified: VerifiedArchive,
-    client: ReleaseClient,
+    keys: ModelKeySource,
     channel: Channel,
     release: Callable[[], Released],
 ) -> FleetKeys:
     core = verified.core
     assert core.broker_key is not None, "the gate lets no other archive in"
-    seeds = partial(client.fetch_epoch, core.resource, core.digest, core.broker_key)
+    seeds = partial(keys.fetch_epoch, core.resource, core.digest, core.broker_key)
     return FleetKeys(admitted.name, core.digest, channel, seeds, release)
 
 
@@ -259,6 +250,8 @@ def _asserted(configuration: Configuration, charge: Charge, hardening: tuple[str
     told: dict[str, Any] = {"hardening": list(hardening)}
     if configuration.worker.output == "pass":
         told["worker-output"] = "pass"
+    if configuration.keys.provider != BROKER:
+        told["key-provider"] = configuration.keys.provider
     if charge.init_data is not None:
         told["init_data"] = InitData.parse(charge.init_data).digest.hex()
     return told
@@ -297,6 +290,7 @@ def run(configuration: Configuration, charge: Charge, socket: Path, *, attester:
         hardening=hardening,
         rooms=charge.rooms,
     )
+    _log.info("model keys come from %s", origin(configuration))
     service = KeeperService(
         socket, {model.archive: model for model in held}, charge.lineage, configuration.worker, confined=True
     )

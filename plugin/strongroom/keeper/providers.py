@@ -1,131 +1,96 @@
-"""Key providers beside the key broker, offered through the same hook as anybody's (docs/release.md section 17).
+"""Strongroom's own key providers, offered through the same hook as anybody's (docs/release.md sections 16 and 17).
 
-`file` takes model keys from a folder of key files, for development; `pkcs11` takes them from files that only a
-token can unwrap, for a machine that its owner watches. Neither attests anything: who has the folder or the token
-has the keys. That is why `file` refuses to work beside any TEE but the simulated one, and why both say so.
+`kbs` asks a key broker, which judges evidence and grants leases; `cdh` asks a Confidential Containers guest's data
+hub; `file` and `pkcs11` read files (`keyfiles`). Which of them a keeper uses, and what it makes of the answers, is
+`sources`' business.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from strongroom.broker.rootkey_pkcs11 import Pkcs11Wrapped
-from strongroom.encoding import Fields
-from strongroom.errors import ConfigurationInvalid, KeyFileInvalid, MalformedInput, ReleaseError, ResourceMissing
-from strongroom.hookspecs import KeyProvider, KeyProviderOffer, hookimpl
-from strongroom.keys import ArchiveDigest, ModelKey
+from strongroom.hookspecs import Asker, KeyProvider, KeyProviderOffer, hookimpl
+from strongroom.keeper.keyfiles import FileProvider, Pkcs11Provider, Settings
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from strongroom.keeper.cdh import CdhClient
 
 
-class FileProvider:
-    """Model keys from ``<folder>/<archive digest>.key``, as `strongroom seal --key-out` writes them."""
+def _kbs(settings: Mapping[str, Any], asker: Asker) -> KeyProvider:
+    """A key broker: settings ``url`` and perhaps ``ca``, from the ``[broker]`` table."""
+    from strongroom.broker.statement import KeeperStatement
+    from strongroom.keeper.release import ReleaseClient
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    read = Settings("kbs", settings, asker.folder)
+    url, ca = read.text("url"), read.text("ca", default="")
+    read.done()
+    return ReleaseClient(
+        url,
+        attester=asker.attester,
+        ca=asker.folder / ca if ca else None,
+        additional=asker.devices,
+        statement=KeeperStatement.parse(dict(asker.statement)),
+        attempts=1,
+        init_data=asker.init_data,
+    )
 
-    @classmethod
-    def make(cls, settings: Mapping[str, Any]) -> FileProvider:
-        """From ``{"folder": …, "tee": "simulated"}``; raises `ConfigurationInvalid`."""
-        read = _read(settings)
-        folder, tee = Path(_text(read, "folder")), _text(read, "tee")
-        _done(read)
-        if tee != "simulated":
-            raise ConfigurationInvalid(
-                f"keys in files are for development, and this is TEE {tee}",
-                hint="let a key broker release them to attested machines: [broker] url",
+
+def _kbs_missing(settings: Mapping[str, Any], base: Path) -> str:
+    """Whether the broker answers at all."""
+    import requests
+
+    url, ca = str(settings["url"]), str(settings.get("ca", ""))
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(
+                f"{url}/healthz", timeout=10, verify=str(base / ca) if ca else True, allow_redirects=False
             )
-        warning = f"model keys come from files in {folder}: whoever reads them reads the models"
-        print(f"strongroom: warning: {warning}", file=sys.stderr, flush=True)
-        _log.warning(warning)
-        return cls(folder)
-
-    def model_key(self, archive: ArchiveDigest) -> ModelKey:
-        """See `KeyProvider`."""
-        from strongroom.archive.modelkey import load_model_key
-
-        path = self._folder / f"{archive}.key"
-        if not path.exists():
-            raise ResourceMissing(f"there is no key of archive {archive} in {self._folder}", hint=f"expected: {path}")
-        try:
-            return load_model_key(path, of=archive)
-        except KeyFileInvalid as error:
-            raise ReleaseError(str(error), hint=error.hint) from error
+    except (requests.RequestException, OSError) as error:
+        return f"no broker answers at {url}: {type(error).__name__}"
+    return f"the broker at {url} says that it cannot release anything" if answer.status_code == 503 else ""
 
 
-class Pkcs11Provider:
-    """Model keys from ``<folder>/<archive digest>.p11``, each wrapped by a key of a PKCS #11 token."""
-
-    def __init__(self, folder: Path, *, module: str, token: str, pin: str) -> None:
-        self._folder, self._module, self._token, self._pin = folder, module, token, pin
-
-    @classmethod
-    def make(cls, settings: Mapping[str, Any]) -> Pkcs11Provider:
-        """From ``{"folder", "module", "token", "pin_file"}``; raises `ConfigurationInvalid`, `KeyFileInvalid`."""
-        from strongroom.broker.rootkey import read_private
-
-        read = _read(settings)
-        folder, module, token = Path(_text(read, "folder")), _text(read, "module"), _text(read, "token")
-        pin_file = Path(_text(read, "pin_file"))
-        _done(read)
-        lines = read_private(pin_file, limit=4096).decode("utf-8").splitlines()
-        return cls(folder, module=module, token=token, pin=lines[0] if lines else "")
-
-    def _wrapped(self, archive: ArchiveDigest) -> Pkcs11Wrapped:
-        return Pkcs11Wrapped(
-            self._folder / f"{archive}.p11",
-            module=self._module,
-            token_label=self._token,
-            pin=self._pin,
-            key_label=f"strongroom model key {str(archive)[:16]}",
-        )
-
-    def keep(self, archive: ArchiveDigest, key: ModelKey) -> None:
-        """Wrap a model key in the token and write its file; never over an existing one."""
-        self._wrapped(archive).keep(key.reveal())
-
-    def model_key(self, archive: ArchiveDigest) -> ModelKey:
-        """See `KeyProvider`."""
-        path = self._folder / f"{archive}.p11"
-        if not path.exists():
-            raise ResourceMissing(f"there is no key of archive {archive} in {self._folder}", hint=f"expected: {path}")
-        try:
-            return ModelKey(self._wrapped(archive).unlock())
-        except KeyFileInvalid as error:
-            raise ReleaseError(str(error), hint=error.hint) from error
+def _cdh(settings: Mapping[str, Any], asker: Asker) -> KeyProvider:
+    """A guest's data hub: perhaps a setting ``url``."""
+    return cdh_configured(settings, asker.folder)
 
 
-def _read(settings: Mapping[str, Any]) -> Fields:
-    return Fields(dict(settings), where="key provider")
+def cdh_configured(settings: Mapping[str, Any], base: Path) -> CdhClient:
+    """The data hub's client; raises `ConfigurationInvalid` for one that is not on the loopback."""
+    from strongroom.keeper.cdh import DEFAULT_URL, CdhClient
+
+    read = Settings("cdh", settings, base)
+    url = read.text("url", default=DEFAULT_URL)
+    read.done()
+    return CdhClient(url)
 
 
-def _text(read: Fields, name: str) -> str:
+def _cdh_missing(settings: Mapping[str, Any], base: Path) -> str:
+    """Whether the hub answers at all."""
+    import requests
+
+    from strongroom.keeper.cdh import DEFAULT_URL
+
+    cdh_configured(settings, base)
+    url = str(settings.get("url", DEFAULT_URL))
     try:
-        return read.text(name)
-    except MalformedInput as error:
-        raise ConfigurationInvalid(str(error)) from error
-
-
-def _done(read: Fields) -> None:
-    try:
-        read.done()
-    except MalformedInput as error:
-        raise ConfigurationInvalid(str(error)) from error
-
-
-def _file(settings: Mapping[str, Any]) -> KeyProvider:
-    return FileProvider.make(settings)
-
-
-def _pkcs11(settings: Mapping[str, Any]) -> KeyProvider:
-    return Pkcs11Provider.make(settings)
+        with requests.Session() as session:
+            session.trust_env = False
+            session.get(f"{url}/info", timeout=10, allow_redirects=False)
+    except (requests.RequestException, OSError) as error:
+        return f"no data hub answers at {url}: {type(error).__name__}"
+    return ""
 
 
 @hookimpl
 def strongroom_key_providers() -> Sequence[KeyProviderOffer]:
-    """The two providers of this package; the key broker itself is not a plugin."""
-    return [KeyProviderOffer("file", _file), KeyProviderOffer("pkcs11", _pkcs11)]
+    """The four providers of this package."""
+    return [
+        KeyProviderOffer("kbs", _kbs, _kbs_missing),
+        KeyProviderOffer("file", FileProvider.make, FileProvider.missing),
+        KeyProviderOffer("pkcs11", Pkcs11Provider.make, Pkcs11Provider.missing),
+        KeyProviderOffer("cdh", _cdh, _cdh_missing),
+    ]

@@ -52,6 +52,7 @@ from strongroom.errors import (
     ResourceMissing,
 )
 from strongroom.evidence.types import Attester, ChallengedAttester, Evidence
+from strongroom.hookspecs import Grant
 from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
 
 ANSWER_LIMIT = 4 << 20
@@ -162,6 +163,11 @@ class ReleaseClient:
             broker_time=document.broker_time,
             claims=claims,
         )
+
+    def release(self, archive: ArchiveDigest, resource: tuple[str, str, str]) -> Grant:
+        """`fetch` as a key provider (`strongroom.hookspecs.KeyProvider`)."""
+        released = self.fetch(resource, archive)
+        return Grant(released.key, released.lease_s, released.broker_time, released.asked_at)
 
     def fetch_epoch(
         self, resource: tuple[str, str, str], archive: ArchiveDigest, broker_key: bytes, epoch: int | None = None
@@ -300,8 +306,15 @@ class ReleaseClient:
         limit = RESOURCE_LIMIT if method == "GET" else ANSWER_LIMIT
         if len(octets) > limit:
             raise BrokerUnreachable(f"an answer of more than {limit} bytes is no answer of a key broker", hint=_NOT_KBS)
+        if answer.status_code == 429:
+            raise _Retry(
+                BrokerUnreachable(
+                    f"the broker at {self._base} asks us to slow down (HTTP 429)",
+                    hint="many keepers behind one address? `strongroom broker serve --pace` says how much it takes",
+                )
+            )
         if answer.status_code in (502, 503, 504):
-            raise _Retry(_foreign(answer.status_code, octets))
+            raise _Retry(_unable(answer.status_code, octets))
         return answer.status_code, octets
 
     # -- refusals ----------------------------------------------------------------------
@@ -375,6 +388,18 @@ def _information(status: int, body: bytes) -> ErrorInformation:
         return ErrorInformation.parse(body)
     except MalformedInput as error:
         raise _foreign(status, body) from error
+
+
+def _unable(status: int, body: bytes) -> BrokerUnreachable:
+    """A broker that says itself that it cannot decide at the moment, or something in front of it that says so."""
+    try:
+        information = ErrorInformation.parse(body)
+    except MalformedInput:
+        return _foreign(status, body)
+    return BrokerUnreachable(
+        f"the broker cannot decide at the moment (HTTP {status}): {information.detail}",
+        hint="its /healthz and its log say why; a full disk, for example",
+    )
 
 
 def _foreign(status: int, body: bytes) -> BrokerUnreachable:

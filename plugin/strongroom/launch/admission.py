@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from strongroom.archive.packaging import REFUSED
 from strongroom.archive.signature import AuthorPublic, SignatureKind
@@ -21,7 +22,7 @@ from strongroom.archive.unseal import SealedArchive, VerifiedArchive
 from strongroom.broker.epochs import public_key_of
 from strongroom.errors import ArchiveError, LaunchRefused, ReleaseError
 from strongroom.keys import ArchiveDigest, AuthorId
-from strongroom.launch.config import Admission
+from strongroom.launch.config import Admission, Configuration
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A model's name becomes a file's name in the private store and a part of URLs."""
@@ -41,13 +42,22 @@ class Admitted:
 
 
 class Gate:
-    """The rules of one configuration: whom it trusts, and in which mode of the channel it serves."""
+    """The rules of one configuration: whom it trusts, and in which mode of the channel it serves.
 
-    def __init__(self, rules: Admission, mode: str = "host") -> None:
+    `leased` says whether a lease may come with a model key.
+    """
+
+    def __init__(self, rules: Admission, mode: str = "host", *, leased: bool = True) -> None:
         self._rules = rules
         self._mode = mode
+        self._leased = leased
         self._authors = tuple(AuthorPublic.load(path) for path in rules.authors)
         self._demand = SignatureKind.named("hybrid") if rules.hybrid_signatures else None
+
+    @classmethod
+    def of(cls, configuration: Configuration) -> Self:
+        """What one configuration demands."""
+        return cls(configuration.admission, configuration.channel.mode, leased=configuration.keys.leased)
 
     @property
     def authors(self) -> tuple[AuthorPublic, ...]:
@@ -77,6 +87,11 @@ class Gate:
                     raise LaunchRefused(
                         f"{path.name} asks for {name}, and {reason}", hint="its author seals it without that"
                     )
+            if verified.core.lease_required and not self._leased:
+                raise LaunchRefused(
+                    f"{path.name} may be opened only under a lease, and the configured source of keys grants none",
+                    hint="let a strongroom broker release its key ([broker]), or seal it without --lease-required",
+                )
             if self._mode == "fleet":
                 _check_broker_key(verified, path)
         except BaseException:

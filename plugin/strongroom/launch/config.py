@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from strongroom.channel.bundle import MODES
 from strongroom.channel.padding import NO_PADDING, Padding
@@ -20,6 +21,7 @@ from strongroom.errors import ConfigurationInvalid, MalformedInput
 from strongroom.keys import ArchiveDigest
 from strongroom.launch.surroundings import Expected
 
+DEFAULT_GRACE_S = 300
 OUTPUTS = ("drop", "pass")
 NETWORKS = DISKS = ("deny", "allow")
 ROOMS = ("memory-files", "mount", "folder")
@@ -51,7 +53,29 @@ class BrokerAddress:
 
     url: str
     ca: Path | None
-    grace: int = 300
+    grace: int
+
+
+BROKER = "kbs"
+WITHOUT_LEASES = frozenset({"file", "pkcs11", "cdh"})
+"""Strongroom's own key providers that grant no lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where model keys come from: one provider by its name, and settings that are its own (docs/configuration.md).
+
+    Relative paths among the settings start at `folder`.
+    """
+
+    provider: str = BROKER
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @property
+    def leased(self) -> bool:
+        """Whether a lease may come with a key; a plugin's provider may grant one."""
+        return self.provider not in WITHOUT_LEASES
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +129,26 @@ class Configuration:
 
     admission: Admission
     broker: BrokerAddress | None
+    keys: Keys
     keeper: Keeper
     tee: str
+    devices: tuple[str, ...]
     channel: Channel
     worker: Worker
     surroundings: Expected
     plugins: tuple[str, ...]
     digest: bytes
-    devices: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that this one names: author keys, the broker's CA, the expected distributions."""
         ca = self.broker.ca if self.broker is not None else None
         return (*self.admission.authors, *filter(None, (ca, self.surroundings.distributions)))
+
+    @property
+    def grace(self) -> int:
+        """For how many seconds after a lease's end an unreachable source of keys changes nothing."""
+        return DEFAULT_GRACE_S if self.broker is None else self.broker.grace
 
     @classmethod
     def load(cls, path: Path) -> Configuration:
@@ -151,6 +181,7 @@ class Configuration:
         configuration = cls(
             admission=_admission(admission, folder),
             broker=_broker(broker, folder) if broker else None,
+            keys=_keys(fields.table("keys"), folder) if fields.has("keys") else Keys(folder=folder),
             keeper=Keeper(idle=keeper.number("idle_s", low=0, high=30 * 86400, default=0)),
             tee=attestation.text("tee", limit=64),
             channel=_channel(channel),
@@ -169,7 +200,38 @@ class Configuration:
                 f"worker output 'pass' lets plaintext into logs, and the TEE here is {configuration.tee!r}",
                 hint="'pass' is for development with tee = \"simulated\"; use 'drop'",
             )
+        _check_keys(configuration)
         return configuration
+
+
+def _check_keys(configuration: Configuration) -> None:
+    """One source of keys, and no second one that would be read and not used."""
+    keys = configuration.keys
+    if keys.provider == BROKER and keys.settings:
+        raise ConfigurationInvalid(
+            f"keys: {', '.join(sorted(keys.settings))} means nothing to provider {BROKER!r}",
+            hint="the key broker's settings stand in [broker]",
+        )
+    if keys.provider != BROKER and configuration.broker is not None:
+        raise ConfigurationInvalid(
+            f"keys come from provider {keys.provider!r}, so [broker] would not be used",
+            hint='take [broker] out, or say provider = "kbs"',
+        )
+    if keys.provider != BROKER and configuration.channel.mode == "fleet":
+        raise ConfigurationInvalid(
+            f"mode fleet needs a key broker's seeds, and keys come from provider {keys.provider!r}",
+            hint='[channel] mode = "host", or [keys] provider = "kbs"',
+        )
+    if keys.provider == "file" and configuration.tee != "simulated":
+        raise ConfigurationInvalid(
+            f"keys in files are for development, and the TEE here is {configuration.tee!r}",
+            hint="let a key broker release them to attested machines: [broker] url",
+        )
+    if keys.provider not in WITHOUT_LEASES | {BROKER} and not configuration.plugins:
+        raise ConfigurationInvalid(
+            f"no key provider is called {keys.provider!r}",
+            hint=f"there are {', '.join(sorted(WITHOUT_LEASES | {BROKER}))}; a plugin's needs the plugin in `plugins`",
+        )
 
 
 def _admission(read: Fields, folder: Path) -> Admission:
@@ -201,8 +263,13 @@ def _broker(read: Fields, folder: Path) -> BrokerAddress:
     return BrokerAddress(
         url=url.rstrip("/"),
         ca=folder / read.text("ca") if read.has("ca") else None,
-        grace=read.number("grace_s", low=0, high=7 * 86400, default=300),
+        grace=read.number("grace_s", low=0, high=7 * 86400, default=DEFAULT_GRACE_S),
     )
+
+
+def _keys(read: Fields, folder: Path) -> Keys:
+    provider = read.text("provider", limit=64, default=BROKER)
+    return Keys(provider, {name: read.value(name) for name in read.left()}, folder)
 
 
 def _channel(read: Fields) -> Channel:

@@ -68,6 +68,7 @@ def run(launch: Launch, *, say: Say) -> None:
             own_mount(launch.rooms)
         for warning in launch.warnings:
             say(f"strongroom: warning: {warning}")
+        say(f"strongroom: model keys come from {launch.keys}")
         fix(launch, say)
         _make_logs(launch.logs, launch.user)
         owner = launch.user.uid if launch.user is not None else None

@@ -24,6 +24,7 @@ from strongroom.evidence.init_data import InitData
 from strongroom.evidence.types import Attester
 from strongroom.keeper.peers import Lineage
 from strongroom.keeper.process import Charge
+from strongroom.keeper.sources import check_source, origin
 from strongroom.launch import init_files
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import Configuration
@@ -48,7 +49,7 @@ class Launch:
 
     `measured` are the events that are extended where `attester` has a register; `init_data` is what the guest was
     started with, and `held` says what holds its digest. `rooms` is the folder for rooms that are not memory files, and
-    `mounted` whether a file system of its own belongs there.
+    `mounted` whether a file system of its own belongs there. `keys` says in words where model keys come from.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Launch:
     held: str = ""
     rooms: Path | None = None
     mounted: bool = False
+    keys: str = ""
 
     @property
     def socket(self) -> Path:
@@ -121,6 +123,7 @@ def _prepared(
         warnings += [f"init-data is held by {held}"] if configuration.tee == SIMULATED else []
     if configuration.worker.output == "pass":
         warnings.append("worker output is passed on: requests, answers and weights may end up in logs")
+    warnings += check_source(configuration)
     wanted = read_command(list(command))
     if not wanted.models:
         raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
@@ -129,7 +132,7 @@ def _prepared(
         warnings.append("this kernel has no Landlock: a handler that writes to a disk is not stopped")
     if user is None and os.geteuid() == 0:
         warnings.append("server and workers run as root, as the keeper does: name another user in worker.user")
-    gate = Gate(configuration.admission, configuration.channel.mode)
+    gate = Gate.of(configuration)
     for name in ("store", "temp", "config", "home"):
         (folder / name).mkdir(mode=0o700)
     admitted = tuple(gate.admit(wanted.models, folder / "store"))
@@ -189,6 +192,7 @@ def _prepared(
         held,
         rooms,
         mounted,
+        keys=origin(configuration),
     )
 
 
