@@ -246,14 +246,16 @@ def pinned_ca(path: Path | None) -> tuple[Path | None, bytes]:
     return Path(f"/proc/self/fd/{descriptor}"), octets
 
 
-def _asserted(configuration: Configuration, charge: Charge, hardening: tuple[str, ...]) -> dict[str, Any]:
+def asserted(
+    configuration: Configuration, *, hardening: tuple[str, ...] = (), init_data: str | None = None
+) -> dict[str, Any]:
     told: dict[str, Any] = {"hardening": list(hardening)}
     if configuration.worker.output == "pass":
         told["worker-output"] = "pass"
     if configuration.keys.provider != BROKER:
         told["key-provider"] = configuration.keys.provider
-    if charge.init_data is not None:
-        told["init_data"] = InitData.parse(charge.init_data).digest.hex()
+    if init_data is not None:
+        told["init_data"] = InitData.parse(init_data).digest.hex()
     return told
 
 
@@ -274,7 +276,8 @@ def run(configuration: Configuration, charge: Charge, socket: Path, *, attester:
     hardening = hardening_words(configuration.worker, own_user=own_user)
     sent = charge.init_data
     if isinstance(attester, SimulatedAttester):  # it can only repeat what it is told, for whoever looks at a verdict
-        attester, sent = attester.asserting(_asserted(configuration, charge, hardening)), None
+        told = asserted(configuration, hardening=hardening, init_data=charge.init_data)
+        attester, sent = attester.asserting(told), None
     if configuration.worker.room != "memory-files" and charge.rooms is None:
         raise LaunchRefused(
             f"room = {configuration.worker.room!r} of [worker] needs the launcher, which makes the folder",
