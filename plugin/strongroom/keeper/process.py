@@ -249,6 +249,7 @@ def pinned_ca(path: Path | None) -> tuple[Path | None, bytes]:
 def asserted(
     configuration: Configuration, *, hardening: tuple[str, ...] = (), init_data: str | None = None
 ) -> dict[str, Any]:
+    """What a simulated TEE says about what it serves under, for whoever looks at a verdict."""
     told: dict[str, Any] = {"hardening": list(hardening)}
     if configuration.worker.output == "pass":
         told["worker-output"] = "pass"
