@@ -51,7 +51,7 @@ class Keeper:
         served = ServedModel("toy", "1.0", self.sealed.digest)
         keys = RequestKeys(served, around, SimulatedAttester(), HostKeys(CHANNEL), Allowance(10, 10))
         verified = Gate(Admission((author.public,), {}, False)).verified(self.sealed.path)
-        self.model = HeldModel("toy", verified, keys, release or self.honest)
+        self.model = HeldModel("toy", self.sealed.digest, lambda: verified, keys, release or self.honest)
         self.path = folder / "keeper.sock"
         self.service = KeeperService(self.path, {self.model.archive: self.model}, None, Worker(), confined=confined)
         threading.Thread(target=self.service.run, daemon=True).start()

@@ -65,7 +65,7 @@ def opened(tmp_path):
 
         source = HostKeys(Channel(("x25519",), "host", 86400, 7200, 300))
         keys = RequestKeys(ServedModel("toy", "1.0", sealed.digest), None, None, source, Allowance(1, 1))
-        model = HeldModel("toy", find(), keys, desk, grace=grace, find=find, **(held or {}))
+        model = HeldModel("toy", sealed.digest, find, keys, desk, grace=grace, **(held or {}))
         made.append(model)
         model.start()
         if not waits:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from doubles.direct_link import request_keys
@@ -39,12 +40,13 @@ class House:
         self.models, self.asked = [], 0
         for number in range(count):
             sealed = sealed_toy(folder, author, name=f"model{number}", weights=os.urandom(size))
-            verified = SealedArchive.open(sealed.path).verified((author.key.public,), now=datetime.now(UTC))
-            self.models.append(
-                HeldModel(
-                    f"model{number}", verified, request_keys(("x25519",)), self.desk(sealed, answer), openings=openings
-                )
-            )
+            find = partial(self.find, author, sealed.path)
+            keys, desk = request_keys(("x25519",)), self.desk(sealed, answer)
+            self.models.append(HeldModel(f"model{number}", sealed.digest, find, keys, desk, openings=openings))
+
+    @staticmethod
+    def find(author, path):
+        return SealedArchive.open(path).verified((author.key.public,), now=datetime.now(UTC))
 
     def desk(self, sealed, answer):
         def release():

@@ -63,7 +63,13 @@ class House:
         for name, sealed in self.sealed.items():
             keys = RequestKeys(ServedModel(name, "1.0", sealed.digest), around, attester, HostKeys(CHANNEL), allowance)
             verified = gate.verified(sealed.path)
-            self.models[name] = HeldModel(name, verified, keys, lambda sealed=sealed: self.release(sealed))
+            self.models[name] = HeldModel(
+                name,
+                sealed.digest,
+                lambda verified=verified: verified,
+                keys,
+                lambda sealed=sealed: self.release(sealed),
+            )
         self.path = folder / "keeper.sock"
         self.service = KeeperService(self.path, {each.archive: each for each in self.models.values()}, lineage)
         threading.Thread(target=self.service.run, daemon=True).start()

@@ -6,10 +6,12 @@ import secrets
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from broker.trustee_double import trustee_running
+from doubles.direct_link import request_keys
 from doubles.models import Author, sealed_toy
 from doubles.soft_token import PIN, soft_token
 from strongroom.archive.modelkey import save_model_key
@@ -225,7 +227,8 @@ def source_holding(kind, folder, sealed):
 
 def held(folder, source, sealed, author):
     verified = SealedArchive.open(sealed.path).verified((author.key.public,), now=datetime.now(UTC))
-    model = HeldModel("toy", verified, None, lambda: source.fetch(verified.core.resource, sealed.digest))
+    release = partial(source.fetch, verified.core.resource, sealed.digest)
+    model = HeldModel("toy", sealed.digest, lambda: verified, request_keys(("x25519",)), release)
     model.start()
     model.wait(20)
     return model

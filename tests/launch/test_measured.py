@@ -27,7 +27,9 @@ from strongroom.attest.tpm import TpmAttester
 
 CONFIGURATION = bytes(range(32))
 ROOTS: list[str] = []  # of the maker of this session's software TPM
-TOY = Admitted("toy", Path("/toy.mar"), ArchiveDigest(b"\x01" * 32), AuthorId(b"\x02" * 32), "toy", 3, "1.0")
+TOY = Admitted(
+    "toy", Path("/toy.mar"), ArchiveDigest(b"\x01" * 32), AuthorId(b"\x02" * 32), "toy", 3, "1.0", ("a", "b", "c"), None
+)
 ROOTS_DIGEST = bytes(range(1, 33))
 PACKAGES = (Installed("thing", "1.0", "ab" * 32), Installed("other", "2", "cd" * 32))
 

@@ -58,14 +58,15 @@ class HeldModel:
     """A verified archive, its request keys, and its room while a key is held. Times in seconds.
 
     `idle` is after how long without a worker the room is closed, 0 for never. `openings` is what all models of
-    a keeper share. `rooms` is the folder for rooms that are not memory files. `find` reads the archive anew from its
-    path, for a file that was replaced after it was damaged.
+    a keeper share. `rooms` is the folder for rooms that are not memory files. `find` verifies the archive at its path:
+    before the first opening, and again after one that failed, for a file that was mended.
     """
 
     def __init__(
         self,
         name: str,
-        verified: VerifiedArchive,
+        archive: ArchiveDigest,
+        find: Callable[[], VerifiedArchive],
         keys: RequestKeys,
         release: Callable[[], Released],
         *,
@@ -73,17 +74,16 @@ class HeldModel:
         idle: float = 0,
         openings: Openings | None = None,
         rooms: Path | None = None,
-        find: Callable[[], VerifiedArchive] | None = None,
     ) -> None:
         self.name = name
-        self.archive: ArchiveDigest = verified.core.digest
+        self.archive = archive
         self.keys = keys
-        self._verified = verified
+        self._find = find
+        self._verified: VerifiedArchive | None = None
         self._release = Asking(release, left=self._left)
         self._grace = grace
         self._demand = Demand(idle)
         self._openings = openings or Openings()
-        self._find = find
         self._rooms = rooms
         self._resting = False
         self._room: OpenRoom | None = None
@@ -142,21 +142,25 @@ class HeldModel:
 
     def _hold(self) -> None:
         """Get the key, open, and stay until the right or the need has ended; raises where it never began."""
-        size = self._verified.core.payload_length
+        if self._verified is None:
+            self._verified = self._find()
+        verified = self._verified
+        size = verified.core.payload_length
         self._openings.check(size)
         released = self._release()
         answered_at = boottime()
         self._note(trying=True, opening=True)
-        if self._verified.core.lease_required and released.lease_s is None:
+        if verified.core.lease_required and released.lease_s is None:
             raise ReleaseDenied(
                 f"the archive of {self.name} may be opened only under a lease, and its key came without one",
                 hint="use a source that grants leases, as a strongroom broker does, or seal without --lease-required",
             )
         try:
             with self._openings.turn(size) as threads:
-                room = OpenRoom.open(self._verified.unlock(released.key), threads=threads, rooms=self._rooms)
+                room = OpenRoom.open(verified.unlock(released.key), threads=threads, rooms=self._rooms)
         except ArchiveError:
-            self._look_again()
+            self._verified = None
+            verified.close()
             raise
         try:
             self.keys.source.opened(released, answered_at)
@@ -190,16 +194,6 @@ class HeldModel:
         """Seconds for which what is open may stay so without an answer from the broker."""
         with self._lock:
             return float("inf") if self._room is None or self._lease is None else self._lease.left()
-
-    def _look_again(self) -> None:
-        """What was opened is damaged; a file that was put in its place is what the next attempt reads."""
-        if self._find is None:
-            return
-        with contextlib.suppress(StrongroomError):  # no better one is there, and the error of this one is told
-            found = self._find()
-            if found.digest == self.archive:
-                self._verified, found = found, self._verified
-            found.close()
 
     def _rest(self) -> None:
         """Give back what nobody needs, and wait for somebody who does."""

@@ -26,7 +26,7 @@ from strongroom.archive.unseal import VerifiedArchive
 from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.statement import KeeperStatement
 from strongroom.channel.bundle import AdmittedArchive, ServedModel
-from strongroom.encoding import Fields, labelled, parse_json
+from strongroom.encoding import Fields, labelled, parse_json, unhex
 from strongroom.errors import ArchiveTampered, ConfigurationInvalid, LaunchRefused, MalformedInput
 from strongroom.evidence.init_data import InitData
 from strongroom.evidence.types import Attester
@@ -81,6 +81,8 @@ class Charge:
                 "lineage": each.lineage,
                 "version": each.version,
                 "model_version": each.model_version,
+                "resource": list(each.resource),
+                "broker_key": None if each.broker_key is None else each.broker_key.hex(),
             }
             for each in self.admitted
         ]
@@ -137,9 +139,16 @@ def _admitted(value: Any) -> Admitted:
         lineage=read.text("lineage"),
         version=read.number("version"),
         model_version=read.text("model_version"),
+        resource=_resource(read),
+        broker_key=None if read.value("broker_key") is None else unhex(read.text("broker_key")),
     )
     read.done()
     return admitted
+
+
+def _resource(read: Fields) -> tuple[str, str, str]:
+    repository, kind, tag = read.texts("resource", limit=3)
+    return repository, kind, tag
 
 
 def surroundings(admitted: Sequence[Admitted], configuration: Configuration, plugins: Plugins) -> Surroundings:
@@ -165,10 +174,11 @@ def hold(
     hardening: tuple[str, ...] = (),
     rooms: Path | None = None,
 ) -> list[HeldModel]:
-    """Verify every archive again and make its keys; nobody is asked for a model key yet.
+    """Make every model's request keys; no archive is read and nobody is asked for a model key yet.
 
-    `roots` is what the authors' and the broker's keys have to be (`launch.measured.trust_roots`), `rooms` the folder
-    for rooms that are not memory files.
+    So an archive that was damaged after it was admitted closes no other model when a keeper starts again. `roots` is
+    what the authors' and the broker's keys have to be (`launch.measured.trust_roots`), `rooms` the folder for rooms
+    that are not memory files.
     """
     gate = Gate.of(configuration)
     ca, authority = pinned_ca(None if configuration.broker is None else configuration.broker.ca)
@@ -190,15 +200,10 @@ def hold(
     keys = ModelKeySource.open(configuration, plugins, attester, statement, ca=ca, init_data=init_data)
     models, openings = [], Openings()
     for each in admitted:
-        verified = gate.verified(each.path)
-        if verified.core.digest != each.archive:
-            raise ArchiveTampered(
-                f"{each.path.name} is not the archive that was admitted", hint="it was replaced; launch again"
-            )
-        fetch = partial(keys.fetch, verified.core.resource, each.archive)
+        fetch = partial(keys.fetch, each.resource, each.archive)
         source: KeySource
         if configuration.channel.mode == "fleet":
-            source = _fleet(each, verified, keys, configuration.channel, fetch)
+            source = _fleet(each, keys, configuration.channel, fetch)
         else:
             source = HostKeys(configuration.channel)
         served = ServedModel(each.name, each.model_version, each.archive)
@@ -206,30 +211,36 @@ def hold(
         models.append(
             HeldModel(
                 each.name,
-                verified,
+                each.archive,
+                partial(_found, gate, each),
                 request_keys,
                 fetch,
                 grace=configuration.grace,
                 idle=configuration.keeper.idle,
                 openings=openings,
                 rooms=rooms,
-                find=partial(gate.verified, each.path),
             )
         )
     return models
 
 
-def _fleet(
-    admitted: Admitted,
-    verified: VerifiedArchive,
-    keys: ModelKeySource,
-    channel: Channel,
-    release: Callable[[], Released],
-) -> FleetKeys:
-    core = verified.core
-    assert core.broker_key is not None, "the gate lets no other archive in"
-    seeds = partial(keys.fetch_epoch, core.resource, core.digest, core.broker_key)
-    return FleetKeys(admitted.name, core.digest, channel, seeds, release)
+def _found(gate: Gate, admitted: Admitted) -> VerifiedArchive:
+    """The archive that was admitted, verified again; raises an `ArchiveError` or `LaunchRefused`."""
+    verified = gate.verified(admitted.path)
+    if verified.core.digest != admitted.archive:
+        verified.close()
+        raise ArchiveTampered(
+            f"{admitted.path.name} is not the archive that was admitted",
+            hint="put that one back, or launch again for this one",
+        )
+    return verified
+
+
+def _fleet(admitted: Admitted, keys: ModelKeySource, channel: Channel, release: Callable[[], Released]) -> FleetKeys:
+    if admitted.broker_key is None:
+        raise LaunchRefused(f"mode fleet needs the broker's key, and the archive of {admitted.name} names none")
+    seeds = partial(keys.fetch_epoch, admitted.resource, admitted.archive, admitted.broker_key)
+    return FleetKeys(admitted.name, admitted.archive, channel, seeds, release)
 
 
 def pinned_ca(path: Path | None) -> tuple[Path | None, bytes]:

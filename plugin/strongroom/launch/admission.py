@@ -30,7 +30,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """One archive that passed: the name it is served under, where its payload lies, who signed what."""
+    """One archive that passed: the name it is served under, where its payload lies, who signed what.
+
+    `resource` is what its key is stored under, `broker_key` who may sign seeds for it (both from the signed header).
+    """
 
     name: str
     path: Path
@@ -39,6 +42,8 @@ class Admitted:
     lineage: str
     version: int
     model_version: str
+    resource: tuple[str, str, str]
+    broker_key: bytes | None
 
 
 class Gate:
@@ -117,7 +122,15 @@ class Gate:
             core = verified.core
             admitted.append(
                 Admitted(
-                    name, path.resolve(), core.digest, core.author, core.lineage, core.version, verified.clear.version
+                    name=name,
+                    path=path.resolve(),
+                    archive=core.digest,
+                    author=core.author,
+                    lineage=core.lineage,
+                    version=core.version,
+                    model_version=verified.clear.version,
+                    resource=core.resource,
+                    broker_key=core.broker_key,
                 )
             )
         _all_different(admitted)
