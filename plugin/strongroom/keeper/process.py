@@ -131,6 +131,9 @@ def _id(read: Fields, name: str) -> int | None:
 
 def _admitted(value: Any) -> Admitted:
     read = Fields(value, where="the launcher's charge: an archive")
+    broker_key = read.value("broker_key")
+    if broker_key is not None and not isinstance(broker_key, str):
+        raise MalformedInput(f"{read.where}: broker_key is no text")
     admitted = Admitted(
         name=read.text("name"),
         path=Path(read.text("path")),
@@ -140,15 +143,17 @@ def _admitted(value: Any) -> Admitted:
         version=read.number("version"),
         model_version=read.text("model_version"),
         resource=_resource(read),
-        broker_key=None if read.value("broker_key") is None else unhex(read.text("broker_key")),
+        broker_key=None if broker_key is None else unhex(broker_key),
     )
     read.done()
     return admitted
 
 
 def _resource(read: Fields) -> tuple[str, str, str]:
-    repository, kind, tag = read.texts("resource", limit=3)
-    return repository, kind, tag
+    match read.texts("resource", limit=3):
+        case (repository, kind, tag):
+            return repository, kind, tag
+    raise MalformedInput(f"{read.where}: resource has three parts")
 
 
 def surroundings(admitted: Sequence[Admitted], configuration: Configuration, plugins: Plugins) -> Surroundings:
