@@ -16,15 +16,15 @@ class WallClock:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "clock-offset"
         self.file.write_bytes(bytes(8))
-        self.library = folder / "wall_clock.so"
-        flags = ["-shared", "-fPIC", "-O2", f'-DOFFSET_FILE="{self.file}"', "-o", str(self.library), str(SOURCE)]
+        self.shim = folder / "wall_clock.so"
+        flags = ["-shared", "-fPIC", "-O2", f'-DOFFSET_FILE="{self.file}"', "-o", str(self.shim), str(SOURCE)]
         subprocess.run(["gcc", *flags], check=True)
         with self.file.open("r+b") as opened:
             self._page = mmap.mmap(opened.fileno(), 8)
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"LD_PRELOAD": str(self.library)}
+        return {"LD_PRELOAD": str(self.shim)}
 
     def set(self, seconds: float) -> None:
         """So many seconds ahead of the true time from now on, or behind it."""

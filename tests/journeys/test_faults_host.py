@@ -104,7 +104,7 @@ def test_memory_disks_that_fill_up_while_the_server_serves_end_in_answers_or_cle
         ground.serve()
         session = ground.session()
         ground.until_answered(session)
-        memory = Path(f"/proc/{ground.stage.launcher.pid}/root/dev/shm")
+        memory = Path(f"/proc/{ground.stage.launcher.pid}", "root", "dev", "shm")
         junk = fill_up(memory)
         for _ in range(10):
             assert answered_or_refused(ground, session) == 200
@@ -125,7 +125,7 @@ def test_memory_disks_that_fill_up_while_the_server_serves_end_in_answers_or_cle
 def test_a_wall_clock_that_steps_under_the_whole_server_ends_no_lease_and_heals_when_it_is_set_right():
     with standing(lease_s=3) as ground:
         clock, place = WallClock(ground.stage.owner), ground.stage.owner / "etc"
-        with launched_after(PRELOADED, place, clock.library), ground.watched():
+        with launched_after(PRELOADED, place, clock.shim), ground.watched():
             ground.serve(grace_s=5)
             old = ground.session()
             ground.until_answered(old)
