@@ -10,7 +10,6 @@ against the key commitment in the signed header. The broker needs no trust beyon
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import time
@@ -33,7 +32,6 @@ from strongroom.broker.protocol import (
     VERSION,
     Attestation,
     Challenge,
-    ErrorInformation,
     Request,
     Resource,
     device_document,
@@ -43,16 +41,22 @@ from strongroom.broker.protocol import (
 from strongroom.broker.statement import KeeperStatement
 from strongroom.encoding import Fields, parse_json
 from strongroom.errors import (
-    AttestationFailed,
     BrokerUnreachable,
     MalformedInput,
-    ProtocolMismatch,
-    ReleaseDenied,
     ReleaseError,
-    ResourceMissing,
 )
 from strongroom.evidence.types import Attester, ChallengedAttester, Evidence
 from strongroom.hookspecs import Grant
+from strongroom.keeper.refusals import (
+    NOT_KBS,
+    Again,
+    attest_refused,
+    auth_refused,
+    cause,
+    resource_refused,
+    unable,
+    unverified_claims,
+)
 from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
 
 ANSWER_LIMIT = 4 << 20
@@ -82,14 +86,6 @@ class Released:
     lease: str | None = None
     broker_time: int | None = None
     claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-
-class _Retry(Exception):
-    """A failure that a new handshake may cure; `error` is what to raise if it does not."""
-
-    def __init__(self, error: ReleaseError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 @dataclass(slots=True)
@@ -182,10 +178,10 @@ class ReleaseClient:
         try:
             seed = EpochSeed.parse(octets)
         except MalformedInput as error:
-            raise ReleaseError(f"the broker's epoch seed is malformed: {error}", hint=_NOT_KBS) from error
+            raise ReleaseError(f"the broker's epoch seed is malformed: {error}", hint=NOT_KBS) from error
         seed.verify(broker_key, archive)
         if epoch is not None and seed.epoch != epoch:
-            raise ReleaseError(f"the broker gave the seed of epoch {seed.epoch}, asked was {epoch}", hint=_NOT_KBS)
+            raise ReleaseError(f"the broker gave the seed of epoch {seed.epoch}, asked was {epoch}", hint=NOT_KBS)
         return seed
 
     def fetch_octets(self, path: str) -> tuple[bytes, float, Mapping[str, Any]]:
@@ -206,8 +202,8 @@ class ReleaseClient:
                     handshake = self._attest(session)
                     asked_at = time.clock_gettime(time.CLOCK_BOOTTIME)
                     octets = self._open(handshake, path)
-                    return octets, asked_at, _unverified_claims(handshake.token)
-                except _Retry as retry:
+                    return octets, asked_at, unverified_claims(handshake.token)
+                except Again as retry:
                     last = retry.error
         if last is None:
             raise BrokerUnreachable("no attempt was made", hint="attempts is at least 1")
@@ -225,22 +221,24 @@ class ReleaseClient:
         request = Request(tee=self._attester.tee, extra_params=extra)
         status, body = self._exchange(session, "POST", "auth", request.serialise())
         if status != 200:
-            raise self._auth_refused(status, body)
+            raise auth_refused(self._base, self._attester.tee, status, body)
         try:
             challenge = Challenge.parse(body)
             hash_name = challenge.hash_name()
         except MalformedInput as error:
-            raise BrokerUnreachable(f"the broker's challenge is not one: {error}", hint=_NOT_KBS) from error
+            raise BrokerUnreachable(f"the broker's challenge is not one: {error}", hint=NOT_KBS) from error
         handshake = _Handshake(session, TeeKeyPair.generate(), opened_at)
         attestation = self._attestation(challenge, hash_name, handshake.keys)
         status, body = self._exchange(session, "POST", "attest", attestation.serialise())
         if status != 200:
-            raise self._attest_refused(status, body, handshake, attestation)
+            document = primary_document(attestation.nonce, attestation.tee_key, attestation.additional)
+            refused = attest_refused(self._attester.tee, document_digest(document), status, body)
+            raise Again(refused) if time.monotonic() - handshake.opened_at > FRESH_S else refused
         try:
             read = Fields(parse_json(body, where="attest", limit=ANSWER_LIMIT), where="attest")
             handshake.token = read.text("token", limit=ANSWER_LIMIT)
         except MalformedInput as error:
-            raise BrokerUnreachable(f"the broker's answer holds no token: {error}", hint=_NOT_KBS) from error
+            raise BrokerUnreachable(f"the broker's answer holds no token: {error}", hint=NOT_KBS) from error
         return handshake
 
     def _attestation(self, challenge: Challenge, hash_name: str, keys: TeeKeyPair) -> Attestation:
@@ -268,13 +266,13 @@ class ReleaseClient:
             try:
                 attester.respond(asked[attester.tee])
             except MalformedInput as error:
-                raise BrokerUnreachable(f"the broker's challenge is not one: {error}", hint=_NOT_KBS) from error
+                raise BrokerUnreachable(f"the broker's challenge is not one: {error}", hint=NOT_KBS) from error
         return attester.evidence(digest)
 
     def _open(self, handshake: _Handshake, path: str) -> bytes:
         status, body = self._exchange(handshake.session, "GET", path, None)
         if status != 200:
-            raise self._resource_refused(status, body, handshake, path)
+            raise resource_refused(path, handshake.token, status, body)
         try:
             return handshake.keys.open(Jwe.parse(body))
         except MalformedInput as error:
@@ -295,76 +293,27 @@ class ReleaseClient:
                 _keep_session(session, answer)
                 octets = answer.raw.read(ANSWER_LIMIT + 1, decode_content=True)
         except (requests.RequestException, OSError) as error:
-            raise _Retry(
+            raise Again(
                 BrokerUnreachable(
-                    f"no answer from the key broker at {self._base}: {_cause(error)}",
+                    f"no answer from the key broker at {self._base}: {cause(error)}",
                     hint="is it running and reachable from here, and does its certificate chain to the CA you named?",
                 )
             ) from error
         except Exception as error:  # urllib3 raises its own through `raw`
-            raise _Retry(BrokerUnreachable(f"the broker's answer broke off: {type(error).__name__}")) from error
+            raise Again(BrokerUnreachable(f"the broker's answer broke off: {type(error).__name__}")) from error
         limit = RESOURCE_LIMIT if method == "GET" else ANSWER_LIMIT
         if len(octets) > limit:
-            raise BrokerUnreachable(f"an answer of more than {limit} bytes is no answer of a key broker", hint=_NOT_KBS)
+            raise BrokerUnreachable(f"an answer of more than {limit} bytes is no answer of a key broker", hint=NOT_KBS)
         if answer.status_code == 429:
-            raise _Retry(
+            raise Again(
                 BrokerUnreachable(
                     f"the broker at {self._base} asks us to slow down (HTTP 429)",
                     hint="many keepers behind one address? `strongroom broker serve --pace` says how much it takes",
                 )
             )
         if answer.status_code in (502, 503, 504):
-            raise _Retry(_unable(answer.status_code, octets))
+            raise Again(unable(answer.status_code, octets))
         return answer.status_code, octets
-
-    # -- refusals ----------------------------------------------------------------------
-
-    def _auth_refused(self, status: int, body: bytes) -> ReleaseError:
-        information = _information(status, body)
-        if "Version Mismatch" in information.detail:
-            return ProtocolMismatch(
-                f"the broker at {self._base} does not speak {VERSION}: {information.detail}",
-                hint=f"use a broker of key broker protocol {VERSION} (Trustee 0.14 or newer)",
-            )
-        return AttestationFailed(
-            f"the broker did not open a handshake for TEE {self._attester.tee!r}: {information.detail}",
-            hint="does this broker know that kind of TEE?",
-        )
-
-    def _attest_refused(
-        self, status: int, body: bytes, handshake: _Handshake, attestation: Attestation
-    ) -> ReleaseError | _Retry:
-        if status == 413:
-            return AttestationFailed("the evidence is larger than the broker accepts", hint="raise its request limit")
-        information = _information(status, body)
-        document = primary_document(attestation.nonce, attestation.tee_key, attestation.additional)
-        error = AttestationFailed(
-            f"the broker refused the {self._attester.tee} evidence over {document_digest(document).hex()[:32]}…: "
-            f"{information.name}: {information.detail}",
-            hint="the broker's log and audit log list every check; the protocol tells a peer no more",
-        )
-        return _Retry(error) if time.monotonic() - handshake.opened_at > FRESH_S else error
-
-    def _resource_refused(self, status: int, body: bytes, handshake: _Handshake, path: str) -> ReleaseError | _Retry:
-        information = _information(status, body)
-        if information.name == "PolicyDeny":
-            return ReleaseDenied(
-                f"the broker's policy keeps {path}; the attestation said {_statuses(handshake.token)}",
-                hint="the policy, a revocation, a minimum version or a limit decided: the broker's log says which",
-            )
-        if information.name in ("TokenNotFound", "TokenVerifierError"):
-            return _Retry(AttestationFailed(f"the broker lost our attestation: {information.detail}", hint="try again"))
-        if information.name in ("PluginInternalError", "InvalidRequestPath"):
-            return ResourceMissing(
-                f"the broker has nothing it can release under {path}: {information.detail}",
-                hint="was this archive's key registered there (strongroom key add)? check tenant, lineage and version",
-            )
-        if information.name == "PluginNotFound":
-            return ResourceMissing(
-                f"this broker does not serve {path}: {information.detail}",
-                hint="a stock Trustee has no leases and epochs; see docs/release.md section 11",
-            )
-        return ReleaseError(f"the broker refused {path}: {information.name}: {information.detail}")
 
 
 def _keep_session(session: requests.Session, answer: requests.Response) -> None:
@@ -377,61 +326,3 @@ def _keep_session(session: requests.Session, answer: requests.Response) -> None:
         name, _, value = line.partition(";")[0].strip().partition("=")
         if name == SESSION_COOKIE and re.fullmatch(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]{1,256}", value):
             session.headers["Cookie"] = f"{name}={value}"
-
-
-_NOT_KBS = "is the URL that of a key broker, without a path?"
-
-
-def _information(status: int, body: bytes) -> ErrorInformation:
-    """The protocol's error, whatever its content type; a stranger's body is shown by its first bytes."""
-    try:
-        return ErrorInformation.parse(body)
-    except MalformedInput as error:
-        raise _foreign(status, body) from error
-
-
-def _unable(status: int, body: bytes) -> BrokerUnreachable:
-    """A broker that says itself that it cannot decide at the moment, or something in front of it that says so."""
-    try:
-        information = ErrorInformation.parse(body)
-    except MalformedInput:
-        return _foreign(status, body)
-    return BrokerUnreachable(
-        f"the broker cannot decide at the moment (HTTP {status}): {information.detail}",
-        hint="its /healthz and its log say why; a full disk, for example",
-    )
-
-
-def _foreign(status: int, body: bytes) -> BrokerUnreachable:
-    shown = body[:80].decode("utf-8", "replace")
-    return BrokerUnreachable(
-        f"HTTP {status}, which is no answer of a key broker: {shown!r}",
-        hint="a proxy in between, or another service at this address?",
-    )
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason, without addresses of objects."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__ or error
-    return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def _unverified_claims(token: str) -> Mapping[str, Any]:
-    """A token's claims for showing; empty where they cannot be read. Nothing is decided on them."""
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (IndexError, ValueError):
-        return {}
-    return claims if isinstance(claims, dict) else {}
-
-
-def _statuses(token: str) -> str:
-    submodules = _unverified_claims(token).get("submods")
-    if not isinstance(submodules, dict) or not submodules:
-        return "nothing about any device"
-    return ", ".join(
-        f"{name}: {each.get('ear.status', 'none') if isinstance(each, dict) else 'none'}"
-        for name, each in sorted(submodules.items())
-    )
