@@ -8,6 +8,7 @@ one private folder in memory, which goes when the launcher does.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -39,6 +40,9 @@ from strongroom.launch.user import User
 from strongroom.plugins import Plugins
 
 MEMORY = Path("/dev", "shm")
+LEAST_ROOM = 1 << 20
+"""Bytes for fronts, settings, sockets and caches of a server; models are in no file there by default."""
+
 WORKER_DEPTH = 3
 """Launcher → TorchServe's Python wrapper → Java → worker."""
 
@@ -92,6 +96,7 @@ def prepare(
         )
     if not MEMORY.is_dir():
         raise LaunchRefused(f"{MEMORY} is not there, and nothing may be written to a disk", hint="mount a tmpfs on it")
+    _check_room()
     folder = Path(tempfile.mkdtemp(prefix="strongroom-", dir=MEMORY))
     try:
         started = None if init_data is None else init_files.read(init_data)
@@ -102,6 +107,13 @@ def prepare(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _check_room() -> None:
+    """Short of this the launcher would get by, and the server fail later with an error of Java's."""
+    status = os.statvfs(MEMORY)
+    if status.f_bavail * status.f_frsize < LEAST_ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(MEMORY))
 
 
 def _prepared(
