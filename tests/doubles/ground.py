@@ -220,4 +220,4 @@ def is_inside(pid: int) -> bool:
 
 def handlers_own(where: str) -> bool:
     """What the handler itself wrote into the temporary folder that it was given: in memory, and swept at the end."""
-    return where.startswith("/dev/shm/strongroom-") and "/temp/left-behind" in where
+    return re.match(r"(?:/proc/\d+/root)?/dev/shm/strongroom-\w+/temp/left-behind", where) is not None
