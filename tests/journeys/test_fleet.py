@@ -48,6 +48,11 @@ class Clock:
     def __call__(self) -> float:
         return time.time() + self.offset
 
+    def to_noon(self) -> int:
+        """It becomes noon of the next day, far from what happens around midnight; the day's epoch."""
+        self.offset += 1.5 * EPOCH_S - self() % EPOCH_S
+        return int(self()) // EPOCH_S
+
     def to_midnight(self, seconds: float) -> None:
         """It becomes so many seconds to the end of the broker's day."""
         self.offset += EPOCH_S - self() % EPOCH_S - seconds
@@ -109,6 +114,7 @@ def fleet() -> Iterator[Fleet]:
             with Balancer([first.inference, second.inference]) as balancer:
                 fleet = Fleet([first, second], balancer, clock)
                 fleet.wait_for_log("offers the keys of epoch")
+                fleet.wait_for_log(f"offers the keys of epoch {clock.to_noon()}")
                 yield fleet
             close(first, second)
     finally:
