@@ -159,7 +159,11 @@ class KeeperProcess:
 
     def until_said(self, name: str, word: str, seconds: float = 60.0) -> dict[str, object]:
         """The model's status once its reason names `word`."""
-        return until(lambda: (found := self.status(name)) and word in str(found["reason"]) and found, seconds)
+        deadline = time.monotonic() + seconds
+        while word not in str((found := self.status(name))["reason"]):
+            assert time.monotonic() < deadline, f"{word} was not said in {seconds} s: {found}"
+            time.sleep(0.02)
+        return found
 
     @property
     def pid(self) -> int:

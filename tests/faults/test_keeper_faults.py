@@ -164,7 +164,8 @@ def test_no_memory_before_a_model_opens_is_said_and_tried_again(ground):
     keeper = ground.keeper("small", "large")
     with ground.frozen_broker():
         keeper.start()
-        keeper.limit(resource.RLIMIT_AS, keeper.address_space() + 150 * MEBIBYTE)
+        # Stacks and arenas of threads count too, so this is enough for the small one and never for the large one.
+        keeper.limit(resource.RLIMIT_AS, keeper.address_space() + 100 * MEBIBYTE)
     keeper.until_open("small")
     status = keeper.until_said("large", "RoomUnavailable")
     assert "Cannot allocate memory" in status["reason"]
