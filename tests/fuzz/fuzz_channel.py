@@ -109,10 +109,8 @@ def context(octets: bytes) -> None:
     assert found.serialise() == octets
 
 
-def chunks(octets: bytes) -> None:
-    """Bytes behind a valid enc: never open, since nobody here can seal."""
-    sent = ohttp.begin(CONFIG, (1, 1), Form.CHUNKED)
-    opener = chunked.RequestOpener(KEYS.decapsulate(sent.head, sent.enc, Form.CHUNKED), limit=5000)
+def opens_nothing(opener: chunked.RequestOpener | chunked.ResponseOpener, octets: bytes) -> None:
+    """`octets` in two portions, and the end: refused, or cut short."""
     try:
         opener.feed(octets[: len(octets) // 2])
         opener.feed(octets[len(octets) // 2 :])
@@ -120,6 +118,12 @@ def chunks(octets: bytes) -> None:
     except (EncapsulationInvalid, StreamTruncated):
         return
     raise AssertionError("bytes that nobody sealed opened")
+
+
+def chunks(octets: bytes) -> None:
+    """Bytes behind a valid enc: never open, since nobody here can seal."""
+    sent = ohttp.begin(CONFIG, (1, 1), Form.CHUNKED)
+    opens_nothing(chunked.RequestOpener(KEYS.decapsulate(sent.head, sent.enc, Form.CHUNKED), limit=5000), octets)
 
 
 def sealed_message(octets: bytes) -> None:
@@ -158,14 +162,7 @@ def noise(octets: bytes) -> None:
         pass
     else:
         raise AssertionError("bytes that nobody sealed opened")
-    opener = SENT.response_opener()
-    try:
-        opener.feed(octets[: len(octets) // 2])
-        opener.feed(octets[len(octets) // 2 :])
-        opener.finish()
-    except (EncapsulationInvalid, StreamTruncated):
-        return
-    raise AssertionError("bytes that nobody sealed opened")
+    opens_nothing(SENT.response_opener(), octets)
 
 
 def answer(octets: bytes) -> None:

@@ -39,7 +39,8 @@ def clock(monkeypatch):
 
 
 def keys_of(*kems: str, overlap: int = OVERLAP) -> RequestKeys:
-    source = HostKeys(Channel(kems or ("x25519",), "host", DAY, overlap, 300))
+    channel = Channel(kems or ("x25519",), "host", DAY, overlap, 300)
+    source = HostKeys(channel, clock=lambda: keyring.time.time())  # the module's own, which a test may have replaced
     around = Surroundings((), bytes(32), bytes(32))
     return RequestKeys(ServedModel("m", "1.0", ARCHIVE), around, QuietAttester(), source, Allowance(1e6, 1e6))
 

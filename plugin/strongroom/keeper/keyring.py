@@ -107,7 +107,7 @@ class HostKeys:
 
     mode = "host"
 
-    def __init__(self, settings: Channel, *, clock: Callable[[], float] = lambda: time.time()) -> None:
+    def __init__(self, settings: Channel, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._keys = KeySet(tuple(KEMS[name] for name in settings.kems))
         self._rotation, self._overlap = settings.rotation, max(settings.overlap, BUNDLE_LIFETIME)

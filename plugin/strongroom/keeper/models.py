@@ -49,13 +49,11 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_AFTER_NO = 1.0, 30.0, 60.0
 REFUSALS = (ReleaseDenied, ResourceMissing, AttestationFailed)
-
-
 _failed = ModelUnavailable("holding it failed, and will be tried again")
 
 
 class HeldModel:
-    """A verified archive, its request keys, and its room while a key is held. Times in seconds.
+    """An admitted archive, its request keys, and its room while a key is held. Times in seconds.
 
     `idle` is after how long without a worker the room is closed, 0 for never. `openings` is what all models of
     a keeper share. `rooms` is the folder for rooms that are not memory files. `find` verifies the archive at its path:
