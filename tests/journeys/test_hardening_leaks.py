@@ -34,7 +34,7 @@ def test_after_every_death_there_is_no_canary_anywhere(ground, deaths):
             ground.talk()
     assert ground.search() == []
     searched = ground.hunt.searched
-    assert searched["files"] > 20
+    assert ground.unsearched() == set()
     assert searched["bytes of memory"] > 50 << 20
     assert searched["bytes of loopback traffic"] > 10_000
     assert searched["packets that went by unheard"] == 0

@@ -56,6 +56,7 @@ class Hunt:
     spared: tuple[Path, ...] = ()
     found: list[Found] = field(default_factory=list)
     searched: dict[str, int] = field(default_factory=dict)
+    paths: set[Path] = field(default_factory=set)  # the files that were searched
     began: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
@@ -143,6 +144,7 @@ class Hunt:
                 continue
             self._open(str(path), str(path), "bytes of files")
             self._count("files", 1)
+            self.paths.add(path)
             with contextlib.suppress(OSError):
                 for name in os.listxattr(path):
                     self.octets(os.fsencode(name) + b"\0" + os.getxattr(path, name), f"an attribute of {path}")
