@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from strongroom.channel import ohttp
 from strongroom.channel.fleet import model_secret
 from strongroom.channel.kem import KEMS, P256, X25519, XWING
-from strongroom.channel.keyset import KeyConfig, KeyList, KeySet
+from strongroom.channel.keylist import KeyConfig, KeyList
+from strongroom.channel.keyset import KeySet
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.errors import ConfigurationInvalid, KeyUnknown, MalformedInput
 from strongroom.keys import ArchiveDigest, ModelKey

@@ -11,7 +11,8 @@ from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.hpke import RecipientContext
 from strongroom.channel.kem import KEMS, P256, X25519, XWING
-from strongroom.channel.keyset import KeyConfig, KeySet
+from strongroom.channel.keylist import KeyConfig
+from strongroom.channel.keyset import KeySet
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.errors import EncapsulationInvalid, KeyUnknown, StreamTruncated
 

@@ -14,7 +14,8 @@ from strongroom.channel import chunked, ohttp
 from strongroom.channel.bundle import KeysRequest
 from strongroom.channel.hpke import RecipientContext
 from strongroom.channel.kem import X25519
-from strongroom.channel.keyset import KeyConfig, KeySet
+from strongroom.channel.keylist import KeyConfig
+from strongroom.channel.keyset import KeySet
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.channel.padding import Padding
 from strongroom.channel.problems import Problem

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from strongroom.channel.bhttp import Limits, Request, Response
 from strongroom.channel.bundle import AdmittedArchive, ServedModel
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.ohttp import Form
 from strongroom.errors import StrongroomError
 from strongroom.evidence.simulated import SimulatedReport

@@ -7,7 +7,7 @@ import hashlib
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from strongroom.broker.epochs import EPOCH_S, EpochSeed
 from strongroom.channel import ohttp
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.errors import BrokerUnreachable, ResourceMissing
 from strongroom.keeper.fleet import FleetKeys

@@ -23,7 +23,7 @@ from strongroom.broker.admin import AdminKey
 from strongroom.channel import ohttp
 from strongroom.channel.bhttp import Request
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.ohttp import Form
 from strongroom.client.adapter import SealedAdapter
 from strongroom.demo.stage import Stage, run

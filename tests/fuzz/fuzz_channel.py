@@ -20,7 +20,8 @@ with atheris.instrument_imports(include=["strongroom.channel", "strongroom.clien
     from strongroom.channel.bundle import KeyBundle, KeysRequest
     from strongroom.channel.hpke import RecipientContext
     from strongroom.channel.kem import X25519
-    from strongroom.channel.keyset import KeyList, KeySet
+    from strongroom.channel.keylist import KeyList
+    from strongroom.channel.keyset import KeySet
     from strongroom.channel.ohttp import Form, RequestHead
     from strongroom.channel.problems import Problem
     from strongroom.client.endpoint import Endpoint

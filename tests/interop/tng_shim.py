@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import requests
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
 from strongroom.channel.kem import X25519
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 
 
 class TngShim:

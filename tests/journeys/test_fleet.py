@@ -26,7 +26,7 @@ from strongroom.broker.serve import running
 from strongroom.channel import ohttp
 from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.client.adapter import SealedAdapter
 from strongroom.demo.stage import Stage, run
 from strongroom.errors import RequestRefused, ServerRefused

@@ -16,7 +16,7 @@ from doubles.houses import MOST
 from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.ohttp import Form
 from strongroom.channel.problems import Problem
 from strongroom.client.grpc_inference import SealedInference

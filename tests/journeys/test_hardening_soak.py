@@ -25,7 +25,7 @@ from doubles.models import plain_archive
 from strongroom.channel import ohttp
 from strongroom.channel.bhttp import Request
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.client.adapter import SealedAdapter
 from strongroom.demo.stage import Stage
 from strongroom.errors import StrongroomError

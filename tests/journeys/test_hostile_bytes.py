@@ -15,7 +15,7 @@ from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
 from strongroom.channel.kem import X25519, XWING
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.ohttp import Form
 from strongroom.channel.problems import OHTTP_KEY
 from strongroom.channel.varint import MAX_VARINT, varint

@@ -11,7 +11,7 @@ from doubles.serving import start_torchserve
 from strongroom.channel import ohttp
 from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.client.adapter import SealedAdapter
 from strongroom.errors import ServerRefused
 

@@ -10,7 +10,7 @@ import requests
 from strongroom.channel import ohttp
 from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.client.exchange import SEQUENCE_ID, _shown
 
 pytestmark = pytest.mark.journey

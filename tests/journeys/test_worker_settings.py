@@ -14,7 +14,7 @@ from doubles.houses import archives, sealed_stage, session_for
 from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import MessageReader, Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.client.grpc_inference import SealedInference
 from strongroom.errors import StreamTruncated
 

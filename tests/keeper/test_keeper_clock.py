@@ -10,7 +10,7 @@ from strongroom.channel import ohttp
 from strongroom.channel.bhttp import Request
 from strongroom.channel.bundle import KeyBundle
 from strongroom.channel.kem import X25519
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.errors import DateRefused, KeyUnknown, ReplayRefused
 

@@ -22,7 +22,7 @@ from strongroom.broker.statement import KeeperStatement
 from strongroom.channel import ohttp
 from strongroom.channel.bundle import KeyBundle, ServedModel
 from strongroom.channel.kem import X25519
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.errors import DateRefused, ModelUnavailable, ReplayRefused
 from strongroom.keeper import fleet

@@ -8,7 +8,7 @@ from strongroom.channel import ohttp
 from strongroom.channel.bundle import KeyBundle, ServedModel
 from strongroom.channel.hpke import RecipientContext
 from strongroom.channel.kem import P256, X25519
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.errors import KeyUnknown, ReplayRefused
 from strongroom.keeper import keyring

@@ -17,7 +17,7 @@ from strongroom.channel.bhttp import Request
 from strongroom.channel.bundle import AdmittedArchive, KeyBundle, ServedModel
 from strongroom.channel.hpke import RecipientContext
 from strongroom.channel.kem import X25519, XWING
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.ohttp import RequestHead
 from strongroom.errors import (
     BrokerUnreachable,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from cryptography.exceptions import InvalidTag
 
 from strongroom.channel.hpke import NONCE_SIZE, TAG_SIZE, RecipientContext, SenderContext
-from strongroom.channel.keyset import KeyConfig
+from strongroom.channel.keylist import KeyConfig
 from strongroom.channel.ohttp import Form, ResponseKey, begin, response_nonce
 from strongroom.channel.varint import read_varint, varint
 from strongroom.errors import EncapsulationInvalid, StreamTruncated

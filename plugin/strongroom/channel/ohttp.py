@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidTag
 
 from strongroom.channel.hpke import NONCE_SIZE, TAG_SIZE, RecipientContext, SenderContext, Suite, suite_of
 from strongroom.channel.kem import KEMS, KemPublicKey, expand, extract
-from strongroom.channel.keyset import KeyConfig
+from strongroom.channel.keylist import KeyConfig
 from strongroom.errors import EncapsulationInvalid, KeyUnknown
 
 HEAD_SIZE = 7

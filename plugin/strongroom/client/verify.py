@@ -16,7 +16,7 @@ from typing import Any
 
 from strongroom.channel.bundle import BundleParts, KeyBundle
 from strongroom.channel.kem import KEMS, XWING
-from strongroom.channel.keyset import KeyConfig, KeyList, Pair
+from strongroom.channel.keylist import KeyConfig, KeyList, Pair
 from strongroom.client.endpoint import Endpoint
 from strongroom.errors import (
     CollateralUnavailable,

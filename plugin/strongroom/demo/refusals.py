@@ -17,7 +17,7 @@ from strongroom.attest.simulated import SimulatedAttester
 from strongroom.channel import ohttp
 from strongroom.channel.bhttp import Request
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
-from strongroom.channel.keyset import KeyList
+from strongroom.channel.keylist import KeyList
 from strongroom.channel.problems import SEEN_BEFORE
 from strongroom.demo.digits import Trained
 from strongroom.demo.stage import Stage

@@ -42,8 +42,9 @@ from strongroom.keeper.sources import ModelKeySource, origin
 from strongroom.keys import ArchiveDigest, AuthorId
 from strongroom.launch.admission import Admitted, Gate
 from strongroom.launch.config import BROKER, Channel, Configuration
-from strongroom.launch.hardening import harden, hardening_words, lock_memory
+from strongroom.launch.hardening import harden, lock_memory
 from strongroom.launch.measured import trust_roots
+from strongroom.launch.words import hardening_words
 from strongroom.plugins import Plugins
 
 _log = logging.getLogger(__name__)

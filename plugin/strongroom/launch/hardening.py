@@ -16,17 +16,12 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from strongroom.errors import KeeperRefused, LaunchRefused
 from strongroom.launch.landlock import confine_writes
-from strongroom.launch.landlock import version as landlock_version
 from strongroom.launch.seccomp import PR_SET_NO_NEW_PRIVS, confine
 from strongroom.launch.supervisor import PR_SET_DUMPABLE, prctl
 from strongroom.launch.user import User
-
-if TYPE_CHECKING:
-    from strongroom.launch.config import Worker
 
 PR_GET_DUMPABLE = 3
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
@@ -144,30 +139,6 @@ def report() -> tuple[Finding, ...]:
         Finding("swap", not swaps(), ", ".join(swaps()) or "off"),
         Finding("locked memory", status.get("VmLck", "0 kB") != "0 kB", status.get("VmLck", "unknown")),
     )
-
-
-WORDS = {
-    "dumpable": "not-dumpable",
-    "core files": "no-core-files",
-    "no new rights": "no-new-rights",
-    "swap": "swap-off",
-    "locked memory": "memory-locked",
-}
-"""Finding about the keeper → the word for it in evidence (docs/keeper.md, hardening)."""
-
-
-def hardening_words(worker: Worker, *, own_user: bool) -> tuple[str, ...]:
-    """What holds for this process, and what its workers are held to, as words for the evidence.
-
-    Said by software about itself: as true as the measured image.
-    """
-    words = {WORDS[each.what] for each in report() if each.ok and each.what in WORDS}
-    words.add("workers-confined")  # `check_hardened` refuses others
-    words |= {"workers-no-network"} if worker.network == "deny" else set()
-    words |= {"workers-no-disk"} if worker.disk == "deny" and landlock_version() else set()
-    words |= {"workers-no-output"} if worker.output == "drop" else set()
-    words |= {"workers-own-user"} if own_user else set()
-    return tuple(sorted(words))
 
 
 def swaps(table: Path = Path("/proc/swaps")) -> list[str]:

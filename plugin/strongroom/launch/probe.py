@@ -20,6 +20,7 @@ from typing import Any
 
 from strongroom.launch import hardening
 from strongroom.launch.landlock import version as landlock_version
+from strongroom.launch.words import WORDS
 
 PTRACE_ATTACH = 16
 SECONDS = 30.0
@@ -60,7 +61,7 @@ def look() -> list[hardening.Finding]:
 def _keeper() -> None:
     hardening.harden()
     hardening.lock_memory()
-    _say([("keeper", each) for each in hardening.report() if each.what in hardening.WORDS and each.what != "swap"])
+    _say([("keeper", each) for each in hardening.report() if each.what in WORDS and each.what != "swap"])
     sys.stdin.read()
 
 
