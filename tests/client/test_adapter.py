@@ -106,7 +106,9 @@ def test_methods_and_empty_bodies_travel_inside(server, policy):
 
 
 @pytest.mark.parametrize(
-    "body", [b"bytes", "text", io.BytesIO(b"a file"), (b"pie", b"ces"), {"form": "field"}, None], ids=repr
+    "body",
+    [b"bytes", "text", io.BytesIO(b"a file"), (b"pie", b"ces"), {"form": "field"}, None],
+    ids=["bytes", "text", "file", "pieces", "form", "none"],
 )
 def test_every_kind_of_body_that_requests_takes_arrives(server, policy, body):
     expected = {"text": b"text", "form": b"form=field"}
