@@ -1,8 +1,10 @@
 # The two commands a newcomer needs are `make demo` and `make test`.
-# PIP_ARGS chooses where packages come from, a CPU wheel of torch for example.
+# PIP_ARGS chooses where packages come from, a CPU wheel of torch for example. JOBS is how many tests run at once;
+# those that look at the whole machine run by themselves afterwards.
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary $(PIP_ARGS) -c constraints.txt
@@ -24,7 +26,8 @@ demo: $(INSTALLED)
 	$(BIN)/strongroom demo $(DEMO_ARGS)
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m 'not long and not gpu' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not long and not gpu and not alone' -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not long and not gpu and alone' $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

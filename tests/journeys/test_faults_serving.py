@@ -26,6 +26,7 @@ from strongroom.errors import KeeperUnavailable
 
 pytestmark = [
     pytest.mark.journey,
+    pytest.mark.alone,
     pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED LOUDLY: the hunt needs root to look everywhere"),
 ]
 

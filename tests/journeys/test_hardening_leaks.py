@@ -11,6 +11,7 @@ from leaks.hunt import Hunt, may_watch
 
 pytestmark = [
     pytest.mark.journey,
+    pytest.mark.alone,
     pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED LOUDLY: the hunt needs root to look everywhere"),
 ]
 

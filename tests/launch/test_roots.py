@@ -184,6 +184,7 @@ def test_the_keeper_is_given_the_text_for_the_broker(host):
     assert Charge.parse(launch.keeper.stdin).init_data == host.data.text
 
 
+@pytest.mark.alone
 def test_a_host_that_swaps_the_file_is_refused_before_anything_is_written(host):
     host = host("snp")
     good = host.data.field("snp")

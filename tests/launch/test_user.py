@@ -6,6 +6,7 @@ import os
 import pwd
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,13 +37,18 @@ def test_only_root_can_become_somebody_else(monkeypatch):
         User.named("nobody")
 
 
+def open_the_way(folder: Path) -> None:
+    """Everybody may pass to `folder`; pytest makes its folders for their owner alone, one more for each process."""
+    while folder != Path(tempfile.gettempdir()):
+        folder.chmod(0o711)
+        folder = folder.parent
+
+
 def outcome(tmp_path, program: str, user: User | None) -> str:
     """What a child said that was confined as the server is."""
     (tmp_path / "out").write_text("")
     (tmp_path / "out").chmod(0o666)
-    tmp_path.chmod(0o711)
-    for each in tmp_path.parents[:2]:
-        each.chmod(0o711)
+    open_the_way(tmp_path)
     command = ["/bin/sh", "-c", f"{{ {program}; }} > {tmp_path}/out 2>&1"]
     child = Child("it", command, {"PATH": "/usr/bin:/bin"}, Path("/"), confine=lambda: confine_server(user, ()))
     child.start()
@@ -103,8 +109,7 @@ def test_what_the_user_cannot_reach_is_refused_before_anything_starts(tmp_path):
     for folder in (private, shared):
         folder.mkdir()
         (folder / "file").write_text("x")
-    for each in (tmp_path, *tmp_path.parents[:2]):
-        each.chmod(0o711)
+    open_the_way(tmp_path)
     private.chmod(0o700)
     user = User.named("nobody")
     user.check([shared / "file"])

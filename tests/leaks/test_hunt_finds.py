@@ -25,6 +25,8 @@ from leaks import places
 from leaks.hunt import Hunt, all_processes, canary, may_watch
 from leaks.needles import encodings
 
+pytestmark = pytest.mark.alone
+
 KEY = secrets.token_bytes(32)
 
 
