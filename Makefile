@@ -26,7 +26,7 @@ demo: $(INSTALLED)
 	$(BIN)/strongroom demo $(DEMO_ARGS)
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m 'not long and not gpu and not alone' -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not long and not gpu and not alone' -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m 'not long and not gpu and alone' $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
