@@ -36,7 +36,7 @@ lint: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	$(PIP) -e '.[fuzz]'
-	$(BIN)/python -m pytest -m 'long and not gpu' --timeout 7200 $(PYTEST_ARGS)
+	STRONGROOM_SOAK=100000 $(BIN)/python -m pytest -m 'long and not gpu' --timeout 7200 $(PYTEST_ARGS)
 
 # On a machine with a CUDA device, with a build of torch that knows it (PIP_ARGS).
 test-gpu: $(INSTALLED)
