@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from strongroom.adapters.torchserve.routes import route_of
@@ -127,3 +128,56 @@ def test_an_invocations_query_becomes_parameters():
 )
 def test_a_path_that_torchserve_has_not_names_nothing(path):
     assert route_of(path) is None
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+def test_a_form_in_raw_utf8_is_read_as_the_frontend_reads_it():
+    assert row("text=grüße&文=1".encode(), FORM)[0] == {"text": bytearray("grüße".encode()), "文": bytearray(b"1")}
+
+
+def test_a_form_ends_at_the_end_of_its_line():
+    assert row(b"a=1\r\n", FORM)[0] == row(b"a=1\nb=2", FORM)[0] == {"a": bytearray(b"1")}
+
+
+def test_a_cut_escape_in_a_form_is_refused():
+    with pytest.raises(MessageInvalid, match="escape"):
+        row(b"a=%zz", FORM)
+
+
+@pytest.mark.parametrize("name", ["ä", "文件", "plain"])
+def test_names_in_any_script_arrive_in_a_multipart_form(name):
+    files = {name: ("文件.png", b"data", "image/png"), f"{name}2": ("grün.json", b"[1]", "application/json")}
+    prepared = requests.Request("POST", "http://h/", files=files).prepare()
+    seen, headers = row(prepared.body, prepared.headers["content-type"])
+    assert seen == {name: bytearray(b"data"), f"{name}2": [1]}
+    assert headers[name] == {"content-type": "image/png"}
+
+
+def test_a_multipart_type_without_a_boundary_is_a_body_like_any_other():
+    assert row(b"x", "multipart/form-data")[0] == {"body": bytearray(b"x")}
+
+
+def test_json_that_is_nested_too_deep_arrives_as_bytes():
+    deep = b"[" * 100_000
+    assert row(deep, "application/json")[0] == {"body": bytearray(deep)}
+
+
+@given(
+    st.text(st.characters(codec="latin-1"), max_size=40),
+    st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=60),
+    st.binary(max_size=80),
+)
+def test_no_header_of_a_request_or_a_part_raises_anything_else(kind, disposition, value):
+    part = b"--B\r\nContent-Disposition: " + disposition.encode("latin-1") + b"\r\n\r\n" + value + b"\r\n--B--\r\n"
+    with contextlib.suppress(MessageInvalid):
+        row(part, "multipart/form-data; boundary=B")
+    with contextlib.suppress(MessageInvalid):
+        row(value, "multipart/form-data; " + kind)
+
+
+def test_what_the_parser_of_forms_thinks_of_a_body_is_in_no_log(caplog):
+    with contextlib.suppress(MessageInvalid):
+        row(b"--B\r\nsecret secret\r\n\r\nx\r\n--B--\r\n", "multipart/form-data; boundary=B")
+    assert caplog.records == []

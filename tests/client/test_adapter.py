@@ -80,21 +80,27 @@ def test_the_host_sees_neither_path_query_headers_nor_body(server, policy):
 
 
 @pytest.mark.parametrize(
-    ("path", "outer"),
+    ("path", "outer", "inside"),
     [
-        ("/predictions/digits", "/predictions/digits"),
-        ("/predictions/digits/1.0", "/predictions/digits/1.0"),
-        ("/explanations/digits", "/predictions/digits"),
-        ("/v1/models/digits:predict", "/predictions/digits"),
-        ("/v2/models/digits/infer", "/predictions/digits"),
-        ("/v2/models/digits/versions/1.0/infer", "/predictions/digits/1.0"),
-        ("/invocations?model_name=digits", "/predictions/digits"),
-        ("/mapped", "/predictions/digits"),
+        ("/predictions/digits", "/predictions/digits", ""),
+        ("/predictions/digits/1.0", "/predictions/digits/1.0", ""),
+        ("/explanations/digits", "/predictions/digits", ""),
+        ("/v1/models/digits:predict", "/predictions/digits", ""),
+        ("/v2/models/digits/infer", "/predictions/digits", ""),
+        ("/invocations?model_name=digits", "/predictions/digits", ""),
+        ("/mapped?top=3", "/predictions/digits", "/predictions/digits?top=3"),
+        ("/predictions/alias", "/predictions/digits", "/predictions/digits"),
+        ("/invocations", "/predictions/digits", "/invocations?model_name=digits"),
+        ("/invocations?top=3", "/predictions/digits", "/invocations?top=3&model_name=digits"),
     ],
 )
-def test_every_way_to_a_model_leads_to_its_prediction_path(server, policy, path, outer):
-    session = session_for(server, policy, models={"/mapped": "digits"})
-    assert session.post(server.origin + path, data=b"x").headers["x-path"] == path
+def test_every_way_to_a_model_leads_to_its_prediction_path(server, policy, path, outer, inside):
+    names = dict.fromkeys(("/mapped", "/predictions/alias", "/invocations"), "digits")
+    if "model_name" in path:
+        del names["/invocations"]
+    answer = session_for(server, policy, models=names).post(server.origin + path, data=b"x")
+    assert answer.status_code == 200
+    assert answer.headers["x-path"] == (inside or path)
     assert server.seen[-1][1] == outer
 
 
@@ -145,6 +151,45 @@ def test_a_compressed_answer_is_decompressed_as_requests_does(policy):
     packed = gzip.compress(b"long answer" * 50)
     with SealedServer(model=lambda request: Response(200, (("content-encoding", "gzip"),), packed)) as server:
         assert session_for(server, policy).post(server.url, data=b"x").content == b"long answer" * 50
+
+
+def answering(headers, content):
+    return SealedServer(model=lambda request: Response(200, headers, content))
+
+
+def test_all_members_of_a_compressed_answer_are_decompressed(policy):
+    with answering((("content-encoding", "gzip"),), gzip.compress(b"one") + gzip.compress(b"two")) as server:
+        assert session_for(server, policy).post(server.url, data=b"x").content == b"onetwo"
+
+
+def test_an_answer_that_is_not_in_the_encoding_it_names_is_requests_own_error(policy):
+    with (
+        answering((("content-encoding", "gzip"),), b"not packed") as server,
+        pytest.raises(requests.exceptions.ContentDecodingError),
+    ):
+        session_for(server, policy).post(server.url, data=b"x")
+
+
+def test_what_was_read_from_the_raw_answer_leaves_the_rest_to_be_read(policy):
+    with answering((), b"hello world") as server:
+        answer = session_for(server, policy).post(server.url, data=b"x", stream=True)
+        assert answer.raw.read(5) == b"hello"
+        assert answer.content == b" world"
+
+
+def test_a_header_value_with_white_space_around_it_is_sent_without(server, policy):
+    session_for(server, policy).post(server.url, data=b"x", headers={"X-A": "b \t"})
+    assert server.opened[0].header("x-a") == "b"
+
+
+@pytest.mark.parametrize("target", ["/predictions/digits?a=1", "/invocations?model_name=digits"])
+def test_a_path_that_a_gateway_put_in_front_is_not_shown_to_the_model(server, policy, target):
+    outside = []
+    seen = server.answer
+    server.answer = lambda path, *rest: outside.append(path) or seen(path.removeprefix("/gw"), *rest)
+    answer = session_for(server, policy).post(f"{server.origin}/gw{target}", data=b"x")
+    assert (answer.status_code, answer.headers["x-path"]) == (200, target)
+    assert set(outside) == {"/gw/predictions/digits"}
 
 
 def test_a_token_goes_outside_and_inside(server, policy):

@@ -111,3 +111,16 @@ def test_an_asynchronous_stream_arrives_in_pieces_and_notices_a_cut(policy):
 
     with SealedServer(model=lambda request: Stream(200, (), iter([b"one", b"two"]))) as server:
         assert asyncio.run(ask(server)) == [b"one", b"two"]
+
+
+def test_an_asynchronous_transport_serves_one_event_loop_after_another(policy):
+    async def ask(server, transport):
+        client = httpx.AsyncClient(mounts={server.origin: transport})
+        return [answer.status_code for answer in await asyncio.gather(*(client.post(server.url) for _ in range(4)))]
+
+    with SealedServer() as server:
+        transport = AsyncSealedTransport(policy)
+        for _ in range(2):
+            transport._settings.exchanges.servers.__init__()
+            transport._transport = httpx.AsyncHTTPTransport()
+            assert asyncio.run(ask(server, transport)) == [200] * 4

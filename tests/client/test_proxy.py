@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import socket
 import subprocess
 import threading
 from urllib.parse import urlsplit
@@ -196,3 +197,114 @@ def test_a_port_that_is_taken_is_a_clear_refusal(adapter, behind):
         port = urlsplit(behind(server).url).port
         with pytest.raises(ConfigurationInvalid, match="cannot listen"):
             SealedProxy(server.origin, adapter, port=port)
+
+
+def spoken(proxy, octets: bytes) -> bytes:
+    """All that the proxy says to these octets, until it ends the connection."""
+    with socket.create_connection(("127.0.0.1", urlsplit(proxy.url).port), timeout=20) as connection:
+        connection.sendall(octets)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+HEAD = b"POST /predictions/digits HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_octets",
+    [
+        HEAD + b"Content-Length: 1000\r\n\r\nonly ten b",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nab",
+        HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n8\r\nab",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+        b"POST @127.0.0.1:9/predictions/digits HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /predictions/digits?\xe4 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=[
+        "short",
+        "two lengths",
+        "huge length",
+        "two ends",
+        "other coding",
+        "short chunk",
+        "long chunk",
+        "host",
+        "bytes",
+    ],
+)
+def test_a_request_that_is_not_whole_or_not_clear_is_a_400_and_is_not_passed_on(behind, request_octets):
+    with SealedServer() as server:
+        assert spoken(behind(server), request_octets).startswith(b"HTTP/1.1 400 ")
+        assert server.seen == []
+
+
+def test_a_host_that_cannot_be_read_is_refused(behind):
+    with SealedServer() as server:
+        head = b"GET /predictions/digits HTTP/1.1\r\nHost: [\r\n\r\n"
+        assert spoken(behind(server), head).startswith(b"HTTP/1.1 403 ")
+
+
+def test_a_whole_url_in_the_request_line_is_taken_for_its_path(behind):
+    with SealedServer() as server:
+        proxy = behind(server)
+        head = f"GET {proxy.url}/predictions/digits?a=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        assert spoken(proxy, head.encode()).startswith(b"HTTP/1.1 200 ")
+        assert server.opened[0].path == "/predictions/digits?a=1"
+
+
+def test_a_program_that_asks_before_it_sends_its_body_is_told_to_go_on(behind):
+    with SealedServer() as server:
+        address = ("127.0.0.1", urlsplit(behind(server).url).port)
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+            assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            connection.sendall(b"ab")
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-site", 403), ("none", 200), (None, 200)])
+def test_what_another_site_embeds_is_refused_though_it_names_no_origin(behind, site, status):
+    with SealedServer() as server:
+        url = behind(server, origins=["http://mine.example"]).url + "/predictions/digits"
+        assert requests.get(url, headers={"Sec-Fetch-Site": site} if site else {}).status_code == status
+        assert len(server.opened) == (status == 200)
+
+
+def test_a_path_in_front_of_the_server_is_used_once_and_is_not_shown_to_the_model(behind, adapter):
+    with SealedServer() as server:
+        outside = []
+        seen = server.answer
+        server.answer = lambda path, *rest: outside.append(path) or seen(path.removeprefix("/gw"), *rest)
+        proxy = SealedProxy(server.origin + "/gw/", adapter).start()
+        try:
+            assert requests.post(proxy.url + "/predictions/digits", data=b"x").status_code == 200
+        finally:
+            proxy.close()
+        assert set(outside) == {"/gw/predictions/digits"}
+        assert server.opened[0].path == "/predictions/digits"
+
+
+def test_it_listens_on_ipv6s_loopback_too(behind):
+    with SealedServer() as server:
+        assert requests.post(behind(server, host="::1").url + "/predictions/digits", data=b"x").content == b"x"
+
+
+def test_the_models_own_word_on_origins_does_not_stand_beside_the_proxys(behind):
+    open_to_all = Response(200, (("access-control-allow-origin", "*"),), b"")
+    with SealedServer(model=lambda request: open_to_all) as server:
+        url = behind(server, origins=["http://mine.example"]).url + "/predictions/digits"
+        answer = requests.post(url, headers={"Origin": "http://mine.example"})
+        assert answer.headers["access-control-allow-origin"] == "http://mine.example"
+
+
+def test_one_that_never_served_closes_at_once(adapter):
+    SealedProxy("http://host:8080", adapter).close()
+
+
+def test_no_path_of_a_program_is_in_the_log(behind, caplog):
+    with SealedServer() as server:
+        requests.get(behind(server).url + "/patients/smith")
+    assert caplog.records and "smith" not in caplog.text

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from strongroom.adapters.torchserve.routes import route_of
 from strongroom.channel import chunked, ohttp, problems
 from strongroom.channel.bhttp import Headers, Request, Response, ResponseWriter
 from strongroom.channel.bundle import (
@@ -205,7 +206,9 @@ class SealedServer:
             when = None if date is None else parsedate_to_datetime(date).timestamp()
             self.memory.settle(reservation, opened=opened, date=when, now=self.clock())
             self.opened.append(request)
-            answer = self.model(request)
+            route = route_of(request.path)  # as the real worker: the inner path has to name this model
+            mine = route is not None and route.model == self.name and route.version in (None, self.version)
+            answer = self.model(request) if mine else problems.WRONG_TARGET.response()
         except DateRefused as error:
             answer = problems.inner_problem(error).response((("date", formatdate(self.clock(), usegmt=True)),))
         except ChannelError as error:

@@ -123,3 +123,47 @@ def test_with_rerun_every_item_is_run_again_alone_once_and_only_the_bad_one_fail
     assert [each.status for each in answers] == [200, 500, 200]
     assert [answers[0].content, answers[2].content] == [b"a", b"c"]
     assert sizes == [3, 1, 1, 1]
+
+
+class Mute(Exception):
+    """An exception that cannot be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("secret")
+
+
+def test_an_exception_that_cannot_be_printed_is_an_error_like_any_other():
+    served = Served(raising(Mute()))
+    assert [(each.status, said(each)) for each in served.ask(b"one")] == [(500, "Prediction failed")]
+    [answer] = Served(raising(PredictionException(Mute(), 422))).ask(b"one")
+    assert (answer.status, said(answer)) == (422, "")
+
+
+def test_a_status_that_is_no_number_is_an_error_of_its_own_item_only():
+    def handler(data, context):
+        context.set_response_status("nope", idx=0)
+        return ["one", "two"]
+
+    assert [each.status for each in Served(handler).ask(b"one", b"two")] == [500, 200]
+
+
+def test_an_answer_that_raises_while_it_becomes_bytes_is_an_error_of_its_own_item_only():
+    class Strange(dict):
+        def items(self):
+            raise KeyError("secret")
+
+    answers = Served(lambda data, context: [Strange(a=1), "two"]).ask(b"one", b"two")
+    assert [each.status for each in answers] == [500, 200]
+    assert b"secret" not in answers[0].content
+
+
+def test_a_body_that_breaks_its_parser_is_refused_and_the_others_are_answered(monkeypatch):
+    def breaks(content, headers, route):
+        if content == b"one":
+            raise OverflowError("secret")
+        return {"body": bytearray(content)}, {}
+
+    monkeypatch.setattr("strongroom.adapters.torchserve.inner.row_of", breaks)
+    served = Served(lambda data, context: ["fine"] * len(data))
+    assert [each.status for each in served.ask(b"one", b"two")] == [400, 200]
+    assert [type(each) for each in served.reported] == [OverflowError]

@@ -11,7 +11,7 @@ from doubles.direct_link import DirectLink, request_keys
 from hypothesis import given
 from hypothesis import strategies as st
 from strongroom.channel import chunked, ohttp
-from strongroom.channel.bhttp import Limits, Request, Response
+from strongroom.channel.bhttp import Limits, Request, RequestHead, RequestWriter, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeysRequest
 from strongroom.channel.kem import X25519
 from strongroom.channel.padding import Padding
@@ -154,3 +154,25 @@ def test_dates_in_other_forms_are_read_or_count_as_none(written, read):
 def test_settings_that_are_not_settings_are_refused(answer):
     with pytest.raises(MalformedInput):
         Settings.parse(answer)
+
+
+def test_fields_that_belong_to_one_connection_are_not_shown_to_the_handler():
+    model, seen = Model(), []
+    model.handler = lambda requests, indices, stream: [seen.append(each) or Response(200) for each in requests]
+    config, pair = model.keys.source.present().keys.choose((X25519,))
+    headers = (("transfer-encoding", "chunked"), ("connection", "x-hop"), ("x-hop", "1"), ("x-mine", "2"))
+    message, _ = ohttp.encapsulate(config, pair, Request("POST", "http", "h", "/predictions/m", headers).serialise())
+    model.service.answer([Outer("message/ohttp-req", message)], lambda: model.handler)
+    assert seen[0].headers == (("x-mine", "2"),)
+
+
+def test_a_content_in_more_pieces_than_the_limit_is_a_413():
+    model = Model()
+    config, pair = model.keys.source.present().keys.choose((X25519,))
+    front = RequestWriter().start(RequestHead("POST", "http", "h", "/predictions/m"))
+    for pieces, status in ((Limits().pieces, 200), (Limits().pieces + 1, 413)):
+        inner = front + b"\x01a" * pieces + RequestWriter().finish()
+        message, opener = ohttp.encapsulate(config, pair, inner)
+        model.service._limits = Limits()
+        answer = model.service.answer([Outer("message/ohttp-req", message)], lambda: model.handler)[0]
+        assert Response.parse(opener.open(answer.body)).status == status

@@ -18,12 +18,17 @@ Octets = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a reader buffers at most: bytes of one field section, its lines, bytes of content, bytes of control data."""
+    """What a reader takes at most: bytes of one field section, its lines, bytes of content, bytes of control data.
+
+    `pieces` is how many content chunks a request of indeterminate length may have; of an answer there may be any
+    number, because a stream has one for each piece.
+    """
 
     section: int = 64 * 1024
     lines: int = 256
     content: int = 1 << 30
     control: int = 64 * 1024
+    pieces: int = 64 * 1024
 
 
 DEFAULT_LIMITS = Limits()
@@ -93,6 +98,7 @@ class MessageReader:
         self._section = 0  # bytes of the present section that were read line by line
         self._inside = 0  # bytes left of the present content chunk
         self._content = 0  # bytes of content so far
+        self._pieces = 0  # chunks of content so far
 
     @property
     def complete(self) -> bool:
@@ -248,6 +254,9 @@ class MessageReader:
             raise MessageInvalid(
                 f"a content of {self._content + size} bytes or more, the limit is {self._limits.content}", status=413
             )
+        self._pieces += 1 if size else 0
+        if self._pieces > self._limits.pieces and not self._response:
+            raise MessageInvalid(f"a content of more than {self._limits.pieces} pieces", status=413)
         self._at, self._inside = at, size
         self._state = _State.INSIDE if size else _State.TRAILERS
 

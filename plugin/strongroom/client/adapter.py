@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import threading
-import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from http.client import responses as reasons
 from pathlib import Path
@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import DecodeError, HTTPError
+from urllib3.response import HTTPResponse, _get_decoder
 
 from strongroom.channel.bhttp import Headers, Limits, Request
 from strongroom.channel.kem import XWING
@@ -158,7 +159,9 @@ def _inner(request: requests.PreparedRequest) -> Request:
     """The request that the program wrote, as the model will see it."""
     parts = urlsplit(str(request.url))
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    headers: Headers = tuple((_text(name).lower(), _text(value)) for name, value in request.headers.items())
+    headers: Headers = tuple(
+        (_text(name).lower(), _text(value).strip(" \t")) for name, value in request.headers.items()
+    )
     authority = parts.netloc.rpartition("@")[2]
     return Request(str(request.method), parts.scheme, authority, path, headers, _body(request.body))
 
@@ -256,14 +259,16 @@ class SealedBody(io.RawIOBase):
                 return
 
     def stream(self, amt: int | None = None, decode_content: bool | None = None) -> Iterator[bytes]:
-        """Pieces of at most `amt` bytes, each as soon as it is there."""
+        """Pieces of at most `amt` bytes, each as soon as it is there.
+
+        Raises `StreamTruncated`, and urllib3's `DecodeError` for what its content encoding cannot be undone of.
+        """
+        left, self._left = self._left, b""
+        pieces: Iterator[bytes] = itertools.chain([left] if left else (), self._pieces)
         decoder = _decoder(self.headers.get("content-encoding", "")) if decode_content else None
-        for piece in self._pieces:
-            octets = decoder.decompress(piece) if decoder else piece
+        for octets in _decoded(pieces, decoder) if decoder else pieces:
             for at in range(0, len(octets), amt or len(octets) or 1):
                 yield octets[at : at + (amt or len(octets))]
-        if decoder and (rest := decoder.flush()):
-            yield rest
 
     def readable(self) -> bool:
         """Always."""
@@ -302,9 +307,17 @@ class SealedBody(io.RawIOBase):
 
 
 def _decoder(encoding: str) -> Any:
-    """A decompressor for the content encodings that `requests` asks for by default, or None."""
-    return {
-        "gzip": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
-        "x-gzip": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
-        "deflate": zlib.decompressobj,
-    }.get(encoding.strip().lower(), lambda: None)()
+    """urllib3's decompressor for a Content-Encoding, which is what `requests` uses, or None where it has none."""
+    names = [name.strip() for name in encoding.lower().split(",")]
+    if any(name not in HTTPResponse.CONTENT_DECODERS for name in names):
+        return None
+    return _get_decoder(",".join(names))
+
+
+def _decoded(pieces: Iterator[bytes], decoder: Any) -> Iterator[bytes]:
+    try:
+        for piece in pieces:
+            yield decoder.decompress(piece)
+        yield decoder.flush()
+    except HTTPResponse.DECODER_ERROR_CLASSES as error:
+        raise DecodeError(f"the answer is not in the content encoding that it names: {type(error).__name__}") from error

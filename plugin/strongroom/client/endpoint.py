@@ -1,8 +1,8 @@
 """Which URLs lead to a model, and where the sealed request goes.
 
-The inner request keeps the URL that the program wrote. The outer one, and the question for the keys,
-go to the model's prediction path, so that one path is all that a gateway has to let through, and the
-host does not see which of the model's endpoints was meant.
+The inner request keeps the path that the program wrote, without what a gateway put in front of it. The outer one, and
+the question for the keys, go to the model's prediction path, so that one path is all that a gateway has to let
+through, and the host does not see which of the model's endpoints was meant.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from strongroom.errors import ServerUnsealed
 
 _PATHS = (
     re.compile(r"(?P<front>.*?)/(?:predictions|explanations)/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?(?:/.*)?"),
     re.compile(r"(?P<front>.*?)/v1/models/(?P<model>[^/:]+):(?:predict|explain)"),
-    re.compile(r"(?P<front>.*?)/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/(?:infer|explain)"),
+    re.compile(r"(?P<front>.*?)/v2/models/(?P<model>[^/]+)/(?:infer|explain)"),
     re.compile(r"(?P<front>.*?)/invocations"),
 )
 
@@ -74,6 +74,26 @@ class Endpoint:
         """Where sealed requests and keys requests are posted."""
         version = "" if self.version is None else "/" + quote(self.version, safe="")
         return f"{self.origin}{self.front}/predictions/{quote(self.model, safe='')}{version}"
+
+    def inside(self, target: str) -> str:
+        """The path and query that the model sees for a program's `target`: as under the server itself.
+
+        A path that only a gateway knows becomes the model's prediction path, or ``/invocations`` with the model's name.
+        """
+        path, mark, query = target.partition("?")
+        path = path.removeprefix(self.front)
+        for pattern in _PATHS[:-1]:
+            match = pattern.fullmatch(path)
+            if match and not match["front"] and unquote(match["model"]) == self.model:
+                return path + mark + query
+        if path == "/invocations":
+            named = "model_name" in parse_qs(query)
+            return (
+                path
+                + "?"
+                + (query if named else "&".join(filter(None, (query, urlencode({"model_name": self.model})))))
+            )
+        return self.url.removeprefix(self.origin + self.front) + mark + query
 
     def __str__(self) -> str:
         return self.url

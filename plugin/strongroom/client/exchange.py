@@ -228,6 +228,9 @@ class Exchanges:
         Raises `RequestRefused` for an answer that is not encapsulated, `StreamTruncated` for one that was cut,
         `EncapsulationInvalid` and `MessageInvalid` for one that was changed.
         """
+        path = server.endpoint.inside(request.path)
+        if path != request.path:
+            request = replace(request, path=path)
         answered = yield from self._attempt(server, request, stream)
         if isinstance(answered, _Refused):
             if not self.retry or answered.problem is None or answered.problem.type != OHTTP_KEY:

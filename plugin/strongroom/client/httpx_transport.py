@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -100,14 +101,15 @@ class SealedTransport(httpx.BaseTransport):
 
 
 class AsyncSealedTransport(httpx.AsyncBaseTransport):
-    """For `httpx.AsyncClient`; otherwise as `SealedTransport`."""
+    """For `httpx.AsyncClient` on asyncio; otherwise as `SealedTransport`."""
 
     def __init__(
         self, policy: Policy | Path | str, *, transport: httpx.AsyncBaseTransport | None = None, **settings: Any
     ) -> None:
         self._settings = _Settings(policy, **settings)
         self._transport = transport or httpx.AsyncHTTPTransport()
-        self._verifying: dict[Endpoint, asyncio.Lock] = {}
+        self._verifying: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Endpoint, asyncio.Lock]]
+        self._verifying = WeakKeyDictionary()  # a lock belongs to the loop on which somebody waited for it
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """What `httpx.AsyncClient` calls."""
@@ -118,7 +120,8 @@ class AsyncSealedTransport(httpx.AsyncBaseTransport):
         try:
             server = settings.known(endpoint)
             if server is None:
-                async with self._verifying.setdefault(endpoint, asyncio.Lock()):
+                locks = self._verifying.setdefault(asyncio.get_running_loop(), {})
+                async with locks.setdefault(endpoint, asyncio.Lock()):
                     server = await wire.drive(settings.exchanges.verified(endpoint, inner.headers))
             answered = await wire.drive(settings.exchanges.exchange(server, inner, stream=True))
             return _response(answered, _AsyncBody(answered, wire))
@@ -133,7 +136,7 @@ class AsyncSealedTransport(httpx.AsyncBaseTransport):
 
 def _inner(request: httpx.Request, content: bytes) -> Request:
     headers: Headers = tuple(
-        (name.decode("latin-1").lower(), value.decode("latin-1"))
+        (name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t"))
         for name, value in request.headers.raw
         if name.lower() != b"host"
     )

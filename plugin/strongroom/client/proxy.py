@@ -5,8 +5,8 @@ knows nothing of encryption. Answers stream through as they come; one that is cu
 well, without the end that HTTP would give it.
 
 Between program and proxy there is plaintext, so it listens on loopback only. A web page of a stranger
-must not use it: requests with an `Origin` that was not allowed, or with a `Host` that is not loopback
-(DNS rebinding), are refused.
+must not use it: requests with an `Origin` that was not allowed, with a `Host` that is not loopback (DNS
+rebinding), or of which a browser says that another site made them (an image, a script), are refused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,7 +37,8 @@ from strongroom.errors import (
 
 _log = logging.getLogger(__name__)
 BODY_LIMIT = 1 << 30
-_NAMES = ("localhost", "127.0.0.1", "::1")
+_OWN_SITE = (None, "none", "same-origin")
+"""What browsers say in Sec-Fetch-Site of what the user or the proxy's own pages asked for; programs say nothing."""
 
 
 class SealedProxy:
@@ -65,20 +67,23 @@ class SealedProxy:
                 hint="programs talk plaintext to it, so it stays on 127.0.0.1 or ::1; start one on each machine",
             )
         handler = type("Handler", (_Handler,), {"proxy": self})
-        self.base = base.rstrip("/")
         self.authority = parts.netloc.rpartition("@")[2]
         self.scheme = parts.scheme
+        self.origin = f"{parts.scheme}://{self.authority}"
+        self.front = parts.path.rstrip("/")
         self.adapter = adapter
         self.origins = frozenset(origins)
         self.arguments = arguments
+        listener = type("Listener", (ThreadingHTTPServer,), {"address_family": _family(host)})
         try:
-            self._server = ThreadingHTTPServer((host, port), handler)
+            self._server: ThreadingHTTPServer = listener((host, port), handler)
         except OSError as error:
             raise ConfigurationInvalid(
                 f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port, or 0 for a free one"
             ) from error
         self._server.daemon_threads = True
         self._host = host
+        self._serving = False
 
     @property
     def url(self) -> str:
@@ -88,16 +93,19 @@ class SealedProxy:
 
     def run(self) -> None:
         """Serve until `close`."""
+        self._serving = True
         self._server.serve_forever(poll_interval=0.1)
 
     def start(self) -> SealedProxy:
         """Serve in a thread of its own."""
+        self._serving = True
         threading.Thread(target=self.run, daemon=True).start()
         return self
 
     def close(self) -> None:
         """Stop; requests under way end with their connections."""
-        self._server.shutdown()
+        if self._serving:  # `shutdown` waits for an end, which what never began does not have
+            self._server.shutdown()
         self._server.server_close()
 
 
@@ -106,6 +114,10 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,24 +141,31 @@ class _Handler(BaseHTTPRequestHandler):
             return
         proxy = self.proxy
         try:
-            answered, wire = proxy.adapter.exchange(request, proxy.base + request.path, stream=True, **proxy.arguments)
+            url = proxy.origin + request.path
+            answered, wire = proxy.adapter.exchange(request, url, stream=True, **proxy.arguments)
         except StrongroomError as error:
             self._problem(_status(error), error)
         except requests.Timeout as error:
-            self._problem(504, _plain(error, proxy.base))
+            self._problem(504, _plain(error, proxy.origin))
         except requests.RequestException as error:
-            self._problem(502, _plain(error, proxy.base))
+            self._problem(502, _plain(error, proxy.origin))
         else:
             body = SealedBody(answered, wire, {})
-            headers = tuple(
-                line
-                for line in end_to_end(answered.head.headers)
-                if line[0] not in ("content-length", "date", "server")
-            )
+            dropped = {"content-length", "date", "server"}
+            dropped |= {"access-control-allow-origin"} if self.headers.get("origin") else set()  # ours is the one
+            headers = tuple(line for line in end_to_end(answered.head.headers) if line[0] not in dropped)
             with body:
                 self._relay(answered.head.status, headers, body.stream(), whole=answered.stream is None)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _serve  # noqa: N815 -- http.server names them
+
+    def handle_expect_100(self) -> bool:
+        """Ask for the body at once, of who may send one; what waits in the buffer would be waited for."""
+        if not self._allowed():
+            return False
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
 
     def do_OPTIONS(self) -> None:
         """A browser's preflight, where its origin is allowed; else an ordinary request."""
@@ -161,11 +180,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
 
     def _allowed(self) -> bool:
-        named = urlsplit(f"//{self.headers.get('host', '')}").hostname
-        origin = self.headers.get("origin")
-        if named in _NAMES and (origin is None or origin in self.proxy.origins):
+        try:
+            named = urlsplit(f"//{self.headers.get('host', '')}").hostname or ""
+        except ValueError:
+            named = ""
+        origin, site = self.headers.get("origin"), self.headers.get("sec-fetch-site")
+        if _is_loopback(named) and (origin in self.proxy.origins if origin else site in _OWN_SITE):
             return True
-        what = f"the web origin {origin}" if named in _NAMES else f"the host name {named}"
+        what = f"the web origin {origin or '(another site)'}" if _is_loopback(named) else f"the host name {named!r}"
         self._problem(
             403,
             ConfigurationInvalid(f"{what} may not use this proxy", hint="allow a web origin of your own with --origin"),
@@ -183,16 +205,37 @@ class _Handler(BaseHTTPRequestHandler):
         if content or self.command in ("POST", "PUT", "PATCH"):
             headers = (*headers, ("content-length", str(len(content))))
         proxy = self.proxy
-        front = urlsplit(proxy.base).path
-        return Request(self.command, proxy.scheme, proxy.authority, front + self.path, headers, content)
+        return Request(self.command, proxy.scheme, proxy.authority, proxy.front + self._target(), headers, content)
+
+    def _target(self) -> str:
+        """Path and query of the request line, which may name a whole URL (RFC 9112 section 3.2.2)."""
+        target = self.path
+        if not (target.isascii() and target.isprintable()):
+            raise MalformedInput("a request target with characters that have to be escaped")
+        if target.lower().startswith(("http://", "https://")):
+            _, _, rest = target.partition("://")
+            at = min((rest.find(each) for each in "/?" if each in rest), default=len(rest))
+            target = rest[at:] if rest[at : at + 1] == "/" else "/" + rest[at:]
+        if not target.startswith("/"):
+            raise MalformedInput("a request target that is no path")
+        return target
 
     def _content(self) -> bytes:
-        if "chunked" in self.headers.get("transfer-encoding", "").lower():
+        lengths = set(self.headers.get_all("content-length", []))
+        if "transfer-encoding" in self.headers:
+            if lengths or self.headers["transfer-encoding"].strip().lower() != "chunked":
+                raise MalformedInput("a body whose end is not said in one way: chunked, or a Content-Length")
             return b"".join(self._chunks())
-        length = self.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > BODY_LIMIT:
-            raise MalformedInput(f"a Content-Length that is not a number up to {BODY_LIMIT}")
-        return self.rfile.read(int(length))
+        length = lengths.pop() if lengths else "0"
+        if lengths or not (length.isascii() and length.isdecimal()) or len(length) > 10 or int(length) > BODY_LIMIT:
+            raise MalformedInput(f"a Content-Length that is not one number up to {BODY_LIMIT}")
+        return self._exactly(int(length))
+
+    def _exactly(self, size: int) -> bytes:
+        octets = self.rfile.read(size)
+        if len(octets) < size:
+            raise MalformedInput("the connection ended inside the body")
+        return octets
 
     def _chunks(self) -> Iterator[bytes]:
         """The body in HTTP/1.1 chunks (RFC 9112 section 7.1), trailers read and dropped."""
@@ -210,8 +253,9 @@ class _Handler(BaseHTTPRequestHandler):
                 while self.rfile.readline(8192).strip():
                     pass
                 return
-            yield self.rfile.read(size)
-            self.rfile.readline(8)
+            yield self._exactly(size)
+            if self._exactly(2) != b"\r\n":
+                raise MalformedInput("a chunk that is longer than its size says")
 
     def _cors(self) -> None:
         if origin := self.headers.get("origin"):
@@ -241,13 +285,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
             self.wfile.write(b"0\r\n\r\n")
         except StrongroomError as error:
-            _log.warning("a stream was cut: %s", error)
+            _log.warning("a stream was cut: %s", type(error).__name__)
             self.close_connection = True  # no last chunk: the program sees that its answer is not whole
         except OSError:
             self.close_connection = True  # the program went away
 
     def _problem(self, status: int, error: StrongroomError) -> None:
-        _log.warning("%d %s: %s", status, type(error).__name__, error)
+        _log.warning("%d %s", status, type(error).__name__)  # the text may name a path, and the program has it
         document = {"type": "about:blank", "title": type(error).__name__, "status": status, "detail": str(error)}
         body = json.dumps(document | {"hint": error.hint}).encode()
         self.send_response(status)

@@ -16,12 +16,13 @@ import email.utils
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from strongroom.channel import chunked, ohttp, problems
 from strongroom.channel.bhttp import Limits, Request, Response
 from strongroom.channel.bundle import BUNDLE_TYPE, KEYS_REQUEST_TYPE, KeysRequest
+from strongroom.channel.fields import end_to_end
 from strongroom.channel.hpke import RecipientContext
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.channel.padding import NO_PADDING, Padding
@@ -222,6 +223,9 @@ class SealedService:
         except MessageInvalid as error:
             exchange.refusal = problems.inner_problem(error).response()
             return
+        kept = end_to_end(exchange.request.headers)
+        if len(kept) != len(exchange.request.headers):
+            exchange.request = replace(exchange.request, headers=kept)
         if exchange.request.header("expect") is not None:
             exchange.refusal = problems.NO_EXPECT.response()
 

@@ -105,7 +105,9 @@ class InnerService:
             return problems.WRONG_TARGET.response()
         try:
             return row_of(request.content, request.headers, route)
-        except MessageInvalid:
+        except Exception as error:  # whatever a client's bytes do to a parser is that client's alone
+            if not isinstance(error, MessageInvalid):
+                self._report(error)
             return refusal(400, "BadRequestException", "The body inside the sealed request cannot be read")
 
     def _is_mine(self, route: Route) -> bool:
@@ -148,11 +150,11 @@ class InnerService:
     def _response(self, context: Any, n: int, answer: Any, place: int, stream: BatchStream) -> Response:
         try:
             content = answer_bytes(answer)
-        except (TypeError, ValueError) as error:
+            status, headers = response_head(context, n)
+        except Exception as error:  # objects of the user's own may raise anything while they are turned into bytes
             self._report(error)
             stream.fail([place])
             return refusal(500, INTERNAL, "Unsupported model output data type.")
-        status, headers = response_head(context, n)
         return Response(status, headers, content)
 
 
@@ -168,14 +170,21 @@ def _failure(error: Exception, *, alone: bool) -> Response:
     """
     from ts.utils.util import PredictionException
 
-    if isinstance(error, MemoryError) or "CUDA" in str(error):
+    if isinstance(error, MemoryError) or "CUDA" in _text(error):
         return refusal(507, "InsufficientStorageException", "Out of resources")
     if isinstance(error, InvalidAnswer):
         return refusal(500, INTERNAL, "Invalid model predict output")
     if isinstance(error, PredictionException):
         status = error.error_code if isinstance(error.error_code, int) and 400 <= error.error_code <= 599 else 500
-        return refusal(status, INTERNAL, str(error.message) if alone else "Prediction failed")
+        return refusal(status, INTERNAL, _text(error.message) if alone else "Prediction failed")
     return refusal(500, INTERNAL, "Prediction failed")
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # the user's own class may say anything or nothing
+        return ""
 
 
 def _same(path: str, folder: str) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,11 @@ MULTIPART = "multipart/form-data"
 OCTETS = "application/octet-stream"
 """What the frontend takes an uploaded file for that names no type."""
 MOST_PARTS = 1024
+
+_LINE_END = re.compile(rb"\r?\n")
+_ESCAPE_CUT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
+"""For a parser that would log single bytes of what it reads."""
 
 CHANNEL_DATE = "date"
 """The channel's own field (docs/protocol.md section 5). Programs do not send it, so no handler looks for it."""
@@ -75,8 +82,9 @@ def row_of(content: bytes, headers: Sequence[tuple[str, str]], route: Route) -> 
 def parts_of(content: bytes, declared: str) -> Iterator[Part]:
     """The fields of a form, or the whole body as one part."""
     bare = declared.partition(";")[0].strip()
-    if bare.lower() == MULTIPART:
-        yield from _multipart(content, declared)
+    boundary = _options(declared).get(b"boundary") if bare.lower() == MULTIPART else None
+    if boundary is not None:  # without one the frontend sees a body like any other
+        yield from _multipart(content, boundary)
     elif bare.lower() == FORM:
         yield from _form(content)
     else:
@@ -84,32 +92,42 @@ def parts_of(content: bytes, declared: str) -> Iterator[Part]:
 
 
 def _form(content: bytes) -> Iterator[Part]:
+    """As the frontend reads one: UTF-8, up to the first end of a line, whole escapes only."""
     from urllib.parse import parse_qsl
 
+    octets = _LINE_END.split(content, 1)[0]
+    if _ESCAPE_CUT.search(octets):
+        raise MessageInvalid("an escape in the form is cut")
     try:
-        fields = parse_qsl(content.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_PARTS)
+        fields = parse_qsl(octets.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_PARTS)
     except ValueError as error:
         raise MessageInvalid("the form cannot be read") from error
     for name, value in fields:
         yield Part(name, "", value.encode())
 
 
-def _multipart(content: bytes, declared: str) -> Iterator[Part]:
-    from python_multipart.exceptions import FormParserError
-    from python_multipart.multipart import MultipartParser, parse_options_header
+def _options(declared: str) -> dict[bytes, bytes]:
+    """The parameters of a header value, of which each character is one byte."""
+    from python_multipart.multipart import parse_options_header
 
-    options = parse_options_header(declared)[1]
-    if b"boundary" not in options:
-        raise MessageInvalid("a multipart body without a boundary")
+    options: dict[bytes, bytes] = parse_options_header(declared)[1]
+    return options
+
+
+def _multipart(content: bytes, boundary: bytes) -> Iterator[Part]:
+    from python_multipart.exceptions import FormParserError
+    from python_multipart.multipart import MultipartParser
+
     reader = _PartReader()
     try:
-        parser = MultipartParser(options[b"boundary"], reader.callbacks())
+        parser = MultipartParser(boundary, reader.callbacks())
+        parser.logger = _SILENT
         parser.write(content)
         parser.finalize()
     except FormParserError as error:
         raise MessageInvalid("the multipart body cannot be read") from error
     for headers, value in reader.parts:
-        disposition = parse_options_header(headers.get("content-disposition", ""))[1]
+        disposition = _options(headers.get("content-disposition", ""))
         if b"name" not in disposition:
             raise MessageInvalid("a multipart part without a name")
         declares = headers.get("content-type", OCTETS)
@@ -141,7 +159,7 @@ class _PartReader:
         self._headers, self._data = {}, bytearray()
 
     def _header(self) -> None:
-        self._headers[self._name.decode("latin-1").lower()] = self._value.decode("utf-8", "replace")
+        self._headers[self._name.decode("latin-1").lower()] = self._value.decode("latin-1")  # one character a byte
         self._name, self._value = bytearray(), bytearray()
 
     def _end(self) -> None:
@@ -155,7 +173,7 @@ def _decoded(part: Part) -> Any:
             return json.loads(part.value.decode("utf-8"))
         if part.content_type.startswith("text"):
             return part.value.decode("utf-8")
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     return bytearray(part.value)
 

@@ -73,5 +73,5 @@ def response_head(context: Any, row: int) -> tuple[int, tuple[tuple[str, str], .
     status = context.get_response_status(row)[0]
     status = 200 if status is None else int(status)
     headers = context.get_response_headers(row).items()
-    named = tuple((str(name).lower(), str(value)) for name, value in headers if name != "ts_stream_next")
+    named = tuple((str(name).lower(), str(value).strip(" \t")) for name, value in headers if name != "ts_stream_next")
     return status if 200 <= status <= 599 else 500, named
