@@ -167,3 +167,8 @@ def test_a_body_that_breaks_its_parser_is_refused_and_the_others_are_answered(mo
     served = Served(lambda data, context: ["fine"] * len(data))
     assert [each.status for each in served.ask(b"one", b"two")] == [400, 200]
     assert [type(each) for each in served.reported] == [OverflowError]
+
+
+def test_the_handler_finds_the_name_of_the_server_that_the_client_asked():
+    served = Served(lambda data, context: [context.get_request_header(0, "Host")])
+    assert served.ask(b"one")[0].content == b"h"

@@ -103,8 +103,11 @@ class InnerService:
         route = route_of(request.path)
         if route is None or not self._is_mine(route):
             return problems.WRONG_TARGET.response()
+        headers = request.headers
+        if request.authority and request.header("host") is None:  # where HTTP/2 has it, and handlers do not look
+            headers = (("host", request.authority), *headers)
         try:
-            return row_of(request.content, request.headers, route)
+            return row_of(request.content, headers, route)
         except Exception as error:  # whatever a client's bytes do to a parser is that client's alone
             if not isinstance(error, MessageInvalid):
                 self._report(error)
