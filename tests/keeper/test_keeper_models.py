@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from strongroom.keeper.models import HeldModel
 from strongroom.keeper.peers import Peer, _stat
 from strongroom.keeper.release import Released
 from strongroom.keeper.room import OpenRoom
+from strongroom.keys import ModelKey
 from strongroom.launch.config import Channel
 
 HERE = Peer(os.getpid(), os.geteuid(), 0)
@@ -436,3 +437,48 @@ def test_attempts_at_a_damaged_file_leave_no_descriptor_open(opened, quick):
     before, asked = len(os.listdir("/proc/self/fd")), desk.asked
     until(lambda: desk.asked > asked + 20)
     assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+class Forger(Desk):
+    """Answers in the broker's place once `forging` is set: it sees who asks, and knows no model key."""
+
+    forging = False
+    forged = 0
+
+    def __call__(self):
+        released = super().__call__()
+        if not self.forging:
+            return released
+        self.forged += 1
+        return Released(self.sealed.digest, ModelKey(bytes(32)), boottime(), lease_s=None, broker_time=10**9)
+
+
+def test_a_renewal_without_the_archives_key_prolongs_nothing_and_tells_no_time(opened, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "Desk", Forger)
+    model, desk = opened(lease_s=2, grace=1)
+    told = []
+    monkeypatch.setattr(model.keys.source, "told", lambda *times: told.append(times[0]))
+    assert is_open(model)
+    desk.forging = True
+    until(lambda: not is_open(model))
+    assert desk.forged and 10**9 not in told
+    desk.forging = False
+    until(lambda: is_open(model), 20)
+
+
+def test_a_renewal_without_a_lease_ends_a_model_that_demands_one(opened):
+    model, desk = opened(lease_s=2, grace=60, lease_required=True)
+    assert is_open(model)
+    desk.lease_s = None
+    until(lambda: not is_open(model))
+    assert "ReleaseDenied" in model.status()["reason"]
+
+
+def test_a_model_ends_with_its_archives_expiry_and_is_not_opened_again(opened):
+    model, desk = opened(lease_s=3, grace=1, expiry=datetime.now(UTC) + timedelta(seconds=4))
+    assert is_open(model)
+    until(lambda: not is_open(model), 12)
+    until(lambda: "ArchiveExpired" in model.status()["reason"])
+    asked = desk.asked
+    time.sleep(2)
+    assert desk.asked == asked and not is_open(model)

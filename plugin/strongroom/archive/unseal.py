@@ -110,12 +110,7 @@ class SealedArchive:
                 hint="if you trust this author, get their public key file from them and name it as an author",
             )
         demand_kind(header.author.kind, SignatureKind.named(demand) if isinstance(demand, str) else demand)
-        expiry = header.core.expiry
-        if expiry is not None and now.timestamp() >= expiry:
-            raise ArchiveExpired(
-                f"{self.path} expired {int(now.timestamp()) - expiry} seconds ago",
-                hint="ask its author for a newer one",
-            )
+        _check_expiry(self.path, header.core, now.timestamp())
         if self.clear.root != header.core.clear_root:
             raise ArchiveTampered(
                 f"{self.path}: its readable manifest or configuration is not the one that was signed",
@@ -205,6 +200,14 @@ class VerifiedArchive:
         if crc32_join(crc, zlib.crc32(listed), len(listed)) != self.core.payload_crc:
             raise ArchiveTampered(f"{self.path}: the signed zip checksum is wrong", hint="ask the author to seal again")
 
+    def check_expiry(self, now: float) -> None:
+        """Raise `ArchiveExpired` where `now`, in seconds since 1970, is at or behind the signed expiry."""
+        _check_expiry(self.path, self.core, now)
+
+    def check_key(self, key: ModelKey) -> None:
+        """Raise `WrongKey` where the author committed to another key."""
+        KeySchedule(key, self.core.archive_id, self.core.suite).check(self.core.commitment)
+
     def unlock(self, key: ModelKey) -> OpenedArchive:
         """Check the key's commitment and decrypt the index.
 
@@ -229,6 +232,13 @@ class VerifiedArchive:
             raise slot_tampered() from error
         self.slots.check(opened.slot_key, self.digest)
         return opened
+
+
+def _check_expiry(path: Path, core: SignedCore, now: float) -> None:
+    if core.expiry is not None and now >= core.expiry:
+        raise ArchiveExpired(
+            f"{path} expired {int(now) - core.expiry} seconds ago", hint="ask its author for a newer one"
+        )
 
 
 class OpenedArchive:

@@ -18,6 +18,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from typing import Any
 from strongroom.archive.unseal import VerifiedArchive
 from strongroom.errors import (
     ArchiveError,
+    ArchiveExpired,
     AttestationFailed,
+    BrokerUnreachable,
     LeaseExpired,
     ModelOpening,
     ModelUnavailable,
@@ -33,6 +36,7 @@ from strongroom.errors import (
     ReleaseError,
     ResourceMissing,
     StrongroomError,
+    WrongKey,
 )
 from strongroom.keeper.asking import Asking
 from strongroom.keeper.demand import Demand
@@ -143,16 +147,13 @@ class HeldModel:
         if self._verified is None:
             self._verified = self._find()
         verified = self._verified
+        verified.check_expiry(time.time())
         size = verified.core.payload_length
         self._openings.check(size)
         released = self._release()
         answered_at = boottime()
         self._note(trying=True, opening=True)
-        if verified.core.lease_required and released.lease_s is None:
-            raise ReleaseDenied(
-                f"the archive of {self.name} may be opened only under a lease, and its key came without one",
-                hint="use a source that grants leases, as a strongroom broker does, or seal without --lease-required",
-            )
+        self._check_terms(verified, released)
         try:
             with self._openings.turn(size) as threads:
                 room = OpenRoom.open(verified.unlock(released.key), threads=threads, rooms=self._rooms)
@@ -165,7 +166,9 @@ class HeldModel:
         except BaseException:
             room.close()
             raise
-        tenure = Tenure(released, self._release, drop=self._withdraw, restore=lambda _: None, grace_s=self._grace)
+        tenure = Tenure(
+            released, lambda: self._renewed(verified), drop=self._withdraw, restore=lambda _: None, grace_s=self._grace
+        )
         del released  # the key has done its work
         with self._lock:
             self._room, self._lease, self._withdrawn = room, tenure.lease, False
@@ -185,8 +188,36 @@ class HeldModel:
                 self._holders.forget_the_dead()
                 if self._room is None:  # somebody asked and found the lease over, before this thread did
                     return
+            told = tenure.lease.broker_now()
+            try:
+                verified.check_expiry(time.time() if told is None else told)
+            except ArchiveExpired as error:
+                self._withdraw(error)
+                return
             if self._demand.over():
                 return
+
+    def _check_terms(self, verified: VerifiedArchive, released: Released) -> None:
+        if verified.core.lease_required and released.lease_s is None:
+            raise ReleaseDenied(
+                f"the archive of {self.name} may be opened only under a lease, and its key came without one",
+                hint="use a source that grants leases, as a strongroom broker does, or seal without --lease-required",
+            )
+
+    def _renewed(self, verified: VerifiedArchive) -> Released:
+        """The next lease. It counts only with the archive's key beside it: anybody can encrypt an answer to us, and
+        only who knows the key can have written that one (docs/release.md section 10). Any other answer is none.
+        """
+        released = self._release()
+        try:
+            verified.check_key(released.key)
+        except WrongKey as error:
+            raise BrokerUnreachable(
+                "a renewal came with another key than the archive's",
+                hint="somebody answers in the broker's place, or the broker holds another key under this name",
+            ) from error
+        self._check_terms(verified, released)
+        return released
 
     def _left(self) -> float:
         """Seconds for which what is open may stay so without an answer from the broker."""
@@ -221,7 +252,7 @@ class HeldModel:
                 self._withdrawn = True  # workers of a keeper before this one may still hold the model
         _log.warning("model %s is not open: %s: %s", self.name, type(error).__name__, error)
 
-    def _withdraw(self, error: ReleaseError) -> None:
+    def _withdraw(self, error: StrongroomError) -> None:
         """Close the room and see that no worker keeps what it was given."""
         with self._lock:
             if self._room is None:
