@@ -41,8 +41,13 @@ class Event:
     @property
     def bound(self) -> bool:
         """Whether the digest covers name and payload, so that they may be believed."""
-        message = self.kind.to_bytes(4, "little") + b":" + self.name.encode() + b":" + self.payload
-        return self.kind == RUNTIME_EVENT and self.digest == hashlib.sha384(message).digest()
+        if self.kind != RUNTIME_EVENT:
+            return False
+        try:
+            message = self.kind.to_bytes(4, "little") + b":" + self.name.encode() + b":" + self.payload
+        except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and no digest covers
+            return False
+        return self.digest == hashlib.sha384(message).digest()
 
 
 def parse_log(octets: bytes) -> tuple[Event, ...]:
