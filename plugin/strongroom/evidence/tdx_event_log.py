@@ -77,16 +77,31 @@ def _json_log(octets: bytes) -> tuple[Event, ...]:
     events = []
     for place, value in enumerate(listed):
         read = Fields(value, where=f"event {place}")
-        # What else a writer notes beside a digest is never believed, so it may be there.
+        # What else a writer notes beside a digest is never believed, so it may be there; nor are a name and a payload
+        # that no digest can cover.
         event = Event(
             read.number("imr", high=REGISTERS - 1),
             read.number("event_type", high=0xFFFF_FFFF, default=0),
             read.hexes("digest", size=48),
-            read.text("event", default=""),
-            read.hexes("event_payload", limit=LONGEST_LOG) if read.has("event_payload") else b"",
+            _name(read),
+            _payload(read),
         )
         events.append(event)
     return tuple(events)
+
+
+def _name(read: Fields) -> str:
+    try:
+        return read.text("event")
+    except MalformedInput:
+        return ""
+
+
+def _payload(read: Fields) -> bytes:
+    try:
+        return read.hexes("event_payload", limit=LONGEST_LOG)
+    except MalformedInput:
+        return b""
 
 
 def _binary_log(octets: bytes) -> tuple[tuple[Event, ...], int]:
