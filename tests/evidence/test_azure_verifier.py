@@ -89,9 +89,24 @@ def test_each_missing_part_is_named(part, expected):
     assert words(GUEST.evidence(**{part: None})) == expected
 
 
-def test_an_empty_nonce_is_refused():
+def test_an_empty_nonce_is_refused_unless_allowed():
     guest = AzureGuest(tpm=PaperTpm(nonce=b""))
     assert words(guest.evidence(), guest=guest) == {"nonce"}
+    assert words(guest.evidence(), {"allow_empty_nonce": True}, guest=guest) == set()
+
+
+def test_report_and_runtime_data_by_themselves_stand_for_the_hcl_report():
+    parts = {"report": GUEST.hcl().hardware, "runtime_data": GUEST.runtime_data}
+    assert words(GUEST.evidence(hcl_report=None, **parts)) == set()
+    assert words(GUEST.evidence(hcl_report=None, report=parts["report"])) == {"evidence-missing"}
+    other = AzureGuest(user_data=bytes(64)).runtime_data
+    assert words(GUEST.evidence(hcl_report=None, report=parts["report"], runtime_data=other)) == {"binding"}
+
+
+def test_registers_that_no_quote_vouches_for_are_not_said_to_be_others():
+    table = {"pcrs": {"4": ["00" * 32]}}
+    for part in ("tpm_quote", "pcrs"):
+        assert words(GUEST.evidence(**{part: None}), table) == {"evidence-missing"}
 
 
 @pytest.mark.parametrize("keys", [lambda tpm: [], lambda tpm: [jwk(tpm), jwk(tpm)], lambda tpm: [jwk(tpm, "Other")]])

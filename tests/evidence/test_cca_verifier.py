@@ -182,6 +182,8 @@ def outer(value) -> bytes:
         lambda arm: arm.token(
             realm=sign1(arm.rak_key, arm.realm(NONCE, c44237=cbor2.dumps({1: 2, -1: 2, -2: bytes(48), -3: True})))
         ),
+        lambda arm: arm.token(realm=sign1(arm.rak_key, arm.realm(NONCE, c44237=cbor2.dumps({1: 2, -1: [1]})))),
+        lambda arm: arm.token(realm=sign1(arm.rak_key, arm.realm(NONCE, c44237=cbor2.dumps({1: 2, -1: True})))),
     ],
 )
 def test_what_is_no_token_is_malformed(arm, make):
@@ -206,11 +208,16 @@ def test_a_cpak_off_its_curve_or_of_another_kind_is_malformed(arm):
         {"crv": "secp256k1"},
         {"kty": "RSA"},
         {"d": "AA"},
+        {"k": "AA"},
         {"x": "="},
     ):
         with pytest.raises(EvidenceMalformed):
             judged(arm, cpak=json.dumps(jwk | change).encode())
-    assert judged(arm, cpak=json.dumps(jwk | {"kid": "a", "alg": "ES384", "use": "sig"}).encode())[1] == {}
+
+
+def test_members_beside_a_cpaks_own_say_nothing(arm):
+    more = {"kid": "a", "alg": "ES384", "use": "sig", "key_ops": ["verify"], "x5t#S256": "", "surprise": None}
+    assert judged(arm, cpak=json.dumps(json.loads(arm.cpak) | more).encode())[1] == {}
 
 
 def test_an_unknown_policy_key_is_an_error(arm):

@@ -175,6 +175,18 @@ def test_bytes_that_are_no_certificate_raise_our_error_only(octets):
             parse(octets, what="noise")
 
 
+@pytest.mark.parametrize(
+    ("oid", "value"),
+    [("2.5.29.17", "3004a3020500"), ("1.3.6.1.5.5.7.1.24", "3003020106")],
+    ids=["a general name of an unknown kind", "a TLS feature of an unknown number"],
+)
+def test_an_extension_that_cannot_be_decoded_raises_our_error_only(oid, value):
+    odd = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), bytes.fromhex(value))
+    octets = CA.issue("Leaf", extensions=((odd, False),)).certificate.public_bytes(Encoding.DER)
+    with pytest.raises(EvidenceMalformed):
+        parse_certificate(octets, what="leaf")
+
+
 def test_bytes_after_a_certificate_are_refused():
     octets = LEAF.certificate.public_bytes(Encoding.DER)
     with pytest.raises(EvidenceMalformed):

@@ -104,6 +104,12 @@ def test_a_list_of_an_unknown_version_is_refused():
         parse_crl(octets[: version + 2] + b"\x3b" + octets[version + 3 :], what="crl")
 
 
+def test_an_extension_that_cannot_be_decoded_raises_our_error_only():
+    odd = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.18"), bytes.fromhex("3004a3020500"))
+    with pytest.raises(EvidenceMalformed):
+        read(CA.crl(extensions=(odd,)))
+
+
 def test_a_list_is_read_from_pem_and_der_alike():
     crl = CA.crl(LEAF.certificate)
     for encoding in (Encoding.PEM, Encoding.DER):

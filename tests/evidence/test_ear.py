@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from doubles.amd_keys import NOW as AMD_NOW
@@ -45,11 +45,13 @@ def claims(**changes: Any) -> dict[str, Any]:
 
 
 def jwk_of(key, **more: Any) -> dict[str, Any]:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return {"kty": "OKP", "crv": "Ed25519", "x": b64url(key.public_key().public_bytes_raw()), **more}
     numbers = key.public_key().public_numbers()
     if isinstance(key, rsa.RSAPrivateKey):
         return {"kty": "RSA", "n": b64url(numbers.n.to_bytes(256, "big")), "e": b64url(b"\1\0\1"), **more}
     width = (key.curve.key_size + 7) // 8
-    name = {256: "P-256", 384: "P-384"}[key.curve.key_size]
+    name = {256: "P-256", 384: "P-384", 521: "P-521"}[key.curve.key_size]
     x, y = (b64url(each.to_bytes(width, "big")) for each in (numbers.x, numbers.y))
     return {"kty": "EC", "crv": name, "x": x, "y": y, **more}
 
@@ -58,10 +60,12 @@ def sign(payload: Any, key, header: dict[str, Any]) -> str:
     signed = ".".join(b64url(json.dumps(each).encode()) for each in (header, payload)).encode()
     algorithm = header.get("alg", "")
     if algorithm.startswith("ES"):
-        digest = {"ES256": hashes.SHA256(), "ES384": hashes.SHA384()}[algorithm]
+        digest = {"ES256": hashes.SHA256(), "ES384": hashes.SHA384(), "ES512": hashes.SHA512()}[algorithm]
         r, s = decode_dss_signature(key.sign(signed, ec.ECDSA(digest)))
         width = (key.curve.key_size + 7) // 8
         signature = r.to_bytes(width, "big") + s.to_bytes(width, "big")
+    elif algorithm == "EdDSA":
+        signature = key.sign(signed)
     elif algorithm == "RS256":
         signature = key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
     elif algorithm == "PS384":
@@ -110,15 +114,47 @@ def test_a_token_whose_certificates_chain_to_the_pinned_authority_is_believed():
     [
         (ec.generate_private_key(ec.SECP256R1()), "ES256"),
         (ec.generate_private_key(ec.SECP384R1()), "ES384"),
+        (ec.generate_private_key(ec.SECP521R1()), "ES512"),
+        (ed25519.Ed25519PrivateKey.generate(), "EdDSA"),
         (rsa.generate_private_key(65537, 2048), "RS256"),
         (rsa.generate_private_key(65537, 2048), "PS384"),
     ],
-    ids=["ES256", "ES384", "RS256", "PS384"],
+    ids=["ES256", "ES384", "ES512", "EdDSA", "RS256", "PS384"],
 )
 def test_a_token_by_a_pinned_key_is_believed(key, algorithm):
     table = pinned_keys(jwk_of(key, kid="one", use="sig"))
     assert judged(sign(claims(), key, {"alg": algorithm, "kid": "one"}), table)
     assert refused(sign(claims(), key, {"alg": algorithm, "kid": "two"}), table) == {Word.CHAIN}
+
+
+def test_a_token_that_a_pinned_edwards_key_did_not_sign_is_refused():
+    key, stranger = ed25519.Ed25519PrivateKey.generate(), ed25519.Ed25519PrivateKey.generate()
+    table = pinned_keys(jwk_of(key, kid="one"))
+    assert refused(sign(claims(), stranger, {"alg": "EdDSA", "kid": "one"}), table) == {Word.SIGNATURE}
+
+
+def test_an_algorithm_that_is_not_known_is_named_beside_a_key_that_is_not():
+    for algorithm in ("RS1", "HS256", "none"):
+        assert refused(sign(claims(), SERVICE.key, {"alg": algorithm, "kid": "two"})) == {Word.CHAIN, Word.ALGORITHM}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kty": "oct", "k": "AA", "kid": "two"},
+        {"kty": "AKP", "kid": "two"},
+        {"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA", "kid": "two"},
+        {"kty": "OKP", "crv": "X25519", "x": "AA", "kid": "two"},
+        {"kty": "RSA", "x5c": ["AA"], "kid": "two"},
+        {"kid": "one"},
+        {},
+        None,
+    ],
+    ids=range(8),
+)
+def test_keys_that_nobody_here_could_use_are_passed_over(other):
+    table = pinned_keys(other, jwk_of(SERVICE.key, kid="one"))
+    assert judged(sign(claims(), SERVICE.key, {"alg": "ES256", "kid": "one"}), table)
 
 
 def test_a_key_that_only_the_header_vouches_for_is_not_believed():
@@ -204,6 +240,15 @@ def test_a_status_that_is_better_than_its_vector_is_refused():
     assert refused(chained(payload)) == {Word.ATTESTATION_RESULT}
 
 
+def test_a_policy_may_leave_vectors_alone():
+    payload = claims()
+    for vector in ({"hardware": 97}, {"hardware": "good"}, None):
+        payload["submods"]["cpu0"]["ear.trustworthiness-vector"] = vector
+        assert judged(chained(payload), PINNED_CA + "check_vectors = false\n")
+    payload["submods"]["cpu0"]["ear.status"] = "warning"
+    assert refused(chained(payload), PINNED_CA + "check_vectors = false\n") == {Word.ATTESTATION_RESULT}
+
+
 def test_one_affirming_number_among_zeros_does_not_stand_for_the_others():
     payload = claims()
     payload["submods"]["cpu0"]["ear.trustworthiness-vector"] = {"hardware": 2, "executables": 0}
@@ -249,6 +294,10 @@ def test_a_token_about_another_session_is_refused():
         pinned_keys(jwk_of(SERVICE.key)),
         pinned_keys(jwk_of(SERVICE.key, kid="one"), jwk_of(SERVICE.key, kid="one")),
         pinned_keys(jwk_of(SERVICE.key, kid="one", d="AA")),
+        pinned_keys(jwk_of(SERVICE.key, kid="one"), jwk_of(SERVICE.key, kid="two", d="AA")),
+        pinned_keys(),
+        "trusted_keys = '{\"keys\": null}'\n",
+        'trusted_keys = \'{"keys": {"one": {}}}\'\n',
         "trusted_certificates = 'nothing'\n",
         PINNED_CA + "surprise = 1\n",
     ],

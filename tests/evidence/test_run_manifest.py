@@ -124,10 +124,15 @@ def test_a_wrong_expectation_fails_the_run(tmp_path, shared_evidence, capsys):
         lambda case: case["expected"][0]["policy_params"].update(ak_trust="pinned"),
         lambda case: case["roles"].update(password="report.bin"),
         lambda case: case["inputs"].update(nonce="00"),
+        lambda case: case["inputs"].update(report_data="00"),
+        lambda case: case["inputs"].update(report_data=None),
+        lambda case: case["inputs"].update(report_data="AB" * 64),
         lambda case: case["expected"][0].update(verdict="perhaps"),
         lambda case: case["expected"][1].update(failed_check="mood"),
         lambda case: case["expected"][1].update(failed_check="tee"),
         lambda case: case["expected"][1].update(also_fails=[case["expected"][1]["failed_check"]]),
+        lambda case: case["expected"][1].pop("also_fails"),
+        lambda case: case["expected"][0].update(also_fails=[]),
         lambda case: case["expected"][0].update(failed_check="debug"),
         lambda case: case["expected"][0].update(time="2025-09-01T00:00:00"),
         lambda case: case["expected"][0].update(files_override={"vcek": "another.der"}),
@@ -141,10 +146,15 @@ def test_a_wrong_expectation_fails_the_run(tmp_path, shared_evidence, capsys):
         "other-tee",
         "role",
         "input",
+        "input-size",
+        "input-null",
+        "input-spelling",
         "verdict",
         "word",
         "our-word",
         "word-twice",
+        "no-other-words",
+        "accepted-other-words",
         "accepted-word",
         "time",
         "file",
@@ -161,6 +171,34 @@ def test_an_unknown_word_in_a_manifest_is_an_error(tmp_path, shared_evidence, ca
     told = capsys.readouterr()
     assert "ManifestInvalid" in told.err
     assert told.out == ""
+
+
+def test_where_no_nonce_is_named_none_is_checked(judged):
+    for verdict, checks in judged:
+        if verdict.tee in run_manifest._QUOTED:
+            rest = {name: octets for name, octets in verdict.expected.items() if name != "nonce"}
+            found = run_manifest.judge_verdict(replace(verdict, expected=rest))
+            assert {check.word for check in found.failed} == {check.word for check in checks.failed} - {"nonce"}
+
+
+def test_an_expected_nonce_of_zero_length_is_refused_unless_allowed():
+    for verdict in VERDICTS:
+        if verdict.accepted and "nonce" in verdict.expected and not verdict.parameters.get("allow_empty_nonce"):
+            changed = replace(verdict, expected={**verdict.expected, "nonce": b""})
+            assert {check.word for check in run_manifest.judge_verdict(changed).failed} == {"nonce"}, verdict.name
+
+
+def test_user_data_that_nothing_vouches_for_is_not_said_to_be_another():
+    hardware = {"az-snp-vtpm": ("hcl_report", "report"), "az-tdx-vtpm": ("quote",)}
+    for verdict in VERDICTS:
+        if verdict.accepted and verdict.tee in hardware:
+            files = {role: octets for role, octets in verdict.files.items() if role not in hardware[verdict.tee]}
+            changed = replace(verdict, files=files, expected={**verdict.expected, "user_data": bytes(64)})
+            assert {check.word for check in run_manifest.judge_verdict(changed).failed} == {"evidence-missing"}
+
+
+def test_the_vector_of_an_attestation_result_does_not_decide():
+    assert {run_manifest.policy_table(v)["check_vectors"] for v in VERDICTS if v.tee == "ear"} <= {False}
 
 
 @pytest.mark.parametrize("verdict", [v for v in VERDICTS if v.accepted], ids=lambda verdict: verdict.name)

@@ -77,6 +77,13 @@ def test_a_certificate_of_another_product_is_refused():
     assert words(chip, chip.report()) == {"identity"}
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_certificate_of_a_line_with_another_tcb_layout_fails_its_checks_and_no_more(milan, version):
+    older = {"cpuid": (0, 0, 0)} if version < 3 else {}
+    report = milan.report(version=version, launch_mitigations=0, current_mitigations=0, **older)
+    assert words(amd_keys("Turin").chip(), report) == {"signature", "identity", "tcb"}
+
+
 def test_a_processor_that_is_not_known_is_refused(milan):
     assert words(milan, milan.report(cpuid=(0x19, 0x50, 0))) == {"identity"}
 
@@ -133,6 +140,21 @@ def test_a_vlek_needs_the_policys_consent():
 def test_a_vlek_of_another_provider_is_refused(allowed):
     chip = amd_keys("Milan").chip(csp_id="cloud.example")
     assert words(chip, chip.report(), {"allow_vlek": True, "csp_ids": allowed}) == {"identity"}
+
+
+def test_a_vcek_names_no_provider(milan):
+    assert words(milan, milan.report(), {"csp_ids": ["cloud.example"]}) == {"identity"}
+
+
+@pytest.mark.parametrize(
+    ("csp_id", "failed"), [("cloud.example", set()), ("other.example", {"identity"}), (None, {"identity"})]
+)
+def test_the_provider_is_judged_without_a_report_too(csp_id, failed):
+    chip = amd_keys("Milan").chip(csp_id=csp_id)
+    verifier, checks = SnpVerifier(issuers=chip.line.issuers), Checklist()
+    policy = verifier.policy(Fields({"csp_ids": ["cloud.example"]}, where="snp"))
+    verifier.verify_endorsements(Endorsements({chip.kind: chip.certificate()}), NOW, policy, checks)
+    assert {str(check.word) for check in checks.failed} == failed
 
 
 def test_a_vcek_does_not_pass_for_a_vlek():

@@ -194,6 +194,21 @@ def test_a_log_that_replays_is_accepted_and_its_proved_values_become_claims(inte
     assert {name for name in claims.values if name.startswith("event.")} == {"event.app-id"}
 
 
+def test_a_name_that_no_digest_can_cover_is_not_believed(intel):
+    events = [*EVENTS, {**runtime_event("", b""), "event": "\ud800"}, {**EVENTS[0], "event": "\ud800"}]
+    claims, failed = judged(intel, trust_domain(rtmr=logged(events)), log=json.dumps(events).encode())
+    assert failed == {}
+    assert {name for name in claims.values if name.startswith("event.")} == {"event.app-id"}
+
+
+@pytest.mark.parametrize("note", [{"event_payload": None}, {"event_payload": "not hex"}, {"event": None}, {"event": 1}])
+def test_what_stands_beside_a_digest_and_is_not_believed_may_be_anything(intel, note):
+    events = [{**EVENTS[0], **note}, {**runtime_event("odd", b"1"), **note}, *EVENTS[1:]]
+    claims, failed = judged(intel, trust_domain(rtmr=logged(events)), log=json.dumps(events).encode())
+    assert failed == {}
+    assert {name for name in claims.values if name.startswith("event.")} == {"event.app-id"}
+
+
 def test_a_log_that_does_not_replay_is_refused_by_register(intel):
     body = trust_domain(rtmr=logged(EVENTS))
     log = json.dumps(EVENTS[1:]).encode()

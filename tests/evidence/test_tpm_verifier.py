@@ -29,6 +29,7 @@ from strongroom.evidence.tpm import TpmVerifier
 from strongroom.evidence.tpm_credential import spki_of
 from strongroom.evidence.tpm_event_log import EventLog
 from strongroom.evidence.tpm_evidence import BankQuote, TpmEvidence
+from strongroom.evidence.tpm_quote import PcrPolicy
 from strongroom.evidence.tpm_structures import ECDSA, RSASSA, PcrSelection, Quote, TpmPublic, TpmSignature
 from strongroom.evidence.types import Checklist, Endorsements, Evidence
 
@@ -153,6 +154,14 @@ def test_a_bare_key_can_only_be_pinned():
     assert words(bare, {"ak_roots": maker().pem}, ak_cert=certificate) == {"evidence-missing"}
 
 
+def test_a_key_whose_name_is_by_sha1_can_be_pinned():
+    public = replace(TPM.public, name_hash="sha1")
+    assert len(public.name) == 22
+    table = {"ak_trust": "pinned", "pinned_aks": [public.name.hex()]}
+    assert words(TPM.evidence(ak_pub=public.serialise()), table) == set()
+    assert words(TPM.evidence(), table) == {"identity"}
+
+
 def test_without_any_key_nothing_is_believed():
     assert words(TPM.evidence(ak_pub=None)) == {"evidence-missing"}
 
@@ -248,6 +257,18 @@ def test_values_other_than_the_quoted_are_refused():
     assert words(TPM.evidence(quotes={"sha256": quote})) == {"signature"}
 
 
+def test_registers_that_no_quote_vouches_for_are_not_said_to_be_others():
+    quote = replace(TPM.body().quotes["sha256"], pcrs=TPM.pcrs | {7: b"\1" * 32})
+    assert words(TPM.evidence(quotes={"sha256": quote}), pinned(pcrs={"0": ["00" * 32]})) == {"signature"}
+    assert words(TPM.evidence(quotes={}), pinned(pcrs={"0": ["00" * 32]})) == {"evidence-missing"}
+
+
+def test_registers_without_values_are_a_failure_where_nothing_else_failed():
+    checks = Checklist()
+    PcrPolicy({0: frozenset({"00" * 32})}).appraise(None, checks, name="tpm")
+    assert [str(check.word) for check in checks.failed] == ["measurement"]
+
+
 def test_values_that_were_not_quoted_are_no_claims():
     tpm = PaperTpm(selected=(0, 7))
     claims, checks = appraised(tpm.evidence(), pinned())
@@ -316,10 +337,15 @@ def test_a_policy_that_cannot_be_meant_is_an_error(table):
         TpmVerifier().policy(Fields(table, where="tpm"))
 
 
-def test_roots_without_a_self_signed_one_are_an_error():
-    intermediate = maker().pem[: maker().pem.index("-----BEGIN", 5)]
-    with pytest.raises(MalformedInput, match="self-signed"):
-        TpmVerifier().policy(Fields({"ak_roots": intermediate}, where="tpm"))
+@pytest.mark.parametrize("named", ["ak_roots", "ek_roots"])
+def test_where_no_certificate_is_self_signed_a_chain_may_end_at_any(named):
+    leaf, other = der(maker().certificate(TPM.private)), Maker()
+    for each, failed in ((maker(), set()), (other, {"chain"})):
+        table = {named: each.pem[: each.pem.index("-----BEGIN", 5)]}
+        if named == "ek_roots":
+            assert words(TPM.evidence(ek_cert=leaf), pinned(**table)) == failed
+        else:
+            assert words(TPM.evidence(), table, ak_cert=leaf) == failed
 
 
 # -- event logs ------------------------------------------------------------------------------
@@ -370,7 +396,24 @@ def test_a_log_of_another_bank_is_refused():
 
 def test_an_event_in_a_register_that_was_not_quoted_is_refused():
     tpm = PaperTpm(selected=(0, 1), registers={4: after(DIGEST)})
-    assert words(tpm.evidence(event_log=log(event(4, 0x0D, DIGEST, b"")))) == {"event-log"}
+    _, checks = appraised(tpm.evidence(event_log=log(event(4, 0x0D, DIGEST, b""))), pinned())
+    assert [(str(check.word), check.found) for check in checks.failed] == [("event-log", "PCR 4 not quoted")]
+
+
+def sha1_event(pcr, kind, data=b""):
+    head = pcr.to_bytes(4, "little") + kind.to_bytes(4, "little") + b"\7" * 20
+    return head + len(data).to_bytes(4, "little") + data
+
+
+def test_a_log_of_older_firmware_has_no_bank_that_is_judged():
+    octets = sha1_event(0, 3, b"Spec ID Event00\0") + sha1_event(0, 8, b"version") + sha1_event(7, 4)
+    assert words(TPM.evidence(event_log=octets)) == {"event-log"}
+
+
+@pytest.mark.parametrize("octets", [sha1_event(0, 8)[:-1], sha1_event(24, 8), sha1_event(0, 8) + b"\0"], ids=range(3))
+def test_a_log_of_older_firmware_is_read_to_its_end(octets):
+    with pytest.raises(EvidenceMalformed):
+        EventLog.parse(octets)
 
 
 def test_startup_locality_sets_where_pcr_0_begins():

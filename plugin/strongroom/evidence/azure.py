@@ -40,6 +40,7 @@ class AzurePolicy:
     user_data: HexSet | None = None
     vm_ids: frozenset[str] | None = None
     require_secure_boot: bool = False
+    allow_empty_nonce: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class AzureVerifier:
             user_data=hex_set(table, "user_data", sizes=(64,)),
             vm_ids=text_set(table, "vm_ids"),
             require_secure_boot=table.truth("require_secure_boot", default=False),
+            allow_empty_nonce=table.truth("allow_empty_nonce", default=False),
         )
         table.done()
         return policy
@@ -86,7 +88,7 @@ class AzureVerifier:
                 runtime = RuntimeData.parse(runtime_data)
                 values |= _runtime_claims(runtime)
         key = None if runtime is None else _attestation_key(runtime, checks)
-        quote, covered = _check_quote(body, key, checks)
+        quote, covered = _check_quote(body, key, policy, checks)
         if covered is not None:
             values["pcrs"] = Claim({str(index): value.hex() for index, value in covered.items()})
         return AzureClaims(
@@ -106,7 +108,7 @@ class AzureVerifier:
             claims.hardware.appraise(policy.hardware, checks)
         elif isinstance(claims.hardware, TdxClaims) and isinstance(policy.hardware, TdxPolicy):
             appraise_td(claims.hardware, policy.hardware, checks)
-        policy.pcrs.appraise(claims.get("pcrs", {}), checks, name="azure")
+        policy.pcrs.appraise(claims.get("pcrs"), checks, name="azure")
         check_allowed(
             policy.user_data, claims.get("user_data", ""), checks, name="azure.user-data", word=Word.BINDING,
             key="user_data", source=_GUEST,
@@ -124,9 +126,10 @@ class AzureVerifier:
 
     def _hcl(self, body: AzureEvidence, checks: Checklist) -> HclReport | None:
         hcl = None if body.hcl_report is None else HclReport.parse(body.hcl_report)
+        found = "given" if hcl is not None else "its runtime data" if body.runtime_data is not None else "none"
         checks.that(
-            hcl is not None, "azure.hcl-report", Word.EVIDENCE_MISSING, expected="an HCL report",
-            found="given" if hcl is not None else "none", source=_GUEST, hint="read NV index 0x01400001 of the vTPM",
+            found != "none", "azure.hcl-report", Word.EVIDENCE_MISSING, expected="an HCL report, or its parts",
+            found=found, source=_GUEST, hint="read NV index 0x01400001 of the vTPM",
         )  # fmt: skip
         if hcl is not None:
             checks.that(
@@ -230,7 +233,7 @@ def _attestation_key(runtime: RuntimeData, checks: Checklist) -> rsa.RSAPublicKe
 
 
 def _check_quote(
-    body: AzureEvidence, key: rsa.RSAPublicKey | None, checks: Checklist
+    body: AzureEvidence, key: rsa.RSAPublicKey | None, policy: AzurePolicy, checks: Checklist
 ) -> tuple[Quote | None, dict[int, bytes] | None]:
     message, signature = body.tpm_quote, body.tpm_signature
     checks.that(
@@ -243,7 +246,7 @@ def _check_quote(
     if message is None:
         return None, None
     quote = Quote.parse(message)
-    check_nonce(quote, checks, name="azure")
+    check_nonce(quote, checks, name="azure", allow_empty=policy.allow_empty_nonce)
     if signature is not None and key is not None:
         check_signature(message, TpmSignature(RSASSA, BANK, (signature,)), key, checks, name="azure")
     return quote, check_pcrs(quote, body.pcrs, BANK, BANK, checks, name="azure")

@@ -168,12 +168,13 @@ class RealmClaims:
                 raise EvidenceMalformed(f"{what}: {len(octets)} bytes are no point of a known curve")
             return point(octets[1:], _CURVES[curve], what=what)
         key = decode_cbor(octets, what=what)
-        if not isinstance(key, Mapping) or key.get(1) != 2 or key.get(-1) not in _CURVES:
+        number = key.get(-1) if isinstance(key, Mapping) and key.get(1) == 2 else None
+        if not isinstance(key, Mapping) or type(number) is not int or number not in _CURVES:
             raise EvidenceMalformed(f"{what}: not a COSE_Key of type EC2 on a known curve")
         x, y = key.get(-2), key.get(-3)
         if not isinstance(x, bytes) or not isinstance(y, bytes) or len(x) != len(y):
             raise EvidenceMalformed(f"{what}: coordinates are missing or compressed")
-        return point(x + y, _CURVES[key[-1]], what=what)
+        return point(x + y, _CURVES[number], what=what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +204,16 @@ class Token:
 def parse_cpak(octets: bytes) -> ec.EllipticCurvePublicKey:
     """The platform's attestation key (CPAK) as a JWK of type EC; raises `EvidenceMalformed`.
 
-    A point that is not on its curve cannot be parsed. ``kid``, ``alg`` and ``use`` may stand beside it.
+    A point that is not on its curve cannot be parsed. Members that are not the key's own say nothing here and may
+    stand beside it (RFC 7517 section 4); a private or shared key is refused.
     """
     what = "CPAK"
     try:
         read = Fields(parse_json(octets, where=what, limit=1 << 14), where=what)
         kind, curve = read.text("kty", limit=8), read.text("crv", limit=8)
         x, y = (unb64url(read.text(name, limit=100), where=f"{what}: {name}") for name in ("x", "y"))
-        for name in ("kid", "alg", "use"):
-            read.text(name, default="")
-        read.done()
+        if read.has("d") or read.has("k"):
+            raise MalformedInput(f"{what}: a private or shared key where a public one belongs")
     except MalformedInput as error:
         raise EvidenceMalformed(str(error)) from error
     if kind != "EC" or curve not in _JWK_CURVES or len(x) != len(y):

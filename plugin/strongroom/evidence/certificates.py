@@ -48,6 +48,11 @@ _UNDERSTOOD = frozenset(
 )
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n([A-Za-z0-9+/=\r\n]+?)\r?\n-----END \1-----")
 SPACE = b" \t\r\n\0"
+UNREADABLE = (
+    ValueError, TypeError, LookupError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What `cryptography` raises while it decodes: a list that grew by fuzzing, since it documents none."""
 _warning_filters = threading.Lock()
 
 
@@ -74,7 +79,7 @@ def parse_certificate(octets: bytes, *, what: str) -> x509.Certificate:
         raise EvidenceMalformed(f"{what}: {len(octets)} bytes, the limit is {LONGEST_CERTIFICATE}")
     try:
         return _decoded(octets)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"{what}: not an X.509 certificate that can be read") from error
 
 
@@ -288,7 +293,7 @@ def weakness(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
     try:
         algorithm = signed.signature_hash_algorithm
         scheme = signed.signature_algorithm_parameters if isinstance(signed, x509.Certificate) else None
-    except (UnsupportedAlgorithm, ValueError):
+    except UNREADABLE:
         return f"signature algorithm {signed.signature_algorithm_oid.dotted_string}"
     if algorithm is None:  # Ed25519 hashes inside
         return "" if signed.signature_algorithm_oid == x509.SignatureAlgorithmOID.ED25519 else "no hash algorithm"

@@ -15,7 +15,17 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import CRLEntryExtensionOID
 
 from strongroom.errors import EvidenceMalformed
-from strongroom.evidence.certificates import SPACE, may, name_of, pem_blocks, quietly, serial_of, weakness, whole_octets
+from strongroom.evidence.certificates import (
+    SPACE,
+    UNREADABLE,
+    may,
+    name_of,
+    pem_blocks,
+    quietly,
+    serial_of,
+    weakness,
+    whole_octets,
+)
 from strongroom.evidence.types import Checklist, Word
 
 REMEMBERED = 64
@@ -51,7 +61,7 @@ def parse_crl(octets: bytes, *, what: str) -> RevocationList:
         octets = blocks[0]
     try:
         return _read(octets)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"{what}: not a CRL that can be read") from error
 
 

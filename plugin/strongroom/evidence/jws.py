@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509 import Certificate
 
 from strongroom.encoding import Fields, parse_json, unb64, unb64url
@@ -22,11 +22,12 @@ from strongroom.evidence.door import at_the_door
 from strongroom.evidence.ecdsa import point, verifies
 
 LONGEST_TOKEN = 1 << 20
-PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
 _CURVES: dict[str, tuple[type[ec.EllipticCurve], str, hashes.HashAlgorithm]] = {
     "P-256": (ec.SECP256R1, "ES256", hashes.SHA256()),
     "P-384": (ec.SECP384R1, "ES384", hashes.SHA384()),
+    "P-521": (ec.SECP521R1, "ES512", hashes.SHA512()),
 }
 _RSA: dict[str, tuple[hashes.HashAlgorithm, bool]] = {
     "RS256": (hashes.SHA256(), False),
@@ -36,6 +37,9 @@ _RSA: dict[str, tuple[hashes.HashAlgorithm, bool]] = {
     "PS384": (hashes.SHA384(), True),
     "PS512": (hashes.SHA512(), True),
 }
+_EDWARDS = "EdDSA"
+ALGORITHMS = frozenset({*_RSA, _EDWARDS, *(name for _, name, _ in _CURVES.values())})
+"""Every algorithm that some key here suits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class CompactJws:
         """Whether the header's algorithm is one that belongs to this kind of key."""
         if isinstance(key, ec.EllipticCurvePublicKey):
             return any(isinstance(key.curve, curve) and self.algorithm == name for curve, name, _ in _CURVES.values())
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            return self.algorithm == _EDWARDS
         return isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048 and self.algorithm in _RSA
 
     def verifies(self, key: object) -> bool:
@@ -83,11 +89,14 @@ class CompactJws:
         if isinstance(key, ec.EllipticCurvePublicKey):
             algorithm = next(each for _, name, each in _CURVES.values() if name == self.algorithm)
             return verifies(key, self.signature, self.signed, algorithm)
-        digest, probabilistic = _RSA[self.algorithm]
-        scheme: padding.AsymmetricPadding = padding.PKCS1v15()
-        if probabilistic:
-            scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
         try:
+            if isinstance(key, ed25519.Ed25519PublicKey):
+                key.verify(self.signature, self.signed)
+                return True
+            digest, probabilistic = _RSA[self.algorithm]
+            scheme: padding.AsymmetricPadding = padding.PKCS1v15()
+            if probabilistic:
+                scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
             key.verify(self.signature, self.signed, scheme, digest)  # type: ignore[attr-defined]
         except InvalidSignature:
             return False
@@ -123,7 +132,9 @@ def _either_base64(text: str) -> bytes:
 
 
 def parse_jwk(value: object) -> PublicKey:
-    """A public JWK (RFC 7518 sections 6.2.1 and 6.3.1), P-256, P-384 or RSA; raises `EvidenceMalformed`.
+    """A public JWK (RFC 7518 sections 6.2.1 and 6.3.1, RFC 8037 section 2); raises `EvidenceMalformed`.
+
+    P-256, P-384, P-521, Ed25519 or RSA.
 
     Members beside the key's own (``kid``, ``use``, ``x5c``…) are left to the caller; a private one is refused.
     """
@@ -137,6 +148,10 @@ def parse_jwk(value: object) -> PublicKey:
             if curve not in _CURVES:
                 raise MalformedInput(f"curve {curve!r} is not accepted")
             return point(read.blob("x") + read.blob("y"), _CURVES[curve][0](), what="JWK")
+        if kind == "OKP":
+            if read.text("crv") != "Ed25519":
+                raise MalformedInput("the curve is not Ed25519")
+            return ed25519.Ed25519PublicKey.from_public_bytes(read.blob("x", size=32))
         if kind == "RSA":
             modulus, exponent = (int.from_bytes(read.blob(name, limit=1024), "big") for name in ("n", "e"))
             try:
@@ -147,13 +162,26 @@ def parse_jwk(value: object) -> PublicKey:
 
 
 def parse_jwks(text: str) -> dict[str, PublicKey]:
-    """A JWKS (RFC 7517 section 5): ``kid`` → key. Each key needs its own ``kid``; raises `EvidenceMalformed`."""
+    """A JWKS (RFC 7517 section 5): ``kid`` → key; raises `EvidenceMalformed`.
+
+    Keys of a kind that is not known here, or that nobody could use, are passed over as the section says; one has to be
+    left. No two may have one ``kid``, and a private key is refused.
+    """
     with at_the_door("JWKS"):
-        read = Fields(parse_json(text, where="JWKS"), where="JWKS")
+        listed = Fields(parse_json(text, where="JWKS"), where="JWKS").value("keys")
+        if not isinstance(listed, list):
+            raise MalformedInput("keys is not a list")
         keys: dict[str, PublicKey] = {}
-        for value in read.value("keys"):
-            name = Fields(value, where="JWKS: key").text("kid", limit=256)
+        for value in listed:
+            if isinstance(value, dict) and "d" in value:
+                raise MalformedInput("a private key where public ones belong")
+            try:
+                name, key = Fields(value, where="JWKS: key").text("kid", limit=256), parse_jwk(value)
+            except (EvidenceMalformed, MalformedInput):
+                continue
             if name in keys:
                 raise MalformedInput(f"kid {name!r} stands twice")
-            keys[name] = parse_jwk(value)
+            keys[name] = key
+        if not keys:
+            raise MalformedInput("no key that can be used: each needs its own kid")
         return keys

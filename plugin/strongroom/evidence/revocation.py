@@ -21,7 +21,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 from strongroom.errors import EvidenceMalformed
-from strongroom.evidence.certificates import name_of, parse_certificate, public_key_info, serial_of
+from strongroom.evidence.certificates import UNREADABLE, name_of, parse_certificate, public_key_info, serial_of
 from strongroom.evidence.crl import RevocationList, check_crl, parse_crl
 from strongroom.evidence.types import Checklist, Word
 
@@ -60,7 +60,7 @@ def _response(octets: bytes, role: str) -> ocsp.OCSPResponse:
             response.certificate_status, response.serial_number, response.issuer_key_hash  # noqa: B018
             response.this_update_utc, response.next_update_utc, response.certificates  # noqa: B018
             response.signature_hash_algorithm, response.hash_algorithm, response.issuer_name_hash  # noqa: B018
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise EvidenceMalformed(f"{role}: not an OCSP response about one certificate") from error
     return response
 

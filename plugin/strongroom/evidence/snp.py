@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from strongroom.encoding import Fields, unb64
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.revocation import Lists
-from strongroom.evidence.snp_certificate import Issuers, SnpCertificate, amd_issuers
-from strongroom.evidence.snp_policy import SnpPolicy, appraise_report
+from strongroom.evidence.snp_certificate import PRODUCTS, Issuers, SnpCertificate, amd_issuers
+from strongroom.evidence.snp_policy import SnpPolicy, appraise_provider, appraise_report
 from strongroom.evidence.snp_report import ABI, SnpReport, Tcb, from_serde, octets_of
 from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Word
 
@@ -61,17 +61,21 @@ class SnpVerifier:
     def verify_endorsements(
         self, endorsements: Endorsements, now: datetime, policy: SnpPolicy, checks: Checklist
     ) -> None:
-        """Judge certificates alone, where there is no report yet: chain, dates, revocation.
+        """Judge certificates alone, where there is no report yet: chain, dates, revocation, provider.
 
         Records `Word.COLLATERAL_MISSING` where there is neither a VCEK nor a VLEK.
         """
+        provider = ""
         found = [kind for kind in ("VCEK", "VLEK") if endorsements.get(kind.lower()) is not None]
         for kind in found:
-            SnpCertificate.parse(endorsements.items[kind.lower()], kind=kind).verify(
+            certificate = SnpCertificate.parse(endorsements.items[kind.lower()], kind=kind)
+            provider = certificate.csp_id or ""
+            certificate.verify(
                 kind=kind, issuers=self._issuers, lists=Lists.parse(endorsements.items), now=now, checks=checks,
                 require_revocation=policy.require_revocation_status,
             )  # fmt: skip
-        _certificate_given(bool(found), "VCEK", checks)
+        if _certificate_given(bool(found), "VCEK", checks):
+            appraise_provider(provider, policy, checks)
 
     def appraise(self, claims: Claims, policy: SnpPolicy, checks: Checklist) -> None:
         """Debug, migration, VMPL, TCB minimums, platform state and allow-lists."""
@@ -158,7 +162,7 @@ def verify_report(
         genuine = _check_signature(report, certificate, checks)
         _check_identity(report, certificate, kind, checks)
     product = (certificate.product if certificate else report.product) or "unknown"
-    _check_tcb(report, certificate, product, checks)
+    _check_tcb(report, certificate, checks)
     _check_security_policy(report, items.get("security_policy"), checks)
     return _claims(report, certificate, product, genuine)
 
@@ -220,13 +224,21 @@ def _check_identity(report: SnpReport, certificate: SnpCertificate, kind: str, c
     )  # fmt: skip
 
 
-def _check_tcb(report: SnpReport, certificate: SnpCertificate | None, product: str, checks: Checklist) -> None:
+def _check_tcb(report: SnpReport, certificate: SnpCertificate | None, checks: Checklist) -> None:
+    """A layout that the report itself names has to fit; one that only the certificate names may be another chip's."""
     tcbs = [report.current_tcb, report.committed_tcb, report.launch_tcb, report.reported_tcb]
-    reported = [Tcb.parse(each, product=product) for each in tcbs][-1]
+    named = report.product if report.product in PRODUCTS else None
+    product = named or (certificate.product if certificate else "")
+    reported: Tcb | None = None
+    try:
+        reported = [Tcb.parse(each, product=product) for each in tcbs][-1]
+    except EvidenceMalformed:
+        if named is not None:
+            raise
     if certificate is not None:
         checks.that(
             reported == certificate.tcb, "snp.certificate-tcb", Word.TCB, expected=str(certificate.tcb),
-            found=str(reported), source="AMD 57230 section 3.1",
+            found=str(reported or f"no TCB of {product}: {report.reported_tcb.hex()}"), source="AMD 57230 section 3.1",
             hint="the certificate is for another firmware level of this chip: fetch it with the report's reported TCB",
         )  # fmt: skip
 

@@ -135,11 +135,15 @@ def appraise_report(report: SnpReport, product: str, claims: Claims, policy: Snp
             source=ABI,
         )  # fmt: skip
     check_allowed(policy.products, product, checks, name="snp.product", word=Word.IDENTITY, key="products", source=ABI)
-    if report.signing_key == "VLEK":
-        check_allowed(
-            policy.csp_ids, claims["csp_id"], checks, name="snp.csp-id", word=Word.IDENTITY, key="csp_ids",
-            source="AMD 57230 section 3.1",
-        )  # fmt: skip
+    appraise_provider(claims["csp_id"], policy, checks)
+
+
+def appraise_provider(csp_id: str, policy: SnpPolicy, checks: Checklist) -> None:
+    """Hold the provider that a VLEK names against `policy`; a VCEK names none, and `csp_id` is then empty."""
+    check_allowed(
+        policy.csp_ids, csp_id, checks, name="snp.csp-id", word=Word.IDENTITY, key="csp_ids",
+        source="AMD 57230 section 3.1",
+    )  # fmt: skip
 
 
 def _appraise_guest(report: SnpReport, policy: SnpPolicy, checks: Checklist) -> None:

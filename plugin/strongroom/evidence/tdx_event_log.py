@@ -41,8 +41,13 @@ class Event:
     @property
     def bound(self) -> bool:
         """Whether the digest covers name and payload, so that they may be believed."""
-        message = self.kind.to_bytes(4, "little") + b":" + self.name.encode() + b":" + self.payload
-        return self.kind == RUNTIME_EVENT and self.digest == hashlib.sha384(message).digest()
+        if self.kind != RUNTIME_EVENT:
+            return False
+        try:
+            message = self.kind.to_bytes(4, "little") + b":" + self.name.encode() + b":" + self.payload
+        except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and no digest covers
+            return False
+        return self.digest == hashlib.sha384(message).digest()
 
 
 def parse_log(octets: bytes) -> tuple[Event, ...]:
@@ -72,16 +77,31 @@ def _json_log(octets: bytes) -> tuple[Event, ...]:
     events = []
     for place, value in enumerate(listed):
         read = Fields(value, where=f"event {place}")
-        # What else a writer notes beside a digest is never believed, so it may be there.
+        # What else a writer notes beside a digest is never believed, so it may be there; nor are a name and a payload
+        # that no digest can cover.
         event = Event(
             read.number("imr", high=REGISTERS - 1),
             read.number("event_type", high=0xFFFF_FFFF, default=0),
             read.hexes("digest", size=48),
-            read.text("event", default=""),
-            read.hexes("event_payload", limit=LONGEST_LOG) if read.has("event_payload") else b"",
+            _name(read),
+            _payload(read),
         )
         events.append(event)
     return tuple(events)
+
+
+def _name(read: Fields) -> str:
+    try:
+        return read.text("event")
+    except MalformedInput:
+        return ""
+
+
+def _payload(read: Fields) -> bytes:
+    try:
+        return read.hexes("event_payload", limit=LONGEST_LOG)
+    except MalformedInput:
+        return b""
 
 
 def _binary_log(octets: bytes) -> tuple[tuple[Event, ...], int]:

@@ -200,9 +200,13 @@ def _replayed(
     name: str,
 ) -> bool:
     wrong = [index for index in sorted(extended) if covered.get(index) != after[index]]
+    unquoted = [index for index in wrong if index not in covered]
+    told = (("differ", [each for each in wrong if each in covered]), ("not quoted", unquoted),
+            ("reached", [] if wrong else sorted(extended)))  # fmt: skip
+    found = "; ".join(f"PCR {', '.join(map(str, indices))} {what}" for what, indices in told if indices)
     return checks.that(
-        not wrong and bool(extended), name, Word.EVENT_LOG, expected="a log that replays to every register it extends",
-        found=f"PCR {', '.join(map(str, wrong or sorted(extended)))} {'differ' if wrong else 'reached'}"
-        if extended else "a log without the judged bank",
+        not wrong and bool(extended), name, Word.EVENT_LOG,
+        expected="a log that replays to every register it extends, each of them quoted",
+        found=found if extended else "a log without the judged bank",
         source=_FIRMWARE, hint="send the whole log, read after the last extend",
     )  # fmt: skip

@@ -2,9 +2,10 @@
 
 "TCG PC Client Platform Firmware Profile", revision 1.06, section 10: the first event has the SHA-1 form
 and states the banks (Spec ID Event03), all others are TCG_PCR_EVENT2 and carry a digest for each bank.
-Little-endian. EV_NO_ACTION events extend nothing; a StartupLocality event says with which value PCR 0
-began. A log is only as good as its replay: `EventLog.replay` gives the registers that the log claims, and
-`strongroom.evidence.tpm` compares them with those that were quoted.
+Older firmware writes all events in the SHA-1 form (section 10.2.1): a log of the SHA-1 bank alone, which no quote
+that is accepted here has. Little-endian. EV_NO_ACTION events extend nothing; a StartupLocality event says with
+which value PCR 0 began. A log is only as good as its replay: `EventLog.replay` gives the registers that the log
+claims, and `strongroom.evidence.tpm` compares them with those that were quoted.
 
 Our own log (`LaunchEvent`) is the list of what `strongroom launch` extended: docs/attestation/tpm.md.
 """
@@ -31,6 +32,9 @@ LAUNCH_PCR = 14
 """Where `launch` extends its events unless it is told otherwise: static until reboot, used by shim at most."""
 _GLOBAL_VARIABLE = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")  # UEFI 2.10 section 3.3, as stored
 _SECURE_BOOT = "SecureBoot".encode("utf-16-le")
+_SPEC_ID = b"Spec ID Event03\0"
+_SHA1_HEAD = 32
+"""Bytes before the data of an event in the SHA-1 form: PCR, type, digest, size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +56,18 @@ class EventLog:
 
     @classmethod
     def parse(cls, octets: bytes) -> EventLog:
-        """Read a whole crypto-agile log and nothing after it.
-
-        Raises `EvidenceMalformed`, also for the SHA-1-only form of older firmware.
-        """
+        """Read a whole log and nothing after it, crypto-agile or of SHA-1 alone; raises `EvidenceMalformed`."""
         with at_the_door("TCG event log"):
             read = Reader(octets, where="TCG event log")
-            sizes = _header(read)
-            events: list[Event] = []
+            agile = octets[_SHA1_HEAD : _SHA1_HEAD + len(_SPEC_ID)] == _SPEC_ID
+            sizes = _header(read) if agile else {}
+            events = [] if agile else [_sha1_event(read)]
             while read.left:
                 if len(events) >= MOST_EVENTS:
                     raise EvidenceMalformed(f"TCG event log: more than {MOST_EVENTS} events")
-                events.append(_event(read, sizes))
-            return cls(tuple(HASHES[number] for number in sizes if number in HASHES), tuple(events))
+                events.append(_event(read, sizes) if agile else _sha1_event(read))
+            banks = tuple(HASHES[number] for number in sizes if number in HASHES) if agile else ("sha1",)
+            return cls(banks, tuple(events))
 
     def replay(self, bank: str) -> dict[int, bytes]:
         """PCR → value after all events, for each register that the log extends; raises `EvidenceMalformed`."""
@@ -106,11 +109,8 @@ def _header(read: Reader) -> dict[int, int]:
     """TCG_EfiSpecIDEvent (section 10.4.5.1): the banks of the log, algorithm → digest size."""
     pcr, kind, digest = read.uint_le(4), read.uint_le(4), read.take(20)
     data = Reader(read.take(_size(read)), where="Spec ID Event03")
-    if pcr or kind != EV_NO_ACTION or any(digest) or data.take(16) != b"Spec ID Event03\0":
-        raise EvidenceMalformed(
-            "TCG event log: it does not begin with Spec ID Event03",
-            hint="read binary_bios_measurements of a TPM 2.0; SHA-1-only logs are not accepted",
-        )
+    if pcr or kind != EV_NO_ACTION or any(digest) or data.take(len(_SPEC_ID)) != _SPEC_ID:
+        raise EvidenceMalformed("TCG event log: its Spec ID event is of another register or type, or has a digest")
     data.take(4 + 1 + 1 + 1 + 1)  # platform class, version minor and major, errata, size of a UINTN
     count = data.uint_le(4)
     if not 1 <= count <= 8:
@@ -131,6 +131,14 @@ def _size(read: Reader) -> int:
     if size > LARGEST_EVENT:
         raise EvidenceMalformed(f"TCG event log: an event of {size} bytes")
     return size
+
+
+def _sha1_event(read: Reader) -> Event:
+    """TCG_PCR_EVENT (section 10.2.1)."""
+    pcr, kind, digest = read.uint_le(4), read.uint_le(4), read.take(20)
+    if pcr >= PCRS:
+        raise EvidenceMalformed(f"TCG event log: an event of PCR {pcr}")
+    return Event(pcr, kind, {"sha1": digest}, read.take(_size(read)))
 
 
 def _event(read: Reader, sizes: Mapping[int, int]) -> Event:

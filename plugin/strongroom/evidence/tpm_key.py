@@ -235,9 +235,12 @@ class KeyExamination:
         ) and self._follow(ek, roots, name="tpm.ek-certificate")  # fmt: skip
 
     def _follow(self, leaf: Certificate, trusted: tuple[Certificate, ...], *, name: str) -> bool:
-        """Chain `leaf` to a self-signed certificate among `trusted`, through any intermediates at hand."""
-        roots = tuple(each for each in trusted if each.subject == each.issuer)
-        pool = [each for each in trusted if each.subject != each.issuer]
+        """Chain `leaf` to a self-signed certificate among `trusted`, through any intermediates at hand.
+
+        Where none of `trusted` is self-signed, each of them is where a chain may end.
+        """
+        roots = tuple(each for each in trusted if each.subject == each.issuer) or trusted
+        pool = [each for each in trusted if each not in roots]
         pool += [parse_certificate(each, what="intermediate certificate") for each in self.body.certificates]
         if (pem := self.endorsements.get("certificates")) is not None:
             pool += parse_chain(pem, what="certificates")

@@ -20,7 +20,7 @@ from strongroom.evidence.tpm_quote import PcrPolicy
 from strongroom.evidence.types import Checklist, Claims, Word
 
 TRUST = ("certificate", "pinned", "activated")
-PIN_SIZES = (32, 34, 50, 66)  # SHA-256 of a SubjectPublicKeyInfo, or a Name with its 2-byte algorithm
+PIN_SIZES = (22, 32, 34, 50, 66)  # SHA-256 of a SubjectPublicKeyInfo, or a Name with its 2-byte algorithm
 GOOGLE_ROOTS = ("google_tpm_ek_root_1.der", "google_gcp_ek_ak_ca_root.der")
 GOOGLE_INTERMEDIATES = ("google_tpm_ek_intermediate_2.der", "google_gcp_ek_ak_ca_intermediate_v3.der")
 
@@ -31,7 +31,8 @@ class TpmPolicy:
 
     `ak_trust` says why the attestation key is believed: it is certified up to `ak_roots` (Google's unless
     named), it is one of `pinned_aks`, or the broker activated a credential for it against an EK that is
-    certified up to `ek_roots`. Certificates in a policy are PEM text; the self-signed among them are roots.
+    certified up to `ek_roots`. Certificates in a policy are PEM text; the self-signed among them are roots, and
+    where none is, all are.
     """
 
     ak_trust: str = "certificate"
@@ -83,7 +84,7 @@ class TpmPolicy:
 
     def appraise(self, claims: Claims, checks: Checklist) -> None:
         """PCR values, secure boot and what `strongroom launch` recorded, against this policy."""
-        self.pcrs.appraise(claims.get("pcrs", {}), checks, name="tpm")
+        self.pcrs.appraise(claims.get("pcrs"), checks, name="tpm")
         if self.require_secure_boot:
             state = claims.get("secure_boot")
             checks.that(
@@ -109,9 +110,6 @@ def _certificates(table: Fields, name: str) -> tuple[Certificate, ...]:
     if not table.has(name):
         return ()
     try:
-        certificates = parse_chain(table.text(name, limit=1 << 16).encode(), what=f"{table.where}: {name}")
+        return parse_chain(table.text(name, limit=1 << 16).encode(), what=f"{table.where}: {name}")
     except EvidenceMalformed as error:
         raise MalformedInput(str(error)) from error
-    if not any(each.subject == each.issuer for each in certificates):
-        raise MalformedInput(f"{table.where}: {name} holds no root: one certificate must be self-signed")
-    return certificates

@@ -64,8 +64,14 @@ class PcrPolicy:
             allowed[index] = frozenset(unhex(each, where=f"{inner.where}: {name}").hex() for each in values)
         return cls(allowed)
 
-    def appraise(self, quoted: Mapping[str, str], checks: Checklist, *, name: str) -> None:
-        """Record one check for each register that the policy names; `quoted` is index → hex."""
+    def appraise(self, quoted: Mapping[str, str] | None, checks: Checklist, *, name: str) -> None:
+        """Record one check for each register that the policy names; `quoted` is index → hex.
+
+        It is None where no quote vouches for any value: what failed then is in `checks`, and says why.
+        """
+        if quoted is None and checks.failed:
+            return
+        quoted = quoted or {}
         for index, allowed in sorted(self.allowed.items()):
             found = quoted.get(str(index), "")
             checks.that(
