@@ -344,7 +344,7 @@ def _verdicts(folder: Path, case: Mapping[str, Any]) -> Iterator[Verdict]:
     for verdict in case["expected"]:
         said = f"{where} [{verdict.get('policy')}]"
         rejects = verdict.get("verdict") == "reject"
-        _only(verdict, VERDICT_FIELDS | ({"also_fails"} if rejects else set()), VERDICT_OPTIONAL, said)
+        _only(verdict, VERDICT_FIELDS, VERDICT_OPTIONAL | ({"also_fails"} if rejects else set()), said)
         roles = {**case["roles"], **verdict["files_override"]}
         unknown = sorted(set(roles) - KINDS[tee].roles)
         if unknown:
