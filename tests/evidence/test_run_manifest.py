@@ -152,7 +152,6 @@ def test_a_wrong_expectation_fails_the_run(tmp_path, shared_evidence, capsys):
         "word",
         "our-word",
         "word-twice",
-        "no-other-words",
         "accepted-other-words",
         "accepted-word",
         "time",
