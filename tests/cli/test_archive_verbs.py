@@ -9,8 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from archive.makings import MANIFEST, model_files, write_mar
+from archive.makings import MANIFEST, model_files, write_folder, write_mar
+from strongroom.archive.seal import seal_archive
+from strongroom.archive.signature import AuthorKey
 from strongroom.cli.archive import gather
+from strongroom.cli.sealing import holder
+from strongroom.errors import SealRefused
 
 
 @pytest.fixture
@@ -242,3 +246,66 @@ def test_a_plugin_brings_recipients_and_signers(keyed, tmp_path, monkeypatch):
     keyed("verify", "s.mar", "--author", "card.pub", "--identity", "word:shut", *plugin, status=1)
     # Without being named the plugin is not loaded.
     keyed("verify", "s.mar", "--author", "card.pub", "--identity", "word:open", status=1)
+
+
+@pytest.mark.parametrize("places", [("x", "x"), ("folder/k", "folder"), ("x", "./x"), ("folder", "folder")])
+def test_an_archive_does_not_replace_its_own_key(places, keyed, tmp_path):
+    key, output = places
+    if output == "folder":
+        (tmp_path / "folder").mkdir()
+    form = ("--directory",) if output == "folder" else ()
+    words = ("--author", "author.key", "--key-out", key, "-o", output, "--force", *form)
+
+    assert "would replace its own key" in keyed("seal", "tiny.mar", *words, status=1).stderr
+
+
+def test_a_key_file_under_another_name_of_the_output_is_refused(keyed, tmp_path):
+    (tmp_path / "out").write_text("old")
+    (tmp_path / "k").hardlink_to(tmp_path / "out")
+    words = ("--author", "author.key", "--key-out", "k", "-o", "out", "--force")
+
+    assert "would replace its own key" in keyed("seal", "tiny.mar", *words, status=1).stderr
+
+
+def test_a_sealed_folder_lies_beside_the_folder_that_was_sealed(keyed, tmp_path):
+    write_folder(tmp_path / "model", model_files())
+    said = keyed("seal", "model", "--directory", "--force", "--author", "author.key", "--key-out", "k").stdout
+
+    assert said.startswith("model.sealed: ")
+    assert (tmp_path / "model/model.pt").read_bytes() == model_files()["model.pt"]
+    keyed("verify", "model.sealed", "--author", "author.pub", "--key", "k")
+
+
+def test_packaging_a_folder_replaces_no_folder_of_the_authors(keyed, sources, tmp_path):
+    pytest.importorskip("model_archiver", reason="SKIPPED LOUDLY: no torch-model-archiver here")
+    words = ("--handler", sources / "serve.py", "--serialized-file", sources / "weights.pt", "--author", "author.key")
+    more = ("--archive-format", "no-archive", "-f", "--key-out", "k")
+    named = ("archive", "-v", "1.0", "--model-name")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.txt").write_text("one")
+
+    assert "holds or lies in" in keyed(*named, "sources", *words, *more, status=1).stderr
+    assert "did not write" in keyed(*named, "thesis", *words, *more, status=1).stderr
+    assert (sources / "weights.pt").exists() and (tmp_path / "thesis/chapter.txt").exists()
+    assert not (tmp_path / "k").exists()
+
+
+@pytest.mark.parametrize("place", ["absent/k", "k" * 250])
+def test_a_key_that_could_not_be_written_is_found_before_anything_is_sealed(place, keyed, tmp_path):
+    failed = keyed("seal", "tiny.mar", "--author", "author.key", "--key-out", place, status=1)
+
+    assert "hint: " in failed.stderr
+    assert not (tmp_path / "tiny.sealed.mar").exists()
+
+
+def test_a_key_file_goes_when_its_archive_gets_no_name(keyed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keep = holder(None, None, Path("k"), output=Path("out"), version=1)
+
+    def late(sealed):
+        (tmp_path / "out").mkdir()
+        return keep(sealed)
+
+    with pytest.raises(SealRefused, match="exists already"):
+        seal_archive(Path("tiny.mar"), Path("out"), author=AuthorKey.load("author.key"), before_publish=late)
+    assert not (tmp_path / "k").exists()

@@ -81,7 +81,9 @@ def archive(
     source = gather(
         model_name, version, handler, serialized_file, model_file, extra_files, runtime, requirements_file, config_file
     )
-    keep = sealing.holder(broker, admin_key, key_out, ca=broker_ca, others=bool(recipient))
+    keep = sealing.holder(
+        broker, admin_key, key_out, output=output, version=lineage_version, ca=broker_ca, others=bool(recipient)
+    )
     with sealing.progress_bar("sealing", quiet=as_json) as progress:
         sealed = seal_source(
             source,

@@ -66,8 +66,17 @@ def seal(
     from strongroom.archive.seal import seal_archive
     from strongroom.cli import sealing
 
-    output = output or source.with_name(source.name.removesuffix(".mar") + ("" if directory else ".sealed.mar"))
-    keep = sealing.holder(broker, admin_key, key_out, lease_s=lease, ca=broker_ca, others=bool(recipient) or passphrase)
+    output = output or sealing.output_for(source, directory=directory)
+    keep = sealing.holder(
+        broker,
+        admin_key,
+        key_out,
+        output=output,
+        version=version,
+        lease_s=lease,
+        ca=broker_ca,
+        others=bool(recipient) or passphrase,
+    )
     wraps = [sealing.recipient(each, plugin or ()) for each in recipient or ()]
     phrase = [sealing.ask_passphrase(confirm=True)] if passphrase else []
     with sealing.progress_bar("sealing", quiet=as_json) as progress:

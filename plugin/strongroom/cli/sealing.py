@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strongroom.archive.seal import Sealed
+from strongroom.archive.seal import BeforePublish, Sealed
 from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
 
 if TYPE_CHECKING:
@@ -26,11 +27,17 @@ def holder(
     admin_key: Path | None,
     key_out: Path | None,
     *,
+    output: Path,
+    version: int,
     lease_s: int | None = None,
     ca: Path | None = None,
     others: bool = False,
-) -> Callable[[Sealed], None]:
-    """Who gets the model key before the archive takes its name; raises `ConfigurationInvalid` for nobody."""
+) -> BeforePublish:
+    """Who gets the model key before the archive takes its name.
+
+    Whatever would keep them from it is found now, not after an hour of sealing: raises `ConfigurationInvalid`, also
+    for nobody, and `KeyFileInvalid`.
+    """
     if (broker is None) != (admin_key is None):
         raise ConfigurationInvalid(
             "--broker and --admin-key belong together", hint="`strongroom broker init` makes the admin key"
@@ -40,14 +47,10 @@ def holder(
             "nobody would keep the key, and the archive could never be opened",
             hint="say --broker URL --admin-key FILE, --key-out FILE, or --recipient",
         )
+    if key_out is not None:
+        _check_key_out(key_out, output)
 
-    def keep(sealed: Sealed) -> None:
-        if key_out is not None:
-            from strongroom.archive.modelkey import save_model_key
-
-            # In a folder it gets the name under which a keeper with provider "file" looks for it.
-            path = key_out / f"{sealed.digest}.key" if key_out.is_dir() else key_out
-            save_model_key(path, sealed.digest, sealed.key)
+    def keep(sealed: Sealed) -> Callable[[], None] | None:
         if broker is not None and admin_key is not None:
             from strongroom.broker.client import register_model_key
 
@@ -62,8 +65,52 @@ def holder(
                 lease_s=lease_s,
                 ca=ca,
             )
+        if key_out is None:
+            return None
+        from strongroom.archive.modelkey import save_model_key
+
+        # In a folder it gets the name under which a keeper with provider "file" looks for it.
+        path = key_out / f"{sealed.digest}.key" if key_out.is_dir() else key_out
+        save_model_key(path, sealed.digest, sealed.key)
+        return lambda: path.unlink(missing_ok=True)
 
     return keep
+
+
+def _check_key_out(key_out: Path, output: Path) -> None:
+    """Raises `KeyFileInvalid` where the key could not be written, `ConfigurationInvalid` where it would not stay."""
+    folder = key_out if key_out.is_dir() else key_out.parent
+    place = key_out.resolve() if key_out.is_dir() else folder.resolve() / key_out.name
+    same = os.path.exists(key_out) and os.path.exists(output) and os.path.samefile(key_out, output)
+    if same or place.is_relative_to(output.parent.resolve() / output.name):
+        raise ConfigurationInvalid(
+            f"the archive {output} would replace its own key: --key-out {key_out} is in the same place",
+            hint="write the key elsewhere: --key-out FILE",
+        )
+    if os.path.lexists(key_out) and not key_out.is_dir():
+        raise KeyFileInvalid(f"{key_out} exists already", hint="choose another name; keys are not overwritten")
+    try:
+        os.lstat(key_out.with_name(f".{key_out.name}.{'0' * 12}") if key_out.name else folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise KeyFileInvalid(f"{key_out}: {error.strerror}", hint="choose another name for --key-out") from error
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise KeyFileInvalid(
+            f"{key_out} cannot be written: {folder} is no folder that you may write to", hint="look at --key-out"
+        )
+
+
+def output_for(source: Path, *, directory: bool) -> Path:
+    """The archive's name where none was given: beside the model, and never the model's own."""
+    stem = source.name.removesuffix(".mar")
+    if stem in {"", ".."}:
+        raise ConfigurationInvalid(
+            f"{str(source)!r} gives no name for the sealed archive", hint="say where to write it: -o SEALED.mar"
+        )
+    if not directory:
+        return source.with_name(f"{stem}.sealed.mar")
+    return source.with_name(f"{stem}.sealed" if source.is_dir() or stem == source.name else stem)
 
 
 def ask_passphrase(*, confirm: bool) -> Passphrase:

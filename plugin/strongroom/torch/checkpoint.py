@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from strongroom.archive.seal import Sealed, Terms, Wrap, seal_source
+from strongroom.archive.seal import BeforePublish, Sealed, Terms, Wrap, seal_source
 from strongroom.archive.signature import AuthorPublic, Signer
 from strongroom.archive.source import FilesSource
 from strongroom.archive.unseal import SealedArchive
@@ -38,7 +38,7 @@ def save(
     files: Mapping[str, Path] | None = None,
     manifest: Mapping[str, Any] | None = None,
     recipients: Iterable[Wrap] = (),
-    before_publish: Callable[[Sealed], None] | None = None,
+    before_publish: BeforePublish | None = None,
     overwrite: bool = False,
 ) -> Sealed:
     """`torch.save` into memory, sealed from there to `output`; nothing readable touches a disk.
