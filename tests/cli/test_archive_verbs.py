@@ -309,3 +309,15 @@ def test_a_key_file_goes_when_its_archive_gets_no_name(keyed, tmp_path, monkeypa
     with pytest.raises(SealRefused, match="exists already"):
         seal_archive(Path("tiny.mar"), Path("out"), author=AuthorKey.load("author.key"), before_publish=late)
     assert not (tmp_path / "k").exists()
+
+
+def test_rewrap_leaves_an_archive_to_nobody_only_when_that_is_said(keyed):
+    keyed("keygen", "identity", "alice")
+    keyed("seal", "tiny.mar", "--author", "author.key", "--recipient", "alice.recipient", "-o", "s.mar")
+    words = ("rewrap", "s.mar", "--identity", "alice.identity")
+
+    for leaving in (["--replace"], ["--remove", "alice.recipient"]):
+        assert "nobody could ever open it" in keyed(*words, *leaving, status=1).stderr
+    keyed("keygen", "identity", "bob")
+    assert "bob.recipient is no recipient" in keyed(*words, "--remove", "bob.recipient", status=1).stderr
+    assert "0 recipients now (none)" in keyed(*words, "--replace", "--allow-none").stdout
