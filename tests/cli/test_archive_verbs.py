@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
+import typer
 from archive.makings import MANIFEST, model_files, write_folder, write_mar
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey
+from strongroom.cli import keygen
 from strongroom.cli.archive import gather
 from strongroom.cli.sealing import holder
 from strongroom.errors import SealRefused
+from typer.testing import CliRunner
 
 
 @pytest.fixture
@@ -321,3 +327,105 @@ def test_rewrap_leaves_an_archive_to_nobody_only_when_that_is_said(keyed):
     keyed("keygen", "identity", "bob")
     assert "bob.recipient is no recipient" in keyed(*words, "--remove", "bob.recipient", status=1).stderr
     assert "0 recipients now (none)" in keyed(*words, "--replace", "--allow-none").stdout
+
+
+@pytest.mark.parametrize("verb", ["author", "identity"])
+@pytest.mark.parametrize("name", [".", "/", "", ".."])
+def test_keys_without_a_name_are_refused_with_the_next_step(verb, name):
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    keygen.register(app)
+    done = CliRunner().invoke(app, ["keygen", verb, name])
+
+    assert "gives no name for key files" in str(done.exception)
+    assert "say a name" in done.exception.hint
+
+
+@pytest.mark.parametrize(
+    ("verb", "private", "public"), [("author", "key", "pub"), ("identity", "identity", "recipient")]
+)
+def test_no_private_key_is_made_where_its_public_half_has_no_room(verb, private, public, run, tmp_path):
+    (tmp_path / f"alice.{public}").write_text("hers")
+
+    assert f"alice.{public} exists already" in run("keygen", verb, "alice", status=1).stderr
+    assert not (tmp_path / f"alice.{private}").exists()
+
+
+def test_a_folder_without_a_name_is_sealed_only_under_a_name_that_was_given(keyed, tmp_path):
+    write_folder(tmp_path / "model", model_files())
+    words = ("--author", "../author.key", "--key-out", "../k")
+    done = subprocess.run(
+        [sys.executable, "-m", "strongroom.cli", "seal", ".", *words],
+        cwd=tmp_path / "model", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, "-o SEALED.mar" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--expires", "1960-01-01"], 1, "in the past"),
+        (["--expires", "2020-01-01T00:00:00+14:00"], 1, "in the past"),
+        (["--version", "99999999999999999999999"], 2, "18446744073709551615"),
+        (["--owner", b"\xff"], 1, "the owner is no text"),
+        (["--lease", "900"], 1, "--lease is about the key at a broker"),
+        (["--lease", "0"], 2, "--lease"),
+        (["--version", "4294967296", "--broker", "http://127.0.0.1:9", "--admin-key", "a"], 1, "up to 4294967295 only"),
+    ],
+)
+def test_terms_that_nobody_could_keep_are_refused_before_anything_is_sealed(words, status, said, keyed, tmp_path):
+    failed = keyed(
+        "seal", "tiny.mar", "--author", "author.key", "--key-out", "k", *map(os.fsdecode, words), status=status
+    )
+
+    assert said in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "tiny.sealed.mar").exists()
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_a_passphrase_that_is_no_text_is_refused_and_not_repeated(locale, keyed, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "strongroom.cli", "seal", "tiny.mar", "--author", "author.key", "--passphrase"],
+        cwd=tmp_path, input=b"secret\xff\n", capture_output=True, timeout=120, check=False,
+        env={**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert b"the passphrase is no text in UTF-8" in done.stderr
+    assert b"secret" not in done.stderr
+
+
+def test_a_passphrase_is_missed_where_standard_input_is_closed(keyed, tmp_path):
+    command = f"{sys.executable} -m strongroom.cli seal tiny.mar --author author.key --passphrase <&-"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.returncode, "empty passphrase" in done.stderr) == (1, True)
+
+
+def test_only_a_key_file_that_is_not_there_is_told_how_to_make_one(keyed, tmp_path):
+    (tmp_path / "folder").mkdir()
+    missing = keyed("seal", "tiny.mar", "--author", "absent.key", "--key-out", "k", status=1).stderr
+    folder = keyed("seal", "tiny.mar", "--author", "folder", "--key-out", "k", status=1).stderr
+
+    assert "`strongroom keygen author` makes one" in missing
+    assert "keygen" not in folder
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_sealing_that_is_stopped_leaves_no_draft(number, status, keyed, tmp_path):
+    model = write_folder(tmp_path / "model", model_files())
+    with (model / "big.bin").open("wb") as file:
+        file.truncate(1 << 30)
+    words = ("seal", "model", "--directory", "--author", "author.key", "--key-out", "k")
+    with subprocess.Popen(
+        [sys.executable, "-m", "strongroom.cli", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None and not any(each.suffix == ".part" for each in tmp_path.iterdir()):
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+
+    assert (process.returncode, said) == (status, "strongroom: stopped\n")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["author.key", "author.pub", "model", "tiny.mar"]

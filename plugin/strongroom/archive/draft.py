@@ -170,12 +170,12 @@ class Draft:
     def _publish_folder(self, *, overwrite: bool) -> None:
         # A folder cannot replace another one in one step, so the old one steps aside first.
         aside = self._path.with_suffix(".old")
-        if overwrite and os.path.lexists(self._output):
-            _check_kind(self._output, directory=True)
-            os.rename(self._output, aside)
-        elif os.path.lexists(self._output):
-            raise FileExistsError
         try:
+            if overwrite and os.path.lexists(self._output):
+                _check_kind(self._output, directory=True)
+                os.rename(self._output, aside)
+            elif os.path.lexists(self._output):
+                raise FileExistsError
             os.rename(self._path, self._output)
         except BaseException:
             if os.path.lexists(aside) and not os.path.lexists(self._output):

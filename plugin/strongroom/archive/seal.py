@@ -66,6 +66,14 @@ class Terms:
     broker_key: bytes | None = None
     owner: str | None = None
 
+    @property
+    def owner_octets(self) -> bytes:
+        """The owner in UTF-8; raises `SealRefused` for what is no text."""
+        try:
+            return (self.owner or "").encode()
+        except UnicodeEncodeError as error:
+            raise SealRefused("the owner is no text in UTF-8", hint="say another owner") from error
+
     def lineage_or(self, name: str) -> str:
         """The lineage; the model's name where none was given."""
         return check_name(name if self.lineage is None else self.lineage, "lineage")
@@ -176,7 +184,7 @@ def seal_source(
         created=int(time.time()),
         expiry=None if terms.expiry is None else int(terms.expiry.timestamp()),
         broker_key=terms.broker_key,
-        owner=None if terms.owner is None else check_owner(terms.owner.encode()),
+        owner=None if terms.owner is None else check_owner(terms.owner_octets),
     )
     # Parsing our own core applies every limit before the first octet is written.
     SignedCore.parse(core.serialise())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strongroom.archive.seal import BeforePublish, Sealed
+from strongroom.cli.connection import VERSION_LIMIT
 from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def holder(
             "nobody would keep the key, and the archive could never be opened",
             hint="say --broker URL --admin-key FILE, --key-out FILE, or --recipient",
         )
+    if broker is None and lease_s is not None:
+        raise ConfigurationInvalid("--lease is about the key at a broker", hint="say --broker URL --admin-key FILE")
+    if broker is not None:
+        check_version(version)
     if key_out is not None:
         _check_key_out(key_out, output)
 
@@ -75,6 +80,15 @@ def holder(
         return lambda: path.unlink(missing_ok=True)
 
     return keep
+
+
+def check_version(version: int) -> None:
+    """Raise `ConfigurationInvalid` for a version that an archive may have and a broker's document may not."""
+    if version > VERSION_LIMIT:
+        raise ConfigurationInvalid(
+            f"version {version} fits an archive, but a key broker knows versions up to {VERSION_LIMIT} only",
+            hint="choose a smaller version, or keep the key without a broker by --key-out",
+        )
 
 
 def _check_key_out(key_out: Path, output: Path) -> None:
@@ -119,11 +133,15 @@ def ask_passphrase(*, confirm: bool) -> Passphrase:
 
     from strongroom.archive.passphrase import Passphrase
 
-    if not sys.stdin.isatty():
-        return Passphrase(sys.stdin.readline().rstrip("\n"))
-    first = getpass.getpass("passphrase: ")
-    if confirm and getpass.getpass("again: ") != first:
-        raise ConfigurationInvalid("the two passphrases differ", hint="try again")
+    try:
+        if sys.stdin is None or not sys.stdin.isatty():
+            # Standard input may be closed, and is None then.
+            return Passphrase(sys.stdin.readline().rstrip("\n") if sys.stdin else "")
+        first = getpass.getpass("passphrase: ")
+        if confirm and getpass.getpass("again: ") != first:
+            raise ConfigurationInvalid("the two passphrases differ", hint="try again")
+    except UnicodeDecodeError:  # which would carry the passphrase along
+        raise ConfigurationInvalid("the passphrase is no text in UTF-8", hint="give it in UTF-8") from None
     return Passphrase(first)
 
 
@@ -166,14 +184,19 @@ def _plugins(names: Iterable[str]) -> Plugins:
 
 
 def moment(text: str | None) -> datetime | None:
-    """A date or time in ISO 8601; without a zone it is UTC."""
+    """A date or time to come in ISO 8601; without a zone it is UTC."""
     if text is None:
         return None
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
         raise ConfigurationInvalid(f"{text!r} is no date", hint="write 2027-01-31 or 2027-01-31T12:00:00Z") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    if found <= datetime.now(UTC):
+        raise ConfigurationInvalid(
+            f"--expires {text} is in the past, and nobody could open the archive", hint="say a date to come"
+        )
+    return found
 
 
 def spki(path: Path | None) -> bytes | None:
