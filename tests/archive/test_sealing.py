@@ -21,7 +21,7 @@ from strongroom.archive.keyfile import take_name
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey
 from strongroom.archive.unseal import SealedArchive
-from strongroom.errors import SealRefused
+from strongroom.errors import ArchiveMalformed, SealRefused
 
 
 def open_again(sealed, author) -> dict[str, bytes]:
@@ -459,3 +459,9 @@ def test_a_folder_that_cannot_take_the_name_brings_the_old_one_back(mar, author,
         seal_archive(mar, tmp_path / "out", **again)
     assert open_again(first, author) == model_files()
     assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
+
+
+@pytest.mark.parametrize("terms", [{"version": 1 << 64}, {"expiry": datetime(1960, 1, 1, tzinfo=UTC)}])
+def test_a_number_that_the_header_has_no_room_for_is_refused(terms, mar, author, tmp_path):
+    with pytest.raises(ArchiveMalformed, match="no number of 64 bits"):
+        seal_archive(mar, tmp_path / "out", author=author, **terms, **TINY)

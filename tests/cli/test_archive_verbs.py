@@ -429,3 +429,17 @@ def test_a_sealing_that_is_stopped_leaves_no_draft(number, status, keyed, tmp_pa
 
     assert (process.returncode, said) == (status, "strongroom: stopped\n")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["author.key", "author.pub", "model", "tiny.mar"]
+
+
+@pytest.mark.parametrize(
+    ("words", "bound"),
+    [
+        (["minimum", "acme/digits", "4294967296"], "4294967295"),
+        (["limit", "acme/digits", "--keepers", "1000001"], "1000000"),
+        (["limit", "acme/digits", "--lease", "31622401"], "31622400"),
+    ],
+)
+def test_what_a_broker_would_refuse_is_not_sent_to_it(words, bound, run):
+    refused = run("release", *words, "--broker", "http://127.0.0.1:9", "--admin-key", "a", status=2).stderr
+
+    assert bound in refused
