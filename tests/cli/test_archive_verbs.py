@@ -19,7 +19,7 @@ from strongroom.archive.signature import AuthorKey
 from strongroom.cli import keygen
 from strongroom.cli.archive import gather
 from strongroom.cli.sealing import holder
-from strongroom.errors import SealRefused
+from strongroom.errors import ReleaseError, SealRefused
 from typer.testing import CliRunner
 
 
@@ -443,3 +443,14 @@ def test_what_a_broker_would_refuse_is_not_sent_to_it(words, bound, run):
     refused = run("release", *words, "--broker", "http://127.0.0.1:9", "--admin-key", "a", status=2).stderr
 
     assert bound in refused
+
+
+def test_a_broker_that_refuses_the_key_leaves_no_key_file(run, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise ReleaseError("no")
+
+    monkeypatch.setattr("strongroom.broker.client.register_model_key", refuse)
+    keep = holder("https://keys.example", tmp_path / "a", tmp_path / "k", output=tmp_path / "out", version=1)
+    with pytest.raises(ReleaseError):
+        seal_archive(tmp_path / "tiny.mar", tmp_path / "out", author=AuthorKey.generate(), before_publish=keep)
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.mar"]
