@@ -253,3 +253,23 @@ def test_ids_of_one_recipient_in_two_archives_do_not_match(mar, author, tmp_path
             ids.add(archive.area.current.slots[0].recipient)
 
     assert len(ids) == 2
+
+
+def test_the_last_recipient_goes_only_where_the_key_is_elsewhere(alice, mar, author, tmp_path):
+    sealed = seal_archive(mar, tmp_path / "out", author=author, recipients=[alice.recipient])
+    everybody = {"drop": lambda slot, digest: True}
+
+    with pytest.raises(SealRefused, match="nobody could ever open it"):
+        rewrap_archive(sealed.path, identities=[alice], **everybody)
+    assert opens(sealed.path, author, alice)
+    assert rewrap_archive(sealed.path, identities=[alice], allow_none=True, **everybody) == ()
+    rewrap_archive(sealed.path, key=sealed.key, add=[alice.recipient])
+    assert rewrap_archive(sealed.path, key=sealed.key, **everybody) == ()
+
+
+def test_somebody_who_is_no_recipient_is_not_removed_in_silence(archive, alice, author):
+    bob = KeyIdentity.generate("x25519").recipient
+
+    with pytest.raises(SealRefused, match=r"bob\.recipient is no recipient"):
+        rewrap_archive(archive, identities=[alice], add=[bob], remove={"bob.recipient": bob})
+    assert opens(archive, author, alice)

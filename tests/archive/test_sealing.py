@@ -15,12 +15,13 @@ from archive.makings import MANIFEST, NOW, manifest, model_files, write_folder, 
 from archive.plain_reader import Plain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strongroom.archive import draft
 from strongroom.archive.blocks import Grid, Suite, padme
 from strongroom.archive.keyfile import take_name
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey
 from strongroom.archive.unseal import SealedArchive
-from strongroom.errors import SealRefused
+from strongroom.errors import ArchiveMalformed, SealRefused
 
 
 def open_again(sealed, author) -> dict[str, bytes]:
@@ -366,3 +367,101 @@ def test_sealing_needs_memory_for_chunks_and_not_for_the_model(author, tmp_path)
     grown = subprocess.run(run, check=True, capture_output=True, text=True, timeout=120).stdout
 
     assert int(grown) < 100
+
+
+@pytest.mark.parametrize("output", ["model", "model/inside", "."])
+def test_an_output_that_is_holds_or_lies_in_the_source_is_refused(output, author, tmp_path):
+    folder = tmp_path / "all"
+    source = write_folder(folder / "model", model_files())
+
+    with pytest.raises(SealRefused, match="is, holds or lies in"):
+        seal_archive(source, folder / output, author=author, form="directory", overwrite=True, **TINY)
+    assert (source / "model.pt").read_bytes() == model_files()["model.pt"]
+
+
+def test_an_archive_does_not_replace_the_model_that_it_is_made_from(mar, author, tmp_path):
+    before = mar.read_bytes()
+    (tmp_path / "link").symlink_to(mar)
+    for source, output in ((mar, mar), (tmp_path / "link", mar), (mar, tmp_path / "link")):
+        with pytest.raises(SealRefused, match="is, holds or lies in"):
+            seal_archive(source, output, author=author, overwrite=True, **TINY)
+    assert mar.read_bytes() == before
+
+
+def test_a_sealed_folder_replaces_a_sealed_folder_only(mar, author, tmp_path):
+    again = {"author": author, "form": "directory", "overwrite": True, **TINY}
+    seal_archive(mar, tmp_path / "out", **again)
+    open_again(seal_archive(mar, tmp_path / "out", **again), author)
+    thesis = write_folder(tmp_path / "thesis", {"chapter.txt": b"one"})
+
+    with pytest.raises(SealRefused, match="did not write"):
+        seal_archive(mar, thesis, **again)
+    assert (thesis / "chapter.txt").read_bytes() == b"one"
+
+
+def test_a_form_does_not_replace_the_other_one(mar, author, tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+
+    with pytest.raises(SealRefused, match="is no folder"):
+        seal_archive(mar, tmp_path / "file", author=author, form="directory", overwrite=True, **TINY)
+    with pytest.raises(SealRefused, match="is no file"):
+        seal_archive(mar, tmp_path / "folder", author=author, overwrite=True, **TINY)
+
+
+def test_a_name_that_is_too_long_is_refused_before_anything_is_sealed(mar, author, tmp_path):
+    def progress(*_: object) -> None:
+        raise AssertionError("it was sealed")
+
+    with pytest.raises(SealRefused, match="File name too long"):
+        seal_archive(mar, tmp_path / ("x" * 250), author=author, progress=progress, **TINY)
+
+
+@pytest.mark.parametrize("form", ["file", "directory"])
+def test_a_name_that_cannot_be_taken_undoes_what_was_done_with_the_key(form, mar, author, tmp_path):
+    undone = []
+
+    def keep(_: object):
+        (tmp_path / "out").mkdir()  # somebody takes the name in the last moment
+        return lambda: undone.append(True)
+
+    with pytest.raises(SealRefused, match="exists already"):
+        seal_archive(mar, tmp_path / "out", author=author, form=form, before_publish=keep, **TINY)
+    assert undone == [True]
+
+
+@pytest.mark.parametrize("form", ["file", "directory"])
+def test_a_key_stays_where_its_archive_has_the_name_already(form, mar, author, tmp_path, monkeypatch):
+    def full(_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    def keep(_: object):
+        monkeypatch.setattr(draft, "_sync_folder", full)
+        return lambda: pytest.fail("the key of an archive that is there was thrown away")
+
+    with pytest.raises(SealRefused, match="Input/output error"):
+        seal_archive(mar, tmp_path / "out", author=author, form=form, before_publish=keep, **TINY)
+    assert (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_take_the_name_brings_the_old_one_back(mar, author, tmp_path, monkeypatch):
+    again = {"author": author, "form": "directory", "overwrite": True, **TINY}
+    first = seal_archive(mar, tmp_path / "out", **again)
+    real = os.rename
+
+    def rename(source, target):
+        if str(source).endswith(".part"):
+            raise PermissionError(1, "Operation not permitted")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(SealRefused, match="not permitted"):
+        seal_archive(mar, tmp_path / "out", **again)
+    assert open_again(first, author) == model_files()
+    assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
+
+
+@pytest.mark.parametrize("terms", [{"version": 1 << 64}, {"expiry": datetime(1960, 1, 1, tzinfo=UTC)}])
+def test_a_number_that_the_header_has_no_room_for_is_refused(terms, mar, author, tmp_path):
+    with pytest.raises(ArchiveMalformed, match="no number of 64 bits"):
+        seal_archive(mar, tmp_path / "out", author=author, **terms, **TINY)

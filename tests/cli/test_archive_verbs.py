@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
-from archive.makings import MANIFEST, model_files, write_mar
+import typer
+from archive.makings import MANIFEST, model_files, write_folder, write_mar
+from strongroom.archive.seal import seal_archive
+from strongroom.archive.signature import AuthorKey
+from strongroom.cli import keygen
 from strongroom.cli.archive import gather
+from strongroom.cli.sealing import holder
+from strongroom.errors import ReleaseError, SealRefused
+from typer.testing import CliRunner
 
 
 @pytest.fixture
@@ -242,3 +252,205 @@ def test_a_plugin_brings_recipients_and_signers(keyed, tmp_path, monkeypatch):
     keyed("verify", "s.mar", "--author", "card.pub", "--identity", "word:shut", *plugin, status=1)
     # Without being named the plugin is not loaded.
     keyed("verify", "s.mar", "--author", "card.pub", "--identity", "word:open", status=1)
+
+
+@pytest.mark.parametrize("places", [("x", "x"), ("folder/k", "folder"), ("x", "./x"), ("folder", "folder")])
+def test_an_archive_does_not_replace_its_own_key(places, keyed, tmp_path):
+    key, output = places
+    if output == "folder":
+        (tmp_path / "folder").mkdir()
+    form = ("--directory",) if output == "folder" else ()
+    words = ("--author", "author.key", "--key-out", key, "-o", output, "--force", *form)
+
+    assert "would replace its own key" in keyed("seal", "tiny.mar", *words, status=1).stderr
+
+
+def test_a_key_file_under_another_name_of_the_output_is_refused(keyed, tmp_path):
+    (tmp_path / "out").write_text("old")
+    (tmp_path / "k").hardlink_to(tmp_path / "out")
+    words = ("--author", "author.key", "--key-out", "k", "-o", "out", "--force")
+
+    assert "would replace its own key" in keyed("seal", "tiny.mar", *words, status=1).stderr
+
+
+def test_a_sealed_folder_lies_beside_the_folder_that_was_sealed(keyed, tmp_path):
+    write_folder(tmp_path / "model", model_files())
+    said = keyed("seal", "model", "--directory", "--force", "--author", "author.key", "--key-out", "k").stdout
+
+    assert said.startswith("model.sealed: ")
+    assert (tmp_path / "model/model.pt").read_bytes() == model_files()["model.pt"]
+    keyed("verify", "model.sealed", "--author", "author.pub", "--key", "k")
+
+
+def test_packaging_a_folder_replaces_no_folder_of_the_authors(keyed, sources, tmp_path):
+    pytest.importorskip("model_archiver", reason="SKIPPED LOUDLY: no torch-model-archiver here")
+    words = ("--handler", sources / "serve.py", "--serialized-file", sources / "weights.pt", "--author", "author.key")
+    more = ("--archive-format", "no-archive", "-f", "--key-out", "k")
+    named = ("archive", "-v", "1.0", "--model-name")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.txt").write_text("one")
+
+    assert "holds or lies in" in keyed(*named, "sources", *words, *more, status=1).stderr
+    assert "did not write" in keyed(*named, "thesis", *words, *more, status=1).stderr
+    assert (sources / "weights.pt").exists() and (tmp_path / "thesis/chapter.txt").exists()
+    assert not (tmp_path / "k").exists()
+
+
+@pytest.mark.parametrize("place", ["absent/k", "k" * 250])
+def test_a_key_that_could_not_be_written_is_found_before_anything_is_sealed(place, keyed, tmp_path):
+    failed = keyed("seal", "tiny.mar", "--author", "author.key", "--key-out", place, status=1)
+
+    assert "hint: " in failed.stderr
+    assert not (tmp_path / "tiny.sealed.mar").exists()
+
+
+def test_a_key_file_goes_when_its_archive_gets_no_name(keyed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keep = holder(None, None, Path("k"), output=Path("out"), version=1)
+
+    def late(sealed):
+        (tmp_path / "out").mkdir()
+        return keep(sealed)
+
+    with pytest.raises(SealRefused, match="exists already"):
+        seal_archive(Path("tiny.mar"), Path("out"), author=AuthorKey.load("author.key"), before_publish=late)
+    assert not (tmp_path / "k").exists()
+
+
+def test_rewrap_leaves_an_archive_to_nobody_only_when_that_is_said(keyed):
+    keyed("keygen", "identity", "alice")
+    keyed("seal", "tiny.mar", "--author", "author.key", "--recipient", "alice.recipient", "-o", "s.mar")
+    words = ("rewrap", "s.mar", "--identity", "alice.identity")
+
+    for leaving in (["--replace"], ["--remove", "alice.recipient"]):
+        assert "nobody could ever open it" in keyed(*words, *leaving, status=1).stderr
+    keyed("keygen", "identity", "bob")
+    assert "bob.recipient is no recipient" in keyed(*words, "--remove", "bob.recipient", status=1).stderr
+    assert "0 recipients now (none)" in keyed(*words, "--replace", "--allow-none").stdout
+
+
+@pytest.mark.parametrize("verb", ["author", "identity"])
+@pytest.mark.parametrize("name", [".", "/", "", ".."])
+def test_keys_without_a_name_are_refused_with_the_next_step(verb, name):
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    keygen.register(app)
+    done = CliRunner().invoke(app, ["keygen", verb, name])
+
+    assert "gives no name for key files" in str(done.exception)
+    assert "say a name" in done.exception.hint
+
+
+@pytest.mark.parametrize(
+    ("verb", "private", "public"), [("author", "key", "pub"), ("identity", "identity", "recipient")]
+)
+def test_no_private_key_is_made_where_its_public_half_has_no_room(verb, private, public, run, tmp_path):
+    (tmp_path / f"alice.{public}").write_text("hers")
+
+    assert f"alice.{public} exists already" in run("keygen", verb, "alice", status=1).stderr
+    assert not (tmp_path / f"alice.{private}").exists()
+
+
+def test_a_folder_without_a_name_is_sealed_only_under_a_name_that_was_given(keyed, tmp_path):
+    write_folder(tmp_path / "model", model_files())
+    words = ("--author", "../author.key", "--key-out", "../k")
+    done = subprocess.run(
+        [sys.executable, "-m", "strongroom.cli", "seal", ".", *words],
+        cwd=tmp_path / "model", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, "-o SEALED.mar" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--expires", "1960-01-01"], 1, "in the past"),
+        (["--expires", "2020-01-01T00:00:00+14:00"], 1, "in the past"),
+        (["--version", "99999999999999999999999"], 2, "18446744073709551615"),
+        (["--owner", b"\xff"], 1, "the owner is no text"),
+        (["--lease", "900"], 1, "--lease is about the key at a broker"),
+        (["--lease", "0"], 2, "--lease"),
+        (["--version", "4294967296", "--broker", "http://127.0.0.1:9", "--admin-key", "a"], 1, "up to 4294967295 only"),
+    ],
+)
+def test_terms_that_nobody_could_keep_are_refused_before_anything_is_sealed(words, status, said, keyed, tmp_path):
+    failed = keyed(
+        "seal", "tiny.mar", "--author", "author.key", "--key-out", "k", *map(os.fsdecode, words), status=status
+    )
+
+    assert said in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "tiny.sealed.mar").exists()
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_a_passphrase_that_is_no_text_is_refused_and_not_repeated(locale, keyed, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "strongroom.cli", "seal", "tiny.mar", "--author", "author.key", "--passphrase"],
+        cwd=tmp_path, input=b"secret\xff\n", capture_output=True, timeout=120, check=False,
+        env={**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert b"the passphrase is no text in UTF-8" in done.stderr
+    assert b"secret" not in done.stderr
+
+
+def test_a_passphrase_is_missed_where_standard_input_is_closed(keyed, tmp_path):
+    command = f"{sys.executable} -m strongroom.cli seal tiny.mar --author author.key --passphrase <&-"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.returncode, "empty passphrase" in done.stderr) == (1, True)
+
+
+def test_only_a_key_file_that_is_not_there_is_told_how_to_make_one(keyed, tmp_path):
+    (tmp_path / "folder").mkdir()
+    missing = keyed("seal", "tiny.mar", "--author", "absent.key", "--key-out", "k", status=1).stderr
+    folder = keyed("seal", "tiny.mar", "--author", "folder", "--key-out", "k", status=1).stderr
+
+    assert "`strongroom keygen author` makes one" in missing
+    assert "keygen" not in folder
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_sealing_that_is_stopped_leaves_no_draft(number, status, keyed, tmp_path):
+    model = write_folder(tmp_path / "model", model_files())
+    with (model / "big.bin").open("wb") as file:
+        file.truncate(1 << 30)
+    words = ("seal", "model", "--directory", "--author", "author.key", "--key-out", "k")
+    with subprocess.Popen(
+        [sys.executable, "-m", "strongroom.cli", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None and not any(each.suffix == ".part" for each in tmp_path.iterdir()):
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+
+    assert (process.returncode, said) == (status, "strongroom: stopped\n")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["author.key", "author.pub", "model", "tiny.mar"]
+
+
+@pytest.mark.parametrize(
+    ("words", "bound"),
+    [
+        (["minimum", "acme/digits", "4294967296"], "4294967295"),
+        (["limit", "acme/digits", "--keepers", "1000001"], "1000000"),
+        (["limit", "acme/digits", "--lease", "31622401"], "31622400"),
+    ],
+)
+def test_what_a_broker_would_refuse_is_not_sent_to_it(words, bound, run):
+    refused = run("release", *words, "--broker", "http://127.0.0.1:9", "--admin-key", "a", status=2).stderr
+
+    assert bound in refused
+
+
+def test_a_broker_that_refuses_the_key_leaves_no_key_file(run, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise ReleaseError("no")
+
+    monkeypatch.setattr("strongroom.broker.client.register_model_key", refuse)
+    keep = holder("https://keys.example", tmp_path / "a", tmp_path / "k", output=tmp_path / "out", version=1)
+    with pytest.raises(ReleaseError):
+        seal_archive(tmp_path / "tiny.mar", tmp_path / "out", author=AuthorKey.generate(), before_publish=keep)
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.mar"]

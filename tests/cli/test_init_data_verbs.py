@@ -90,3 +90,34 @@ def test_what_cannot_be_used_is_one_clear_line_with_a_next_step(packed, argument
 def test_wrong_use_is_status_2(owner, flags):
     assert strongroom("admit", *flags, folder=owner).returncode == 2
     assert not (owner / "x").exists()
+
+
+def test_what_is_no_init_data_is_not_replaced_by_it(packed):
+    owner, digest = packed
+    for name in ("author.pub", "strongroom.toml", "folder"):
+        if name == "folder":
+            (owner / name).mkdir()
+        done = strongroom("admit", "--config", "strongroom.toml", "--write-init-data", name, folder=owner)
+        assert done.returncode == 1
+        assert "is no init-data file: it is not replaced" in done.stderr
+    assert (owner / "strongroom.toml").read_text() == CONFIG
+    words = ("admit", "--config", "strongroom.toml", "--write-init-data", "init.toml")
+    assert digest in strongroom(*words, folder=owner).stdout
+    assert not [each.name for each in owner.iterdir() if each.name.startswith(".")]
+
+
+def test_init_data_that_cannot_be_packed_leaves_the_old_ones(packed):
+    owner, _ = packed
+    before = (owner / "init.toml").read_bytes()
+    (owner / "author.pub").unlink()
+    words = ("admit", "--config", "strongroom.toml", "--write-init-data", "init.toml")
+
+    assert strongroom(*words, folder=owner).returncode == 1
+    assert (owner / "init.toml").read_bytes() == before
+
+
+def test_what_is_no_list_of_distributions_is_not_replaced_by_one(owner):
+    done = strongroom("admit", "--write-expected", "author.pub", folder=owner)
+    assert "is no list of distributions: it is not replaced" in done.stderr
+    for _ in range(2):
+        assert strongroom("admit", "--write-expected", "installed.json", folder=owner).returncode == 0

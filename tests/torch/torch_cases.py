@@ -22,7 +22,7 @@ import strongroom.torch
 import torch
 from strongroom.archive.signature import AuthorKey
 from strongroom.archive.unseal import SealedArchive
-from strongroom.errors import AuthorUnknown, WrongKey
+from strongroom.errors import AuthorUnknown, SealRefused, WrongKey
 from strongroom.keeper.room import OpenRoom
 from strongroom.keys import ModelKey
 from strongroom.torch import staging
@@ -55,6 +55,12 @@ def no_plaintext_of_a_checkpoint_is_on_the_disk(folder):
     state, _ = sealed_checkpoint(folder)
     needle = state["weight"].numpy().tobytes()[4000:4064]
     assert all(needle not in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def a_file_with_the_checkpoints_own_name_is_refused_and_not_dropped(folder):
+    (folder / "other.pt").write_bytes(b"x")
+    with pytest.raises(SealRefused, match="own name"):
+        strongroom.torch.save({}, folder / "c.mar", author=AUTHOR, files={"model.pt": folder / "other.pt"})
 
 
 def another_key_and_another_author_are_refused(folder):

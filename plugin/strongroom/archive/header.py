@@ -51,6 +51,10 @@ _KNOWN = {value for name, value in vars(Extension).items() if name.isupper() and
 
 
 def _number(value: int) -> bytes:
+    if not 0 <= value < 1 << 64:
+        raise ArchiveMalformed(
+            f"signed core: {value} is no number of 64 bits", hint="look at the version and the dates"
+        )
     return value.to_bytes(8, "big")
 
 

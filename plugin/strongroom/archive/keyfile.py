@@ -67,23 +67,25 @@ def text_of(octets: bytes) -> str:
     return b64url(octets)
 
 
-def read_public(path: Path | str) -> str:
-    """The text of a public key file; raises `KeyFileInvalid`."""
-    return _read(Path(path), private=False)
+def read_public(path: Path | str, *, made_by: str = "") -> str:
+    """The text of a public key file; raises `KeyFileInvalid`, with the verb that makes one where there is no file."""
+    return _read(Path(path), private=False, made_by=made_by)
 
 
-def read_private(path: Path | str) -> str:
-    """The text of a private key file that only its owner can read; raises `KeyFileInvalid`."""
-    return _read(Path(path), private=True)
+def read_private(path: Path | str, *, made_by: str = "") -> str:
+    """As `read_public`, of a private key file that only its owner can read."""
+    return _read(Path(path), private=True, made_by=made_by)
 
 
-def _read(path: Path, *, private: bool) -> str:
+def _read(path: Path, *, private: bool, made_by: str) -> str:
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             octets = file.read(LIMIT + 1)
     except OSError as error:
-        raise KeyFileInvalid(f"{path}: {error.strerror}", hint="make one with `strongroom keygen`") from error
+        absent = made_by and isinstance(error, FileNotFoundError)
+        hint = f"`{made_by}` makes one" if absent else "check the path and its rights"
+        raise KeyFileInvalid(f"{path}: {error.strerror}", hint=hint) from error
     if len(octets) > LIMIT:
         raise KeyFileInvalid(f"{path} is longer than any key file")
     # A public key passed for a private one is told so later, instead of being given stricter rights.

@@ -24,7 +24,8 @@ def save_model_key(path: Path | str, digest: ArchiveDigest, key: ModelKey) -> No
 
 def load_model_key(path: Path | str, *, of: ArchiveDigest | None = None) -> ModelKey:
     """Read a key; raises `KeyFileInvalid`, or `WrongKey` where it is another archive's than `of`."""
-    name, octets = keyfile.fields_of(keyfile.read_private(path), TAG, 2, where=str(path))
+    text = keyfile.read_private(path, made_by="strongroom seal --key-out")
+    name, octets = keyfile.fields_of(text, TAG, 2, where=str(path))
     try:
         digest = ArchiveDigest.parse(name)
     except MalformedInput as error:

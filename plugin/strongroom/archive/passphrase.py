@@ -40,8 +40,11 @@ class Passphrase:
 
     def __init__(self, passphrase: str, cost: Cost | None = None) -> None:
         if not passphrase:
-            raise SealRefused("an empty passphrase protects nothing")
-        self._octets = unicodedata.normalize("NFC", passphrase).encode("utf-8")
+            raise SealRefused("an empty passphrase protects nothing", hint="type one, or give it on standard input")
+        try:
+            self._octets = unicodedata.normalize("NFC", passphrase).encode("utf-8")
+        except UnicodeEncodeError:  # which would carry the passphrase along
+            raise SealRefused("the passphrase is no text in UTF-8", hint="give it in UTF-8") from None
         self._cost = cost or Cost()
 
     def _aead(self, salt: bytes, cost: Cost) -> AESGCM:

@@ -147,7 +147,7 @@ class Recipient:
     @classmethod
     def load(cls, path: Path | str) -> Recipient:
         """Read a recipient file; raises `KeyFileInvalid`."""
-        return cls.parse(keyfile.read_public(path), where=str(path))
+        return cls.parse(keyfile.read_public(path, made_by="strongroom keygen identity"), where=str(path))
 
     def save(self, path: Path | str) -> None:
         """Write a recipient file; never over an existing one."""
@@ -200,7 +200,8 @@ class KeyIdentity:
     @classmethod
     def load(cls, path: Path | str) -> KeyIdentity:
         """Read an identity file that only its owner can read; raises `KeyFileInvalid`."""
-        name, seed = keyfile.fields_of(keyfile.read_private(path), "strongroom-identity-1", 2, where=str(path))
+        text = keyfile.read_private(path, made_by="strongroom keygen identity")
+        name, seed = keyfile.fields_of(text, "strongroom-identity-1", 2, where=str(path))
         try:
             kind = RecipientKind.named(name)
         except MalformedInput as error:

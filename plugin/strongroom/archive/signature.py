@@ -100,7 +100,7 @@ class AuthorPublic:
     @classmethod
     def load(cls, path: Path | str) -> AuthorPublic:
         """Read a public key file; raises `KeyFileInvalid`."""
-        return cls.parse(keyfile.read_public(path), where=str(path))
+        return cls.parse(keyfile.read_public(path, made_by="strongroom keygen author"), where=str(path))
 
     def save(self, path: Path | str) -> None:
         """Write a public key file; never over an existing one."""
@@ -175,7 +175,8 @@ class AuthorKey:
     @classmethod
     def load(cls, path: Path | str) -> AuthorKey:
         """Read a private key file that only its owner can read; raises `KeyFileInvalid`."""
-        name, seeds = keyfile.fields_of(keyfile.read_private(path), "strongroom-author-secret-1", 2, where=str(path))
+        text = keyfile.read_private(path, made_by="strongroom keygen author")
+        name, seeds = keyfile.fields_of(text, "strongroom-author-secret-1", 2, where=str(path))
         try:
             kind = SignatureKind.named(name)
         except MalformedInput as error:

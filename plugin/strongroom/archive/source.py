@@ -41,7 +41,9 @@ class Source(ABC):
 
     sizes: dict[str, int]
 
-    def __init__(self) -> None:
+    def __init__(self, *places: Path) -> None:
+        self.places = places
+        """The files and folders that it reads."""
         self.consulted: dict[str, bytes] = {}
         """What was read before sealing, and has to be what is then sealed."""
 
@@ -130,7 +132,7 @@ class ZipSource(Source):
     """A ``.mar`` as torch-model-archiver's formats ``default`` and ``zip-store`` write it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__(path)
         try:
             self._zip = zipfile.ZipFile(path)
         except UNREADABLE as error:
@@ -168,7 +170,7 @@ class TarSource(Source):
     """A tar.gz as the archiver's format ``tgz`` writes it: all files below one folder. Read twice."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__(path)
         self._path = path
         self.sizes = {}
         names: list[tuple[str, int]] = []
@@ -229,8 +231,10 @@ class TarSource(Source):
 class FilesSource(Source):
     """Files where they lie on the disk, each under its name in the model, and small ones made in memory."""
 
-    def __init__(self, paths: Mapping[str, Path], made: Mapping[str, bytes] | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, paths: Mapping[str, Path], made: Mapping[str, bytes] | None = None, *, folder: Path | None = None
+    ) -> None:
+        super().__init__(*([folder] if folder is not None else paths.values()))
         self._paths: dict[str, Path] = {}
         self._made: dict[str, bytes] = {}
         self.sizes = {}
@@ -291,7 +295,7 @@ def _walk_failed(error: OSError) -> None:
 def open_source(path: Path) -> Source:
     """The reader for what lies at `path`; raises `SealRefused`."""
     if path.is_dir():
-        return FilesSource(files_below(path))
+        return FilesSource(files_below(path), folder=path)
     try:
         with path.open("rb") as file:
             magic = file.read(4)

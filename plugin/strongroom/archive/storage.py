@@ -155,6 +155,31 @@ class FileStorage(Storage):
                 )
 
 
+def check_listing(path: Path) -> None:
+    """Raise `ArchiveMalformed` or `ArchiveTampered` unless a folder holds the parts of an archive and nothing else."""
+    wanted = {MANIFEST, CONFIG, HEADER, SLOTS, PAYLOAD}
+    folders = {"MAR-INF", "SEALED-INF"}
+    try:
+        found = {
+            entry.relative_to(path).as_posix()
+            for folder in (path, *(path / each for each in sorted(folders)))
+            for entry in folder.iterdir()
+        }
+    except OSError as error:
+        raise ArchiveMalformed(
+            f"{path} is no sealed archive: {error.strerror}", hint="`strongroom seal` makes one"
+        ) from error
+    if any((path / each).is_symlink() for each in folders):
+        raise ArchiveMalformed(f"{path}: its folders are links")
+    for name in sorted(wanted - found):
+        raise ArchiveMalformed(f"{path} is no sealed archive: {name} is missing")
+    for name in sorted(found - wanted - folders):
+        raise ArchiveTampered(
+            f"{path} holds {name!a}, which no sealed archive does",
+            hint="get the archive again from its author",
+        )
+
+
 class FolderStorage(Storage):
     """The directory form."""
 
@@ -162,7 +187,7 @@ class FolderStorage(Storage):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._check_listing()
+        check_listing(path)
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.clear = {name: _small(name, folder, CLEAR_LIMIT) for name in (MANIFEST, CONFIG)}
@@ -172,29 +197,6 @@ class FolderStorage(Storage):
         finally:
             os.close(folder)
         self.payload_at = 0
-
-    def _check_listing(self) -> None:
-        wanted = {MANIFEST, CONFIG, HEADER, SLOTS, PAYLOAD}
-        folders = {"MAR-INF", "SEALED-INF"}
-        try:
-            found = {
-                entry.relative_to(self.path).as_posix()
-                for folder in (self.path, *(self.path / each for each in sorted(folders)))
-                for entry in folder.iterdir()
-            }
-        except OSError as error:
-            raise ArchiveMalformed(
-                f"{self.path} is no sealed archive: {error.strerror}", hint="`strongroom seal` makes one"
-            ) from error
-        if any((self.path / each).is_symlink() for each in folders):
-            raise ArchiveMalformed(f"{self.path}: its folders are links")
-        for name in sorted(wanted - found):
-            raise ArchiveMalformed(f"{self.path} is no sealed archive: {name} is missing")
-        for name in sorted(found - wanted - folders):
-            raise ArchiveTampered(
-                f"{self.path} holds {name!a}, which no sealed archive does",
-                hint="get the archive again from its author",
-            )
 
     def check_lengths(self, header: Header) -> None:
         """Payload and slot area have exactly their sizes."""

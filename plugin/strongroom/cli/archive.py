@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strongroom.cli.connection import ARCHIVE_VERSION_LIMIT
+
 if TYPE_CHECKING:
     from strongroom.archive.source import FilesSource
 
@@ -58,7 +60,9 @@ def archive(
     recipient: Annotated[list[str] | None, typer.Option(metavar="FILE", help="who opens it without a broker")] = None,
     tenant: Annotated[str, typer.Option(help="who owns it, in the key's path at the broker")] = "default",
     lineage: Annotated[str | None, typer.Option(help="default: the model's name")] = None,
-    lineage_version: Annotated[int, typer.Option(min=1, help="version within the lineage, for refusing old ones")] = 1,
+    lineage_version: Annotated[
+        int, typer.Option(min=1, max=ARCHIVE_VERSION_LIMIT, help="version within the lineage, for refusing old ones")
+    ] = 1,
     allow_requirements: Annotated[bool, typer.Option("--allow-requirements", help="seal requirements along")] = False,
     plugin: Annotated[list[str] | None, typer.Option(metavar="NAME", help="load this plugin; may be repeated")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print digest, resource and sizes as JSON")] = False,
@@ -81,7 +85,9 @@ def archive(
     source = gather(
         model_name, version, handler, serialized_file, model_file, extra_files, runtime, requirements_file, config_file
     )
-    keep = sealing.holder(broker, admin_key, key_out, ca=broker_ca, others=bool(recipient))
+    keep = sealing.holder(
+        broker, admin_key, key_out, output=output, version=lineage_version, ca=broker_ca, others=bool(recipient)
+    )
     with sealing.progress_bar("sealing", quiet=as_json) as progress:
         sealed = seal_source(
             source,

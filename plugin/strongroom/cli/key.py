@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+from strongroom.cli.connection import LEASE_LIMIT_S, AdminKeyFile, AsJson, Ca, Role, Url, connect
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +28,8 @@ def add(
     broker: Url,
     admin_key: AdminKeyFile,
     lease: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="how long a keeper may hold it at a time")
+        int | None,
+        typer.Option(min=1, max=LEASE_LIMIT_S, metavar="SECONDS", help="how long a keeper may hold it at a time"),
     ] = None,
     ca: Ca = None,
 ) -> None:
@@ -39,10 +40,12 @@ def add(
     from strongroom.archive.modelkey import load_model_key
     from strongroom.archive.unseal import SealedArchive
     from strongroom.broker.client import register_model_key
+    from strongroom.cli.sealing import check_version
 
     with SealedArchive.open(archive) as sealed:
         sealed.header.verify()
         core, author = sealed.core, sealed.header.author.id
+    check_version(core.version)
     key = load_model_key(key_file, of=core.digest)
     register_model_key(
         broker, admin_key, core.resource, core.digest, key, version=core.version, author=author, lease_s=lease, ca=ca

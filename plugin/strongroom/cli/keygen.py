@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +36,7 @@ def author(
 
     from strongroom.archive.signature import AuthorKey
 
-    private, public = output.with_name(output.name + ".key"), output.with_name(output.name + ".pub")
+    private, public = _names(output, ".key", ".pub")
     key = AuthorKey.generate("hybrid" if hybrid else "ed25519")
     key.save(private)
     key.public.save(public)
@@ -60,7 +63,7 @@ def identity(
 
     from strongroom.archive.recipients import KeyIdentity
 
-    private, public = output.with_name(output.name + ".identity"), output.with_name(output.name + ".recipient")
+    private, public = _names(output, ".identity", ".recipient")
     made = KeyIdentity.generate("x25519" if classical else "xwing")
     made.save(private)
     made.recipient.save(public)
@@ -68,3 +71,16 @@ def identity(
         print(json.dumps({"kind": made.kind.label, "identity": str(private), "recipient": str(public)}))
     else:
         print(f"{private}: {made.kind.label} identity; keep it to yourself, and give {public} to those who seal")
+
+
+def _names(output: Path, *endings: str) -> list[Path]:
+    """Where both halves go; raises `ConfigurationInvalid` for no name, `KeyFileInvalid` unless both are free."""
+    if output.name in {"", ".."}:
+        raise ConfigurationInvalid(
+            f"{str(output)!r} gives no name for key files", hint="say a name, as in `strongroom keygen author alice`"
+        )
+    found = [output.with_name(output.name + each) for each in endings]
+    for path in found:
+        if os.path.lexists(path):
+            raise KeyFileInvalid(f"{path} exists already", hint="choose another name; keys are not overwritten")
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import signal
 import sys
 
 import typer
@@ -43,6 +44,12 @@ VERBS: tuple[str, ...] = (
 )
 """The modules of this folder that hold a verb, in the order in which `--help` shows them."""
 
+INTERRUPTED, TERMINATED = 130, 143
+"""The exit statuses that shells give to SIGINT and SIGTERM."""
+
+DRAFTING = frozenset({"keygen", "seal", "archive", "rewrap", "admit"})
+"""The verbs whose half-written files go for SIGTERM as they do for SIGINT; those that serve see to it themselves."""
+
 app = typer.Typer(
     name="strongroom",
     help="Confidential execution for the model servers people already run.",
@@ -66,9 +73,15 @@ def root(
     """Confidential execution for the model servers people already run."""
 
 
+def _terminated(*_: object) -> None:
+    sys.exit(TERMINATED)
+
+
 def main() -> None:
     """The console script's entry point; imports the one verb that was asked for, or all for `--help`."""
     asked = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
+    if asked in DRAFTING:
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         for verb in (asked,) if asked in VERBS else VERBS:
             importlib.import_module(f"strongroom.cli.{verb}").register(app)
@@ -86,4 +99,8 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         print("strongroom: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code in (INTERRUPTED, TERMINATED):  # Typer makes the first out of a KeyboardInterrupt
+            print("strongroom: stopped", file=sys.stderr)
+        raise

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from strongroom.cli import connection
 from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
 
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="archive, lineage, author, measurement or keeper")]
@@ -82,7 +83,7 @@ def restore(
 
 def minimum(
     lineage: Annotated[str, typer.Argument(metavar="TENANT/LINEAGE")],
-    version: Annotated[int, typer.Argument(metavar="VERSION", min=0)],
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=0, max=connection.VERSION_LIMIT)],
     broker: Url,
     admin_key: AdminKeyFile,
     role: Role = "admin",
@@ -100,8 +101,13 @@ def limit(
     lineage: Annotated[str, typer.Argument(metavar="TENANT/LINEAGE")],
     broker: Url,
     admin_key: AdminKeyFile,
-    keepers: Annotated[int | None, typer.Option(min=0, help="how many may hold its keys at once")] = None,
-    lease: Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="how long at a time, at most")] = None,
+    keepers: Annotated[
+        int | None, typer.Option(min=0, max=connection.KEEPERS_LIMIT, help="how many may hold its keys at once")
+    ] = None,
+    lease: Annotated[
+        int | None,
+        typer.Option(min=1, max=connection.LEASE_LIMIT_S, metavar="SECONDS", help="how long at a time, at most"),
+    ] = None,
     role: Role = "admin",
     ca: Ca = None,
 ) -> None:

@@ -27,6 +27,9 @@ def rewrap(
     ] = None,
     remove_passphrases: Annotated[bool, typer.Option("--remove-passphrases", help="remove all passphrases")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="remove all present recipients")] = False,
+    allow_none: Annotated[
+        bool, typer.Option("--allow-none", help="leave no recipient at all; a broker or somebody else keeps the key")
+    ] = False,
     plugin: Annotated[list[str] | None, typer.Option(metavar="NAME", help="load this plugin; may be repeated")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the new recipients as JSON")] = False,
 ) -> None:
@@ -38,17 +41,14 @@ def rewrap(
     import json
 
     from strongroom.archive.modelkey import load_model_key
-    from strongroom.archive.recipients import Recipient, kind_name, recipient_id
+    from strongroom.archive.recipients import Recipient, kind_name
     from strongroom.archive.rewrap import rewrap_archive
     from strongroom.archive.slots import PASSPHRASE, Slot
     from strongroom.cli import sealing
     from strongroom.keys import ArchiveDigest
 
-    leaving = [Recipient.load(each) for each in remove or ()]
-
     def drop(slot: Slot, digest: ArchiveDigest) -> bool:
-        named = any(slot.recipient == recipient_id(each.kind, digest, each.public) for each in leaving)
-        return replace or named or (remove_passphrases and slot.kind == PASSPHRASE)
+        return replace or (remove_passphrases and slot.kind == PASSPHRASE)
 
     identities = [sealing.identity(identity, plugin or ())] if identity is not None else []
     slots = rewrap_archive(
@@ -59,7 +59,9 @@ def rewrap(
             *(sealing.recipient(each, plugin or ()) for each in add or ()),
             *([sealing.ask_passphrase(confirm=True)] if add_passphrase else []),
         ],
+        remove={str(each): Recipient.load(each) for each in remove or ()},
         drop=drop,
+        allow_none=allow_none,
     )
     kinds = [kind_name(slot) for slot in slots]
     if as_json:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strongroom.cli.connection import ARCHIVE_VERSION_LIMIT, LEASE_LIMIT_S
+
 if TYPE_CHECKING:
     from strongroom.archive.seal import Sealed
 
@@ -26,7 +28,8 @@ def seal(
     admin_key: Annotated[Path | None, typer.Option(metavar="FILE", help="who may register keys at the broker")] = None,
     broker_ca: Annotated[Path | None, typer.Option(metavar="PEM", help="the broker's certificate authority")] = None,
     lease: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="how long a server may keep the key at a time")
+        int | None,
+        typer.Option(min=1, max=LEASE_LIMIT_S, metavar="SECONDS", help="how long a server may keep the key at a time"),
     ] = None,
     key_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the key to a file, or into a folder as DIGEST.key")
@@ -39,7 +42,9 @@ def seal(
     lineage: Annotated[
         str | None, typer.Option(help="archives that replace each other share it; default: the model's name")
     ] = None,
-    version: Annotated[int, typer.Option(min=1, help="version within the lineage, for refusing old ones")] = 1,
+    version: Annotated[
+        int, typer.Option(min=1, max=ARCHIVE_VERSION_LIMIT, help="version within the lineage, for refusing old ones")
+    ] = 1,
     expires: Annotated[
         str | None, typer.Option(metavar="DATE", help="refused from then on: 2027-01-31 or 2027-01-31T12:00:00Z")
     ] = None,
@@ -66,8 +71,17 @@ def seal(
     from strongroom.archive.seal import seal_archive
     from strongroom.cli import sealing
 
-    output = output or source.with_name(source.name.removesuffix(".mar") + ("" if directory else ".sealed.mar"))
-    keep = sealing.holder(broker, admin_key, key_out, lease_s=lease, ca=broker_ca, others=bool(recipient) or passphrase)
+    output = output or sealing.output_for(source, directory=directory)
+    keep = sealing.holder(
+        broker,
+        admin_key,
+        key_out,
+        output=output,
+        version=version,
+        lease_s=lease,
+        ca=broker_ca,
+        others=bool(recipient) or passphrase,
+    )
     wraps = [sealing.recipient(each, plugin or ()) for each in recipient or ()]
     phrase = [sealing.ask_passphrase(confirm=True)] if passphrase else []
     with sealing.progress_bar("sealing", quiet=as_json) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strongroom.archive.seal import Sealed
+from strongroom.archive.seal import BeforePublish, Sealed
+from strongroom.cli.connection import VERSION_LIMIT
 from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
 
 if TYPE_CHECKING:
@@ -26,11 +28,17 @@ def holder(
     admin_key: Path | None,
     key_out: Path | None,
     *,
+    output: Path,
+    version: int,
     lease_s: int | None = None,
     ca: Path | None = None,
     others: bool = False,
-) -> Callable[[Sealed], None]:
-    """Who gets the model key before the archive takes its name; raises `ConfigurationInvalid` for nobody."""
+) -> BeforePublish:
+    """Who gets the model key before the archive takes its name.
+
+    Whatever would keep them from it is found now, not after an hour of sealing: raises `ConfigurationInvalid`, also
+    for nobody, and `KeyFileInvalid`.
+    """
     if (broker is None) != (admin_key is None):
         raise ConfigurationInvalid(
             "--broker and --admin-key belong together", hint="`strongroom broker init` makes the admin key"
@@ -40,14 +48,14 @@ def holder(
             "nobody would keep the key, and the archive could never be opened",
             hint="say --broker URL --admin-key FILE, --key-out FILE, or --recipient",
         )
+    if broker is None and lease_s is not None:
+        raise ConfigurationInvalid("--lease is about the key at a broker", hint="say --broker URL --admin-key FILE")
+    if broker is not None:
+        check_version(version)
+    if key_out is not None:
+        _check_key_out(key_out, output)
 
-    def keep(sealed: Sealed) -> None:
-        if key_out is not None:
-            from strongroom.archive.modelkey import save_model_key
-
-            # In a folder it gets the name under which a keeper with provider "file" looks for it.
-            path = key_out / f"{sealed.digest}.key" if key_out.is_dir() else key_out
-            save_model_key(path, sealed.digest, sealed.key)
+    def keep(sealed: Sealed) -> Callable[[], None] | None:
         if broker is not None and admin_key is not None:
             from strongroom.broker.client import register_model_key
 
@@ -62,8 +70,61 @@ def holder(
                 lease_s=lease_s,
                 ca=ca,
             )
+        if key_out is None:
+            return None
+        from strongroom.archive.modelkey import save_model_key
+
+        # In a folder it gets the name under which a keeper with provider "file" looks for it.
+        path = key_out / f"{sealed.digest}.key" if key_out.is_dir() else key_out
+        save_model_key(path, sealed.digest, sealed.key)
+        return lambda: path.unlink(missing_ok=True)
 
     return keep
+
+
+def check_version(version: int) -> None:
+    """Raise `ConfigurationInvalid` for a version that an archive may have and a broker's document may not."""
+    if version > VERSION_LIMIT:
+        raise ConfigurationInvalid(
+            f"version {version} fits an archive, but a key broker knows versions up to {VERSION_LIMIT} only",
+            hint="choose a smaller version, or keep the key without a broker by --key-out",
+        )
+
+
+def _check_key_out(key_out: Path, output: Path) -> None:
+    """Raises `KeyFileInvalid` where the key could not be written, `ConfigurationInvalid` where it would not stay."""
+    folder = key_out if key_out.is_dir() else key_out.parent
+    place = key_out.resolve() if key_out.is_dir() else folder.resolve() / key_out.name
+    same = os.path.exists(key_out) and os.path.exists(output) and os.path.samefile(key_out, output)
+    if same or place.is_relative_to(output.parent.resolve() / output.name):
+        raise ConfigurationInvalid(
+            f"the archive {output} would replace its own key: --key-out {key_out} is in the same place",
+            hint="write the key elsewhere: --key-out FILE",
+        )
+    if os.path.lexists(key_out) and not key_out.is_dir():
+        raise KeyFileInvalid(f"{key_out} exists already", hint="choose another name; keys are not overwritten")
+    try:
+        os.lstat(key_out.with_name(f".{key_out.name}.{'0' * 12}") if key_out.name else folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise KeyFileInvalid(f"{key_out}: {error.strerror}", hint="choose another name for --key-out") from error
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise KeyFileInvalid(
+            f"{key_out} cannot be written: {folder} is no folder that you may write to", hint="look at --key-out"
+        )
+
+
+def output_for(source: Path, *, directory: bool) -> Path:
+    """The archive's name where none was given: beside the model, and never the model's own."""
+    stem = source.name.removesuffix(".mar")
+    if stem in {"", ".."}:
+        raise ConfigurationInvalid(
+            f"{str(source)!r} gives no name for the sealed archive", hint="say where to write it: -o SEALED.mar"
+        )
+    if not directory:
+        return source.with_name(f"{stem}.sealed.mar")
+    return source.with_name(f"{stem}.sealed" if source.is_dir() or stem == source.name else stem)
 
 
 def ask_passphrase(*, confirm: bool) -> Passphrase:
@@ -72,11 +133,15 @@ def ask_passphrase(*, confirm: bool) -> Passphrase:
 
     from strongroom.archive.passphrase import Passphrase
 
-    if not sys.stdin.isatty():
-        return Passphrase(sys.stdin.readline().rstrip("\n"))
-    first = getpass.getpass("passphrase: ")
-    if confirm and getpass.getpass("again: ") != first:
-        raise ConfigurationInvalid("the two passphrases differ", hint="try again")
+    try:
+        if sys.stdin is None or not sys.stdin.isatty():
+            # Standard input may be closed, and is None then.
+            return Passphrase(sys.stdin.readline().rstrip("\n") if sys.stdin else "")
+        first = getpass.getpass("passphrase: ")
+        if confirm and getpass.getpass("again: ") != first:
+            raise ConfigurationInvalid("the two passphrases differ", hint="try again")
+    except UnicodeDecodeError:  # which would carry the passphrase along
+        raise ConfigurationInvalid("the passphrase is no text in UTF-8", hint="give it in UTF-8") from None
     return Passphrase(first)
 
 
@@ -119,14 +184,19 @@ def _plugins(names: Iterable[str]) -> Plugins:
 
 
 def moment(text: str | None) -> datetime | None:
-    """A date or time in ISO 8601; without a zone it is UTC."""
+    """A date or time to come in ISO 8601; without a zone it is UTC."""
     if text is None:
         return None
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
         raise ConfigurationInvalid(f"{text!r} is no date", hint="write 2027-01-31 or 2027-01-31T12:00:00Z") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    if found <= datetime.now(UTC):
+        raise ConfigurationInvalid(
+            f"--expires {text} is in the past, and nobody could open the archive", hint="say a date to come"
+        )
+    return found
 
 
 def spki(path: Path | None) -> bytes | None:

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from strongroom.archive.seal import Sealed, Terms, Wrap, seal_source
+from strongroom.archive.seal import BeforePublish, Sealed, Terms, Wrap, seal_source
 from strongroom.archive.signature import AuthorPublic, Signer
-from strongroom.archive.source import FilesSource
+from strongroom.archive.source import FilesSource, normal
 from strongroom.archive.unseal import SealedArchive
+from strongroom.errors import SealRefused
 from strongroom.keeper.room import OpenRoom
 from strongroom.keys import ModelKey
 from strongroom.torch.mapping import map_models
@@ -38,7 +39,7 @@ def save(
     files: Mapping[str, Path] | None = None,
     manifest: Mapping[str, Any] | None = None,
     recipients: Iterable[Wrap] = (),
-    before_publish: Callable[[Sealed], None] | None = None,
+    before_publish: BeforePublish | None = None,
     overwrite: bool = False,
 ) -> Sealed:
     """`torch.save` into memory, sealed from there to `output`; nothing readable touches a disk.
@@ -49,6 +50,10 @@ def save(
     """
     import json
 
+    if any(normal(each) == CHECKPOINT for each in files or {}):
+        raise SealRefused(
+            f"files has {CHECKPOINT!r}, which is the checkpoint's own name", hint="give that file another name"
+        )
     model = {"modelName": name, "modelVersion": str(version), "serializedFile": CHECKPOINT, "handler": "base_handler"}
     described = {"runtime": "python", "archiverVersion": "0.12.0", "model": {**model, **(manifest or {})}}
     descriptor = os.memfd_create("strongroom-checkpoint", os.MFD_CLOEXEC)
