@@ -140,6 +140,37 @@ def test_what_cannot_be_revoked_is_an_error(room):
         room.admin().revoke("planet", "earth")
 
 
+@pytest.mark.parametrize("kind", ["archive", "author", "measurement"])
+def test_a_digest_in_capitals_is_revoked_and_restored_all_the_same(room, kind):
+    digest = {"archive": "0a" * 32, "author": "aa" * 32, "measurement": MEASUREMENT.hex()}[kind]
+    name, archive, _ = room.register(10, author=AuthorId(b"\xaa" * 32))
+    room.admin().revoke(kind, digest.upper())
+    with pytest.raises(ReleaseDenied):
+        room.client().fetch(tuple(name), archive)
+    room.admin().unrevoke(kind, digest.upper())
+    room.client().fetch(tuple(name), archive)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "form"),
+    [
+        ("archive", "digits.mar", "64 hexadecimal digits"),
+        ("archive", "ab" * 31, "64 hexadecimal digits"),
+        ("author", "sha256:" + "ab" * 32, "64 hexadecimal digits"),
+        ("measurement", "ab" * 20, "64 to 128 hexadecimal digits"),
+        ("measurement", "ab" * 65, "64 to 128 hexadecimal digits"),
+        ("lineage", "digits", "acme/digits"),
+        ("lineage", "acme/digits/1-00", "acme/digits"),
+        ("keeper", "", "a keeper's name"),
+    ],
+)
+def test_a_value_that_no_release_could_have_is_refused_and_the_right_form_is_named(room, kind, value, form):
+    for act in (room.admin().revoke, room.admin().unrevoke):
+        with pytest.raises(ReleaseError, match=form):
+            act(kind, value)
+    assert room.admin().revocations() == []
+
+
 # -- epochs -------------------------------------------------------------------------
 
 

@@ -172,6 +172,8 @@ def _refused(status: int, body: bytes) -> ReleaseError:
         "ParsePolicyError": "strongroom policy test shows what is wrong with it",
     }
     said = f"{information.name}: {information.detail}"
+    if information.detail.startswith("Plugin internal error: "):
+        return ReleaseError(f"the broker refused: {said}", hint="write the value in the form that it asks for")
     return ReleaseError(f"the broker refused: {said}", hint=hints.get(information.name, "the broker's log says why"))
 
 

@@ -6,6 +6,7 @@ inside one store transaction with its audit entry; and returns None, bytes or a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -146,16 +147,42 @@ def get_appraisal_policy(broker: Broker, who: Administrator, path: Params, query
 # -- revocations, versions, limits, leases -------------------------------------------
 
 
-def _revocable(who: Administrator, kind: str, value: str) -> None:
-    if kind not in REVOCABLE or not value or len(value) > 256:
-        raise MalformedInput(f"one of {', '.join(REVOCABLE)} can be revoked, by a value of at most 256 characters")
+_DIGEST = "64 hexadecimal digits"
+_FORMS = {
+    "archive": (re.compile(r"[0-9a-f]{64}"), f"{_DIGEST}, as `strongroom inspect` shows an archive's digest"),
+    "author": (re.compile(r"[0-9a-f]{64}"), f"{_DIGEST}, as `strongroom inspect` shows an author's id"),
+    "measurement": (
+        re.compile(r"(?:[0-9a-f]{2}){32,64}"),
+        "64 to 128 hexadecimal digits, as `release list --json` has it",
+    ),
+    "lineage": (None, "tenant/lineage: acme/digits"),
+    "keeper": (None, "a keeper's name as `release list` shows it, or the identity of its chip"),
+}
+"""Kind of revocation → (what its lower-cased value looks like, and that in words for whoever wrote something else)."""
+
+
+def _revocable(who: Administrator, kind: str, value: str) -> str:
+    """The value as releases are compared with it; raises `Refused` where no release could ever have it."""
+    if kind not in REVOCABLE:
+        raise _unusable(f"one of {', '.join(REVOCABLE)} can be revoked, and no {kind[:16]!r}")
+    pattern, form = _FORMS[kind]
+    value = value.lower() if pattern else value
+    if not value or len(value) > 256 or (pattern and not pattern.fullmatch(value)) or not value.isprintable():
+        raise _unusable(f"{value[:40]!r} is no {kind}; write {form}")
+    if kind == "lineage":
+        value = _lineage(value)
     if not who.repository:
         who.may("revoke")
-        return
-    if kind == "lineage":
+    elif kind == "lineage":
         who.may("revoke", value.partition("/")[0])
     else:
         raise Refused.admin(f"an owner revokes lineages of its own repository, not a {kind}")
+    return value
+
+
+def _unusable(reason: str) -> Refused:
+    """An administrator wrote something that cannot be meant, and reads why."""
+    return Refused("PluginInternalError", f"Plugin internal error: {reason}", reason)
 
 
 def revoke(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
@@ -164,7 +191,7 @@ def revoke(broker: Broker, who: Administrator, path: Params, query: Params, body
     kind, value = read.text("kind", limit=16), read.text("value", limit=256)
     reason = read.text("reason", limit=512, default="")
     read.done()
-    _revocable(who, kind, value)
+    value = _revocable(who, kind, value)
     with broker.store.transaction():
         broker.store.revoke(Revocation(kind, value, reason, int(broker.clock())))
         broker.journal.record(_entry(who, "revoke", kind=kind, value=value, reason=reason))
@@ -173,7 +200,7 @@ def revoke(broker: Broker, who: Administrator, path: Params, query: Params, body
 def unrevoke(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
     """Take a revocation back."""
     kind, value = query.get("kind", ""), query.get("value", "")
-    _revocable(who, kind, value)
+    value = _revocable(who, kind, value)
     with broker.store.transaction():
         if not broker.store.unrevoke(kind, value):
             raise Refused.plugin(f"{kind} {value} is not revoked")
@@ -190,7 +217,7 @@ def list_revocations(broker: Broker, who: Administrator, path: Params, query: Pa
 def raise_minimum_version(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
     """Release no version of a lineage below this one, from now on and for good."""
     read = _fields(body, "minimum version")
-    lineage, version = _lineage(read), read.number("version", high=2**32 - 1)
+    lineage, version = _lineage(read.text("lineage", limit=257)), read.number("version", high=2**32 - 1)
     read.done()
     who.may("limit", lineage.partition("/")[0])
     with broker.store.transaction():
@@ -200,17 +227,19 @@ def raise_minimum_version(broker: Broker, who: Administrator, path: Params, quer
     return {"lineage": lineage, "version": broker.store.minimum_version(lineage)}
 
 
-def _lineage(read: Fields) -> str:
-    lineage = read.text("lineage", limit=257)
+def _lineage(lineage: str) -> str:
     tenant, _, rest = lineage.partition("/")
-    Resource(tenant, rest, "tag")  # both halves are segments of a resource name
+    try:
+        Resource(tenant, rest, "tag")  # both halves are segments of a resource name
+    except MalformedInput as error:
+        raise _unusable(f"{lineage[:40]!r} is no lineage; write {_FORMS['lineage'][1]}") from error
     return lineage
 
 
 def set_limit(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
     """How many keepers may hold keys of a lineage, and for how long at most."""
     read = _fields(body, "limit")
-    lineage = _lineage(read)
+    lineage = _lineage(read.text("lineage", limit=257))
     keepers = read.number("keepers", high=10**6) if read.has("keepers") else None
     lease_s = read.number("lease_s", low=1, high=366 * 86400) if read.has("lease_s") else None
     read.done()
