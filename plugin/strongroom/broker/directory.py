@@ -104,18 +104,43 @@ def occupied(directory: Path) -> Iterator[None]:
 
     The kernel forgets the lock with the process, however it ends.
     """
+    refusal = ConfigurationInvalid(
+        f"the broker in {directory} is running, or being restored or rotated",
+        hint="stop it first; a backup, administrators and everything by URL work while it runs",
+    )
+    with _locked(directory / "lock", fcntl.LOCK_EX, refusal):
+        yield
+
+
+@contextmanager
+def copied(directory: Path) -> Iterator[None]:
+    """Copy this broker's files, and nobody exchanges them meanwhile; raises `ConfigurationInvalid`."""
+    refusal = ConfigurationInvalid(
+        f"the broker in {directory} is being restored or rotated", hint="back it up when that is done"
+    )
+    with _locked(directory / "backup.lock", fcntl.LOCK_SH, refusal):
+        yield
+
+
+@contextmanager
+def exchanged(directory: Path) -> Iterator[None]:
+    """Exchange this broker's root key or store, and nobody copies them meanwhile; raises `ConfigurationInvalid`."""
+    refusal = ConfigurationInvalid(f"a backup of the broker in {directory} is being made", hint="wait until it is done")
+    with _locked(directory / "backup.lock", fcntl.LOCK_EX, refusal):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, how: int, refusal: ConfigurationInvalid) -> Iterator[None]:
     try:
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationInvalid(f"{directory} cannot be used: {error.strerror}") from error
+        raise ConfigurationInvalid(f"{path.parent} cannot be used: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigurationInvalid(
-                f"the broker in {directory} is running, or being restored or rotated",
-                hint="stop it first; a backup, administrators and everything by URL work while it runs",
-            ) from error
+            raise refusal from error
         yield
     finally:
         os.close(descriptor)
