@@ -315,6 +315,36 @@ def test_one_veto_keeps_the_key_and_its_reason_stays_here(guarded):
     assert "guard: not on a Sunday" in guarded.guard.events[-1]["reason"]
 
 
+class Slow:
+    """A plugin whose veto takes a moment, in which an administrator acts."""
+
+    def __init__(self):
+        self.meanwhile = lambda: None
+
+    @hookimpl
+    def strongroom_veto_release(self, verdict, archive, context):
+        self.meanwhile()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda admin, name: admin.revoke("lineage", "acme/digits"),
+        lambda admin, name: admin.raise_minimum_version("acme/digits", 2),
+    ],
+    ids=["revocation", "minimum version"],
+)
+def test_what_is_taken_back_while_a_release_is_decided_is_not_released(tmp_path, act):
+    plugins, slow = Plugins.load(), Slow()
+    plugins._manager.register(slow, "slow")
+    with broker_room(tmp_path, plugins=plugins) as room:
+        name, archive, _ = room.register(1)
+        slow.meanwhile = lambda: act(room.admin(), name)
+        with pytest.raises(ReleaseDenied):
+            room.client().fetch(tuple(name), archive)
+        assert room.admin().leases() == []
+
+
 def test_a_second_log_that_fails_keeps_the_key(guarded):
     name, archive, _ = guarded.register(1)
     guarded.client().fetch(tuple(name), archive)
