@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 import pytest
-from broker.broker_in_a_room import MEASUREMENT, Peer, broker_room, error_of
+from broker.broker_in_a_room import MEASUREMENT, Clock, Peer, broker_room, error_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from strongroom.broker import leases, tiles
@@ -50,6 +51,31 @@ def test_a_keeper_with_a_name_renews_its_lease_and_counts_once(room):
     assert first.lease == again.lease
     with pytest.raises(ReleaseDenied):
         room.client(statement=named(2)).fetch(tuple(name), archive)
+
+
+def test_a_lowered_limit_reaches_the_last_keepers_at_their_next_renewal(tmp_path):
+    clock = Clock(time.time())  # that of administrators too
+    with broker_room(tmp_path, clock=lambda: clock.wall, steady=lambda: clock.steady) as room:
+        name, archive, _ = room.register(1, lease_s=600)
+        clients = []
+        for number in (3, 1, 2):
+            clients.append(room.client(statement=named(number)))
+            clients[-1].fetch(tuple(name), archive)
+            clock.pass_(1)
+        room.broker.store.set_limit("acme/digits", keepers=2, lease_s=None)
+        for client in clients[:2]:
+            client.fetch(tuple(name), archive)
+        with pytest.raises(ReleaseDenied):
+            clients[2].fetch(tuple(name), archive)
+
+
+def test_a_limit_of_no_keepers_stops_all_at_their_next_renewal(room):
+    name, archive, _ = room.register(1, lease_s=600)
+    client = room.client(statement=named(1))
+    client.fetch(tuple(name), archive)
+    room.admin().set_limit("acme/digits", keepers=0)
+    with pytest.raises(ReleaseDenied):
+        client.fetch(tuple(name), archive)
 
 
 def test_an_ended_lease_makes_room_for_another_keeper(room):
