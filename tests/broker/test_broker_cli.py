@@ -91,6 +91,19 @@ def test_a_minimum_version_refuses_older_ones_and_never_falls(run, room):
     assert "version 2 and newer" in run("release", "minimum", "acme/digits", 1).stdout
 
 
+def test_a_limit_is_set_changed_in_part_and_taken_away(run):
+    assert "3 keepers, 900 seconds" in run("release", "limit", "acme/digits", "--keepers", 3, "--lease", 900).stdout
+    assert "3 keepers, 60 seconds" in run("release", "limit", "acme/digits", "--lease", 60).stdout
+    said = run("release", "limit", "acme/digits", "--keepers", "none", "--lease", "none").stdout
+    assert "any number of keepers, any number of seconds" in said
+
+
+def test_a_limit_of_nothing_or_of_words_is_refused(run):
+    assert "nothing to change" in str(run("release", "limit", "acme/digits", fails=True).exception)
+    assert run("release", "limit", "acme/digits", "--keepers", "many", fails=True).exit_code == 2
+    assert run("release", "limit", "acme/digits", "--lease", 0, fails=True).exit_code == 2
+
+
 def test_a_lease_is_listed_and_ended(run, room):
     name, archive, _ = room.register(1, lease_s=600)
     room.client().fetch(tuple(name), archive)

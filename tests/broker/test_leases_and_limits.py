@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 
 import pytest
@@ -76,6 +77,26 @@ def test_a_limit_of_no_keepers_stops_all_at_their_next_renewal(room):
     room.admin().set_limit("acme/digits", keepers=0)
     with pytest.raises(ReleaseDenied):
         client.fetch(tuple(name), archive)
+
+
+def test_a_limit_that_is_not_given_stays_and_null_takes_it_away(room):
+    admin = room.admin()
+    assert admin.set_limit("acme/digits", keepers=0, lease_s=900)["keepers"] == 0
+    assert admin.set_limit("acme/digits", lease_s=600) == {"lineage": "acme/digits", "keepers": 0, "lease_s": 600}
+    assert admin.set_limit("acme/digits", keepers=None) == {"lineage": "acme/digits", "keepers": None, "lease_s": 600}
+    assert room.broker.store.limit("acme/digits") == (None, 600)
+
+
+def test_a_limit_of_nothing_is_an_error(room):
+    with pytest.raises(ReleaseError, match="a number or null"):
+        room.admin().set_limit("acme/digits")
+
+
+def test_a_limit_goes_into_the_log_whole_for_a_restore_sets_both(room):
+    room.admin().set_limit("acme/digits", keepers=3, lease_s=900)
+    room.admin().set_limit("acme/digits", lease_s=600)
+    entry = json.loads(room.broker.audit.entries()[-1])
+    assert (entry["event"], entry["keepers"], entry["lease_s"]) == ("limit", 3, 600)
 
 
 def test_an_ended_lease_makes_room_for_another_keeper(room):

@@ -236,17 +236,34 @@ def _lineage(lineage: str) -> str:
     return lineage
 
 
-def set_limit(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
-    """How many keepers may hold keys of a lineage, and for how long at most."""
+def set_limit(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """How many keepers may hold keys of a lineage, and for how long at most; what is in force then.
+
+    A member that is not there leaves its limit alone, and null takes it away.
+    """
     read = _fields(body, "limit")
     lineage = _lineage(read.text("lineage", limit=257))
-    keepers = read.number("keepers", high=10**6) if read.has("keepers") else None
-    lease_s = read.number("lease_s", low=1, high=366 * 86400) if read.has("lease_s") else None
+    given = {
+        name: _number_or_none(read.value(name), name, low, high)
+        for name, low, high in (("keepers", 0, 10**6), ("lease_s", 1, 366 * 86400))
+        if read.has(name)
+    }
     read.done()
     who.may("limit", lineage.partition("/")[0])
+    if not given:
+        raise _unusable("a limit has keepers, lease_s or both, a number or null")
     with broker.store.transaction():
-        broker.store.set_limit(lineage, keepers=keepers, lease_s=lease_s)
-        broker.journal.record(_entry(who, "limit", lineage=lineage, keepers=keepers, lease_s=lease_s))
+        keepers, lease_s = broker.store.limit(lineage)
+        limits = {"keepers": keepers, "lease_s": lease_s} | given
+        broker.store.set_limit(lineage, **limits)
+        broker.journal.record(_entry(who, "limit", lineage=lineage, **limits))  # both, for a restore sets both
+    return {"lineage": lineage} | limits
+
+
+def _number_or_none(value: Any, name: str, low: int, high: int) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and low <= value <= high):
+        return value
+    raise _unusable(f"{name} is a number from {low} to {high}, or null for no limit")
 
 
 def list_leases(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:

@@ -100,20 +100,44 @@ def limit(
     lineage: Annotated[str, typer.Argument(metavar="TENANT/LINEAGE")],
     broker: Url,
     admin_key: AdminKeyFile,
-    keepers: Annotated[int | None, typer.Option(min=0, help="how many may hold its keys at once")] = None,
-    lease: Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="how long at a time, at most")] = None,
+    keepers: Annotated[
+        str | None, typer.Option(metavar="N|none", help="how many may hold its keys at once; none: any number")
+    ] = None,
+    lease: Annotated[
+        str | None, typer.Option(metavar="SECONDS|none", help="how long at a time, at most; none: as the key says")
+    ] = None,
     role: Role = "admin",
     ca: Ca = None,
 ) -> None:
-    """Say how many keepers may hold keys of a lineage, and for how long at a time.
+    """Say how many keepers may hold keys of a lineage, and for how long at a time. What is not given stays as it is.
 
     Example: `strongroom release limit acme/digits --keepers 3 --lease 900 --broker https://keys.example
     --admin-key admin.key`
     """
-    connect(broker, admin_key, role, ca).set_limit(lineage, keepers=keepers, lease_s=lease)
+    from strongroom.errors import ConfigurationInvalid
+
+    limits: dict[str, int | None] = {}
+    if keepers is not None:
+        limits["keepers"] = _number(keepers, "--keepers", low=0)
+    if lease is not None:
+        limits["lease_s"] = _number(lease, "--lease", low=1)
+    if not limits:
+        raise ConfigurationInvalid("nothing to change", hint="give --keepers, --lease or both: a number, or none")
+    known = connect(broker, admin_key, role, ca).set_limit(lineage, **limits)
+    holders, seconds = known["keepers"], known["lease_s"]
     print(
-        f"{lineage}: {keepers if keepers is not None else 'any number of'} keepers, {lease or 'any number of'} seconds"
+        f"{lineage}: {'any number of' if holders is None else holders} keepers, "
+        f"{'any number of' if seconds is None else seconds} seconds"
     )
+
+
+def _number(text: str, option: str, *, low: int) -> int | None:
+    """The number that an option gives, or None for ``none``."""
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= low):
+        raise typer.BadParameter(f"{text!r} is neither a number from {low} nor none", param_hint=option)
+    return int(text)
 
 
 def end(
