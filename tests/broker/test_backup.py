@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -233,6 +234,18 @@ def test_a_backup_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="No space left"):
         backup(tmp_path / "broker", tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
+
+
+@pytest.mark.parametrize("act", ["rotate", "restore"])
+def test_the_name_of_an_exchanged_root_key_is_on_the_disk_when_it_is_done(tmp_path, monkeypatch, act):
+    folder = tmp_path / "broker"
+    directory.init(folder)
+    backup(folder, tmp_path / "backup")
+    done, replace, fsync = [], Path.replace, os.fsync
+    monkeypatch.setattr(Path, "replace", lambda self, to: (done.append(Path(to).name), replace(self, to))[1])
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append(os.fstat(number).st_ino), fsync(number))[1])
+    rotate_root_key(folder) if act == "rotate" else restore(tmp_path / "backup", folder)
+    assert folder.stat().st_ino in done[done.index("root.key") :]
 
 
 def test_the_restored_log_continues_the_old_one(history, tmp_path):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from strongroom.archive.keyfile import sync_folder
 from strongroom.broker import tiles
 from strongroom.broker.audit import AuditLog, NoteKey
 from strongroom.broker.directory import Settings, copied, exchanged, identity_of, occupied, open_log, open_store
@@ -224,4 +225,5 @@ def _exchange(fresh: Path, directory: Path) -> None:
     for name in (*_FILES[1:], "store.db", "broker.json"):
         if (fresh / name).exists():
             (fresh / name).replace(directory / name)
+    sync_folder(directory)
     shutil.rmtree(fresh)

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from strongroom.archive.keyfile import sync_folder
 from strongroom.broker import admin
 from strongroom.broker.audit import AuditLog
 from strongroom.broker.certificate import self_signed
@@ -221,6 +222,7 @@ def open_store(directory: Path, settings: Settings, passphrase: str | None) -> S
     fresh = provider(directory, settings, passphrase, file=pending.name).unlock()
     store = Store(directory / "store.db", fresh)
     pending.replace(directory / "root.key")
+    sync_folder(directory)
     return store
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from strongroom.archive.keyfile import sync_folder
 from strongroom.broker.directory import Settings, exchanged, occupied, open_log, open_store, provider
 
 
@@ -31,6 +32,7 @@ def rotate_root_key(directory: Path, *, passphrase: str | None = None) -> int:
         finally:
             store.close()
         (directory / "root.key.new").replace(directory / "root.key")
+        sync_folder(directory)
     return count
 
 
