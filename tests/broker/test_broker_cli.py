@@ -71,6 +71,26 @@ def test_an_owner_deletes_a_key_of_its_own_and_no_other(app, run, room, tmp_path
     assert json.loads(run("broker", "status", *ends, "--json", connected=False).stdout)["broker"] == room.broker.id
 
 
+def test_an_owner_sees_the_revocations_of_its_own_repository_and_an_auditor_all(run, room, tmp_path):
+    _, mine, _ = room.register(1)
+    _, others, _ = room.register(2, tenant="other")
+    revoked = [
+        ("lineage", "acme/digits"), ("lineage", "other/digits"), ("archive", str(mine)), ("archive", str(others)),
+        ("measurement", "ab" * 32), ("keeper", "07" * 16),
+    ]  # fmt: skip
+    for kind, value in revoked:
+        room.admin().revoke(kind, value)
+    owner, auditor = tmp_path / "acme.key", tmp_path / "auditor.key"
+    run("broker", "administrator", room.folder, owner, "--role", "owner", "--repository", "acme", connected=False)
+    run("broker", "administrator", room.folder, auditor, connected=False)
+
+    def seen(key, role):
+        return {(each["kind"], each["value"]) for each in room.admin(key, role).revocations()}
+
+    assert seen(owner, "owner") == {("lineage", "acme/digits"), ("archive", str(mine))}
+    assert seen(auditor, "auditor") == set(revoked)
+
+
 def test_a_revoked_archive_is_released_no_more_and_restored_again(run, room):
     name, archive, _ = room.register(1)
     room.client().fetch(tuple(name), archive)

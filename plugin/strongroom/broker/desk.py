@@ -208,9 +208,17 @@ def unrevoke(broker: Broker, who: Administrator, path: Params, query: Params, bo
 
 
 def list_revocations(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
-    """Every revocation."""
+    """Every revocation; to an owner those of lineages and archives in its own repository."""
     who.may("status", who.repository or None)
-    found = broker.store.revocations()
+    rows = broker.store.rows("SELECT path, archive FROM resources WHERE archive IS NOT NULL")
+    own = {archive for path, archive in rows if _visible(who, path)}
+    found = [
+        each
+        for each in broker.store.revocations()
+        if not who.repository
+        or (each.kind == "lineage" and _visible(who, each.value))
+        or (each.kind == "archive" and each.value in own)
+    ]
     return [{"kind": each.kind, "value": each.value, "reason": each.reason, "at": each.at} for each in found]
 
 
