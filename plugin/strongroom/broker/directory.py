@@ -12,9 +12,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 from strongroom.archive.keyfile import sync_folder
 from strongroom.broker import admin
 from strongroom.broker.audit import AuditLog
-from strongroom.broker.certificate import self_signed
+from strongroom.broker.certificate import check_host, self_signed
 from strongroom.broker.handshake import Policies, no_endorsements
 from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.release import Broker
@@ -173,16 +174,48 @@ def init(
     """Make a broker in a new or empty folder, without any policy: it releases nothing yet.
 
     `hosts` are the DNS names and addresses of its own TLS certificate; without any it has none. `plugins` are those
-    that its root key needs. Raises `ConfigurationInvalid`, `KeyFileInvalid`, `PluginInvalid`, `StoreError`.
+    that its root key needs. What fails leaves nothing behind. Raises `ConfigurationInvalid`, `KeyFileInvalid`,
+    `PluginInvalid`, `StoreError`.
     """
+    for host in hosts:
+        check_host(host)
+    identity = Ed25519PrivateKey.generate()
+    broker_id = admin.key_id_of(identity.public_key())
+    chosen = Settings(name or f"strongroom-broker/{broker_id[:8]}", root_key, settings or {}, plugins)
+    if not chosen.name.isprintable() or re.search(r"[\s+]", chosen.name):
+        raise ConfigurationInvalid(
+            f"{name!r} cannot sign an audit log", hint="a name has no spaces and no '+': keys.example/broker"
+        )
+    root = provider(directory, chosen, passphrase)
+    fresh = not directory.exists()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise ConfigurationInvalid(f"{directory} is not empty", hint="name a new folder")
     directory.chmod(0o700)
-    identity = Ed25519PrivateKey.generate()
+    with occupied(directory):
+        if any(each.name != "lock" for each in directory.iterdir()):
+            raise ConfigurationInvalid(f"{directory} is not empty", hint="name a new folder")
+        try:
+            return _made(directory, chosen, root.create(), identity, hosts)
+        except BaseException:
+            _clear(directory, whole=fresh)  # nobody else made anything there: it was empty, and is ours
+            raise
+
+
+def _clear(directory: Path, *, whole: bool) -> None:
+    for each in directory.iterdir():
+        with suppress(OSError):
+            each.unlink()
+    if whole:
+        with suppress(OSError):
+            directory.rmdir()
+
+
+def _made(
+    directory: Path, chosen: Settings, root_key: bytes, identity: Ed25519PrivateKey, hosts: tuple[str, ...]
+) -> Initialised:
     broker_id = admin.key_id_of(identity.public_key())
-    chosen = Settings(name or f"strongroom-broker/{broker_id[:8]}", root_key, settings or {}, plugins)
-    store = Store.create(directory / "store.db", provider(directory, chosen, passphrase).create())
+    store = Store.create(directory / "store.db", root_key)
     try:
         administrator = admin.AdminKey(Ed25519PrivateKey.generate(), broker_id)
         with store.transaction():

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from strongroom.broker.engine import ENGINE, Unanswered
@@ -68,6 +69,16 @@ _SAMPLES: tuple[Mapping[str, Any], ...] = (
     {"submods": {"cpu0": _DEVICE, "gpu0": _DEVICE}, "iat": 1, "exp": 2},
 )
 """Tokens in the shape that policies are written for, on which a policy is tried when it is set."""
+
+
+def policy_text(path: Path) -> str:
+    """What a policy's file says, Rego or TOML; raises `ConfigurationInvalid`."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationInvalid(f"{path} is not a policy: it is not UTF-8", hint="save it as UTF-8 text") from error
+    except OSError as error:
+        raise ConfigurationInvalid(f"{path} cannot be read as a policy: {error.strerror}") from error
 
 
 def _code(text: str) -> str:
