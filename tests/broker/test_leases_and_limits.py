@@ -10,7 +10,7 @@ import pytest
 from broker.broker_in_a_room import MEASUREMENT, Clock, Peer, broker_room, error_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-from strongroom.broker import leases, tiles
+from strongroom.broker import journal, leases, tiles
 from strongroom.broker.audit import Checkpoint, NoteKey, public_octets
 from strongroom.broker.epochs import EPOCH_S, EpochSeed
 from strongroom.broker.initdata import check_init_data
@@ -402,6 +402,24 @@ def test_a_second_log_that_fails_keeps_the_key(guarded):
     assert "guard" in guarded.broker.journal.trouble()
     guarded.client().fetch(tuple(name), archive)
     assert guarded.broker.journal.trouble() == ""
+
+
+def test_a_second_log_that_failed_once_keeps_a_broker_unhealthy_for_a_minute_only(guarded, monkeypatch):
+    name, archive, _ = guarded.register(1)
+    with pytest.raises(BrokerUnreachable):
+        guarded.client(attempts=1).fetch_epoch(tuple(name), archive, broker_key(guarded))
+    assert guarded.broker.journal.trouble()
+    monkeypatch.setattr(journal, "TROUBLE_S", 0)
+    assert guarded.broker.journal.trouble() == ""
+
+
+def test_health_says_that_something_is_wrong_and_only_an_administrator_what(guarded):
+    name, archive, _ = guarded.register(1)
+    with pytest.raises(BrokerUnreachable):
+        guarded.client(attempts=1).fetch_epoch(tuple(name), archive, broker_key(guarded))
+    health = Peer(guarded).http.get(f"{guarded.url}/healthz", timeout=10)
+    assert health.status_code == 503 and "guard" not in health.text
+    assert "guard" in guarded.admin().status()["trouble"]
 
 
 class Witness:
