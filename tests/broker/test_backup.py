@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -157,13 +159,12 @@ def test_a_rotation_is_in_the_log(tmp_path):
     broker.close()
 
 
-@pytest.mark.parametrize("moment", ["before the store", "after the store"])
-def test_a_rotation_that_was_cut_off_leaves_a_store_that_opens(tmp_path, monkeypatch, moment):
-    with broker_room(tmp_path) as room:
-        name, _, key = room.register(1)
+class Cut(Exception):
+    """A rotation was cut off."""
 
-    class Cut(Exception):
-        pass
+
+def cut_off(folder, monkeypatch, moment):
+    """A rotation of this broker that ends before or after its store is under the fresh key."""
 
     def cut(*_):
         raise Cut
@@ -173,13 +174,78 @@ def test_a_rotation_that_was_cut_off_leaves_a_store_that_opens(tmp_path, monkeyp
             patch.setattr(Store, "reseal", cut)
         else:
             patch.setattr(Path, "replace", cut)
-        rotate_root_key(room.folder)
+        rotate_root_key(folder)
+
+
+MOMENTS = pytest.mark.parametrize("moment", ["before the store", "after the store"])
+
+
+@MOMENTS
+def test_a_rotation_that_was_cut_off_leaves_a_store_that_opens(tmp_path, monkeypatch, moment):
+    with broker_room(tmp_path) as room:
+        name, _, key = room.register(1)
+    cut_off(room.folder, monkeypatch, moment)
     for _ in range(2):
         broker = open_broker(room.folder)
         assert json.loads(broker.store.resource(name))["key"] == b64url(key.reveal())
         broker.close()
     rotate_root_key(room.folder)
     open_broker(room.folder).close()
+
+
+@MOMENTS
+def test_a_backup_after_a_rotation_that_was_cut_off_opens_too(tmp_path, monkeypatch, moment):
+    directory.init(tmp_path / "broker")
+    cut_off(tmp_path / "broker", monkeypatch, moment)
+    backup(tmp_path / "broker", tmp_path / "backup")
+    restore(tmp_path / "backup", tmp_path / "new")
+    open_broker(tmp_path / "new").close()
+
+
+def test_a_broker_is_not_rotated_while_a_backup_is_made_nor_the_other_way_round(tmp_path, monkeypatch):
+    directory.init(tmp_path / "broker")
+    seen = []
+
+    def meanwhile(act, real):
+        def called(*arguments, **options):
+            with pytest.raises(ConfigurationInvalid) as refused:
+                act()
+            seen.append(str(refused.value))
+            return real(*arguments, **options)
+
+        return called
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy2", meanwhile(lambda: rotate_root_key(tmp_path / "broker"), shutil.copy2))
+        backup(tmp_path / "broker", tmp_path / "backup")
+    assert seen and all("a backup" in each for each in seen)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "reseal", meanwhile(lambda: backup(tmp_path / "broker", tmp_path / "other"), Store.reseal))
+        rotate_root_key(tmp_path / "broker")
+    assert "rotated" in seen[-1] and not (tmp_path / "other").exists()
+
+
+def test_a_backup_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    directory.init(tmp_path / "broker")
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(StoreError, match="No space left"):
+        backup(tmp_path / "broker", tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
+
+
+@pytest.mark.parametrize("act", ["rotate", "restore"])
+def test_the_name_of_an_exchanged_root_key_is_on_the_disk_when_it_is_done(tmp_path, monkeypatch, act):
+    folder = tmp_path / "broker"
+    directory.init(folder)
+    backup(folder, tmp_path / "backup")
+    done, replace, fsync = [], Path.replace, os.fsync
+    monkeypatch.setattr(Path, "replace", lambda self, to: (done.append(Path(to).name), replace(self, to))[1])
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append(os.fstat(number).st_ino), fsync(number))[1])
+    rotate_root_key(folder) if act == "rotate" else restore(tmp_path / "backup", folder)
+    assert folder.stat().st_ino in done[done.index("root.key") :]
 
 
 def test_the_restored_log_continues_the_old_one(history, tmp_path):

@@ -13,7 +13,14 @@ from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.allowing import allow
 from strongroom.broker.audit import NoteKey
 from strongroom.cli import audit, broker, key, policy, release
-from strongroom.errors import AttestationFailed, ConfigurationInvalid, ReleaseDenied, ReleaseError, ResourceMissing
+from strongroom.errors import (
+    AttestationFailed,
+    ConfigurationInvalid,
+    KeyFileInvalid,
+    ReleaseDenied,
+    ReleaseError,
+    ResourceMissing,
+)
 from typer.testing import CliRunner
 
 
@@ -71,6 +78,26 @@ def test_an_owner_deletes_a_key_of_its_own_and_no_other(app, run, room, tmp_path
     assert json.loads(run("broker", "status", *ends, "--json", connected=False).stdout)["broker"] == room.broker.id
 
 
+def test_an_owner_sees_the_revocations_of_its_own_repository_and_an_auditor_all(run, room, tmp_path):
+    _, mine, _ = room.register(1)
+    _, others, _ = room.register(2, tenant="other")
+    revoked = [
+        ("lineage", "acme/digits"), ("lineage", "other/digits"), ("archive", str(mine)), ("archive", str(others)),
+        ("measurement", "ab" * 32), ("keeper", "07" * 16),
+    ]  # fmt: skip
+    for kind, value in revoked:
+        room.admin().revoke(kind, value)
+    owner, auditor = tmp_path / "acme.key", tmp_path / "auditor.key"
+    run("broker", "administrator", room.folder, owner, "--role", "owner", "--repository", "acme", connected=False)
+    run("broker", "administrator", room.folder, auditor, connected=False)
+
+    def seen(key, role):
+        return {(each["kind"], each["value"]) for each in room.admin(key, role).revocations()}
+
+    assert seen(owner, "owner") == {("lineage", "acme/digits"), ("archive", str(mine))}
+    assert seen(auditor, "auditor") == set(revoked)
+
+
 def test_a_revoked_archive_is_released_no_more_and_restored_again(run, room):
     name, archive, _ = room.register(1)
     room.client().fetch(tuple(name), archive)
@@ -89,6 +116,19 @@ def test_a_minimum_version_refuses_older_ones_and_never_falls(run, room):
         room.client().fetch(tuple(old), old_archive)
     room.client().fetch(tuple(new), new_archive)
     assert "version 2 and newer" in run("release", "minimum", "acme/digits", 1).stdout
+
+
+def test_a_limit_is_set_changed_in_part_and_taken_away(run):
+    assert "3 keepers, 900 seconds" in run("release", "limit", "acme/digits", "--keepers", 3, "--lease", 900).stdout
+    assert "3 keepers, 60 seconds" in run("release", "limit", "acme/digits", "--lease", 60).stdout
+    said = run("release", "limit", "acme/digits", "--keepers", "none", "--lease", "none").stdout
+    assert "any number of keepers, any number of seconds" in said
+
+
+def test_a_limit_of_nothing_or_of_words_is_refused(run):
+    assert "nothing to change" in str(run("release", "limit", "acme/digits", fails=True).exception)
+    assert run("release", "limit", "acme/digits", "--keepers", "many", fails=True).exit_code == 2
+    assert run("release", "limit", "acme/digits", "--lease", 0, fails=True).exit_code == 2
 
 
 def test_a_lease_is_listed_and_ended(run, room):
@@ -174,6 +214,61 @@ def test_a_broker_is_made_once_and_only_in_an_empty_folder(run, tmp_path):
     assert (folder / "admin.key").stat().st_mode & 0o777 == 0o600
     with pytest.raises(ConfigurationInvalid, match="not empty"):
         run("broker", "init", folder, connected=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "said"),
+    [
+        (["--host", "bad host name"], ConfigurationInvalid, "neither a DNS name nor an address"),
+        (["--host", "keys.example", "--host", "ü"], ConfigurationInvalid, "neither a DNS name nor an address"),
+        (["--host", ""], ConfigurationInvalid, "neither a DNS name nor an address"),
+        (["--name", "our broker"], ConfigurationInvalid, "cannot sign an audit log"),
+        (["--passphrase-file", "latin"], KeyFileInvalid, "not UTF-8"),
+        (["--passphrase-file", "empty"], KeyFileInvalid, "empty passphrase"),
+        (["--root-key", "nobody"], ConfigurationInvalid, "no root key provider"),
+    ],
+)
+def test_what_no_broker_can_be_made_with_is_refused_before_there_is_a_folder(app, tmp_path, words, error, said):
+    for name, octets in (("latin", "gr\xfcn\n".encode("latin-1")), ("empty", b"")):
+        (tmp_path / name).write_bytes(octets)
+        (tmp_path / name).chmod(0o600)
+    words = [str(tmp_path / word) if word in ("latin", "empty") else word for word in words]
+    result = CliRunner().invoke(app, ["broker", "init", str(tmp_path / "mine"), *words])
+    assert isinstance(result.exception, error) and said in str(result.exception)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("stood", [True, False])
+def test_a_broker_that_cannot_be_finished_leaves_nothing_behind(app, tmp_path, monkeypatch, stood):
+    from strongroom.broker import directory
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "mine"
+    if stood:
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "self_signed", full)
+        failed = CliRunner().invoke(app, ["broker", "init", str(folder), "--host", "keys.example"])
+    assert isinstance(failed.exception, OSError)
+    assert folder.exists() == stood and not (stood and list(folder.iterdir()))
+    assert CliRunner().invoke(app, ["broker", "init", str(folder), "--host", "keys.example"]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["policy.toml", "policy.rego"])
+def test_a_policy_that_is_not_utf_8_is_refused_in_one_sentence(run, room, tmp_path, name):
+    from strongroom.broker.serve import set_policies
+
+    path = tmp_path / name
+    path.write_bytes("# gr\xfcn\n".encode("latin-1"))
+    assert "not UTF-8" in str(run("policy", "set", path, fails=True).exception)
+    with pytest.raises(ConfigurationInvalid, match="not UTF-8"):
+        set_policies(room.broker, *((path, None) if path.suffix == ".toml" else (None, path)))
+
+
+def test_a_policy_of_an_unknown_name_is_not_shown(run):
+    assert "no policy is called 'foo'" in str(run("policy", "get", "foo", fails=True).exception)
 
 
 def test_a_root_key_is_rotated_and_everything_opens_again(run, tmp_path):

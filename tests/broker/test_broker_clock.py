@@ -18,6 +18,8 @@ from strongroom.broker import tiles
 from strongroom.broker.audit import NoteKey
 from strongroom.broker.directory import open_broker
 from strongroom.broker.document import ModelKeyDocument, model_key_name
+from strongroom.broker.protocol import SESSION_SECONDS, Challenge, Request
+from strongroom.broker.sessions import Sessions
 from strongroom.broker.store import Revocation
 from strongroom.errors import AttestationFailed, ReleaseDenied
 from strongroom.evidence.snp import SnpVerifier
@@ -166,3 +168,13 @@ def test_evidence_is_judged_at_the_brokers_date(tmp_path, step):
             client.fetch(tuple(NAME), ARCHIVE)
         checks = json.loads(room.broker.audit.entries()[-1])["checks"]
         assert {each["word"] for each in checks} == {"validity-period"}
+
+
+def test_a_session_that_is_swept_while_it_is_judged_is_not_remembered_for_ever():
+    clock = Clock()
+    sessions = Sessions(lambda: clock.steady)
+    judged = sessions.open(Request("simulated", ""), Challenge("nonce", ""))
+    clock.pass_(SESSION_SECONDS + 1)
+    sessions.open(Request("simulated", ""), Challenge("nonce", ""))
+    sessions.attested(judged, "a token", None)
+    assert judged.token == "a token" and sessions._by_token == {}

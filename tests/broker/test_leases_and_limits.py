@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import time
 
 import pytest
-from broker.broker_in_a_room import MEASUREMENT, Peer, broker_room, error_of
+from broker.broker_in_a_room import MEASUREMENT, Clock, Peer, broker_room, error_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-from strongroom.broker import leases, tiles
+from strongroom.broker import journal, leases, tiles
 from strongroom.broker.audit import Checkpoint, NoteKey, public_octets
 from strongroom.broker.epochs import EPOCH_S, EpochSeed
 from strongroom.broker.initdata import check_init_data
@@ -50,6 +52,51 @@ def test_a_keeper_with_a_name_renews_its_lease_and_counts_once(room):
     assert first.lease == again.lease
     with pytest.raises(ReleaseDenied):
         room.client(statement=named(2)).fetch(tuple(name), archive)
+
+
+def test_a_lowered_limit_reaches_the_last_keepers_at_their_next_renewal(tmp_path):
+    clock = Clock(time.time())  # that of administrators too
+    with broker_room(tmp_path, clock=lambda: clock.wall, steady=lambda: clock.steady) as room:
+        name, archive, _ = room.register(1, lease_s=600)
+        clients = []
+        for number in (3, 1, 2):
+            clients.append(room.client(statement=named(number)))
+            clients[-1].fetch(tuple(name), archive)
+            clock.pass_(1)
+        room.broker.store.set_limit("acme/digits", keepers=2, lease_s=None)
+        for client in clients[:2]:
+            client.fetch(tuple(name), archive)
+        with pytest.raises(ReleaseDenied):
+            clients[2].fetch(tuple(name), archive)
+
+
+def test_a_limit_of_no_keepers_stops_all_at_their_next_renewal(room):
+    name, archive, _ = room.register(1, lease_s=600)
+    client = room.client(statement=named(1))
+    client.fetch(tuple(name), archive)
+    room.admin().set_limit("acme/digits", keepers=0)
+    with pytest.raises(ReleaseDenied):
+        client.fetch(tuple(name), archive)
+
+
+def test_a_limit_that_is_not_given_stays_and_null_takes_it_away(room):
+    admin = room.admin()
+    assert admin.set_limit("acme/digits", keepers=0, lease_s=900)["keepers"] == 0
+    assert admin.set_limit("acme/digits", lease_s=600) == {"lineage": "acme/digits", "keepers": 0, "lease_s": 600}
+    assert admin.set_limit("acme/digits", keepers=None) == {"lineage": "acme/digits", "keepers": None, "lease_s": 600}
+    assert room.broker.store.limit("acme/digits") == (None, 600)
+
+
+def test_a_limit_of_nothing_is_an_error(room):
+    with pytest.raises(ReleaseError, match="a number or null"):
+        room.admin().set_limit("acme/digits")
+
+
+def test_a_limit_goes_into_the_log_whole_for_a_restore_sets_both(room):
+    room.admin().set_limit("acme/digits", keepers=3, lease_s=900)
+    room.admin().set_limit("acme/digits", lease_s=600)
+    entry = json.loads(room.broker.audit.entries()[-1])
+    assert (entry["event"], entry["keepers"], entry["lease_s"]) == ("limit", 3, 600)
 
 
 def test_an_ended_lease_makes_room_for_another_keeper(room):
@@ -138,6 +185,37 @@ def test_everything_revocable_is_refused_at_the_next_renewal(room, kind, value):
 def test_what_cannot_be_revoked_is_an_error(room):
     with pytest.raises(ReleaseError):
         room.admin().revoke("planet", "earth")
+
+
+@pytest.mark.parametrize("kind", ["archive", "author", "measurement"])
+def test_a_digest_in_capitals_is_revoked_and_restored_all_the_same(room, kind):
+    digest = {"archive": "0a" * 32, "author": "aa" * 32, "measurement": MEASUREMENT.hex()}[kind]
+    name, archive, _ = room.register(10, author=AuthorId(b"\xaa" * 32))
+    room.admin().revoke(kind, digest.upper())
+    with pytest.raises(ReleaseDenied):
+        room.client().fetch(tuple(name), archive)
+    room.admin().unrevoke(kind, digest.upper())
+    room.client().fetch(tuple(name), archive)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "form"),
+    [
+        ("archive", "digits.mar", "64 hexadecimal digits"),
+        ("archive", "ab" * 31, "64 hexadecimal digits"),
+        ("author", "sha256:" + "ab" * 32, "64 hexadecimal digits"),
+        ("measurement", "ab" * 20, "64 to 128 hexadecimal digits"),
+        ("measurement", "ab" * 65, "64 to 128 hexadecimal digits"),
+        ("lineage", "digits", "acme/digits"),
+        ("lineage", "acme/digits/1-00", "acme/digits"),
+        ("keeper", "", "a keeper's name"),
+    ],
+)
+def test_a_value_that_no_release_could_have_is_refused_and_the_right_form_is_named(room, kind, value, form):
+    for act in (room.admin().revoke, room.admin().unrevoke):
+        with pytest.raises(ReleaseError, match=form):
+            act(kind, value)
+    assert room.admin().revocations() == []
 
 
 # -- epochs -------------------------------------------------------------------------
@@ -284,6 +362,36 @@ def test_one_veto_keeps_the_key_and_its_reason_stays_here(guarded):
     assert "guard: not on a Sunday" in guarded.guard.events[-1]["reason"]
 
 
+class Slow:
+    """A plugin whose veto takes a moment, in which an administrator acts."""
+
+    def __init__(self):
+        self.meanwhile = lambda: None
+
+    @hookimpl
+    def strongroom_veto_release(self, verdict, archive, context):
+        self.meanwhile()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda admin, name: admin.revoke("lineage", "acme/digits"),
+        lambda admin, name: admin.raise_minimum_version("acme/digits", 2),
+    ],
+    ids=["revocation", "minimum version"],
+)
+def test_what_is_taken_back_while_a_release_is_decided_is_not_released(tmp_path, act):
+    plugins, slow = Plugins.load(), Slow()
+    plugins._manager.register(slow, "slow")
+    with broker_room(tmp_path, plugins=plugins) as room:
+        name, archive, _ = room.register(1)
+        slow.meanwhile = lambda: act(room.admin(), name)
+        with pytest.raises(ReleaseDenied):
+            room.client().fetch(tuple(name), archive)
+        assert room.admin().leases() == []
+
+
 def test_a_second_log_that_fails_keeps_the_key(guarded):
     name, archive, _ = guarded.register(1)
     guarded.client().fetch(tuple(name), archive)
@@ -294,6 +402,24 @@ def test_a_second_log_that_fails_keeps_the_key(guarded):
     assert "guard" in guarded.broker.journal.trouble()
     guarded.client().fetch(tuple(name), archive)
     assert guarded.broker.journal.trouble() == ""
+
+
+def test_a_second_log_that_failed_once_keeps_a_broker_unhealthy_for_a_minute_only(guarded, monkeypatch):
+    name, archive, _ = guarded.register(1)
+    with pytest.raises(BrokerUnreachable):
+        guarded.client(attempts=1).fetch_epoch(tuple(name), archive, broker_key(guarded))
+    assert guarded.broker.journal.trouble()
+    monkeypatch.setattr(journal, "TROUBLE_S", 0)
+    assert guarded.broker.journal.trouble() == ""
+
+
+def test_health_says_that_something_is_wrong_and_only_an_administrator_what(guarded):
+    name, archive, _ = guarded.register(1)
+    with pytest.raises(BrokerUnreachable):
+        guarded.client(attempts=1).fetch_epoch(tuple(name), archive, broker_key(guarded))
+    health = Peer(guarded).http.get(f"{guarded.url}/healthz", timeout=10)
+    assert health.status_code == 503 and "guard" not in health.text
+    assert "guard" in guarded.admin().status()["trouble"]
 
 
 class Witness:

@@ -121,6 +121,48 @@ def test_a_builtin_that_is_not_on_the_list_is_refused_when_the_policy_is_set(cal
 @pytest.mark.parametrize(
     "text",
     [
+        'allow if {\n  sprintf("%s", ["a"])\n}',
+        "probe if {\n\twalk(input)\n}\n\nallow if { not probe }",
+        "allow if\n  any([true])",
+        "allow if\n  all([true]) = x",
+        "found := [\n  product([1, 2])\n]",
+        "found :=\n  cast_array(1)",
+        "found := { x |\n  nosuch(x) = 1 }",
+        "found := count(\n  set_diff({1}, {2})\n)",
+        "nosuch(x)\nallow if { nosuch(1) }",
+    ],
+)
+def test_an_unproved_builtin_that_begins_a_line_is_no_function_of_the_policys_own(text):
+    with pytest.raises(ConfigurationInvalid, match="not on the list"):
+        ReleasePolicy.parse(f"package policy\n\nimport rego.v1\n\n{text}\n")
+
+
+@pytest.mark.parametrize("name", ["sprintf", "walk", "count"])
+def test_a_policys_own_function_has_not_the_name_of_a_builtin(name):
+    with pytest.raises(ConfigurationInvalid, match="is the name of a builtin"):
+        ReleasePolicy.parse(f"package policy\n\nimport rego.v1\n\n{name}(x) := true\n\nallow if {{ {name}(1) }}\n")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "own(x) := true",
+        "own(x) = true",
+        "own(x) if x == 1",
+        "own(\n\tx,\n) := true",
+        "own(x) := true if {\n\tx == 1\n} else := false",
+        'other := "a # {"\n\nown(x) if { x == 1 }',
+        "default own(_) := false\n\nown(x) if { x == 1 }",
+    ],
+)
+def test_every_form_of_a_functions_head_is_known(head):
+    text = f"package policy\n\nimport rego.v1\n\n{head}\n\nallow if {{ own(1) }}\n"
+    assert ReleasePolicy.parse(text).decide({}, {}).granted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "package policy\n\nallow if {",
         "package other\n\nallow := true",
         "allow := true",

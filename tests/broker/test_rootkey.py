@@ -9,7 +9,8 @@ import pytest
 from doubles.soft_token import PIN, soft_token
 from doubles.software_tpm import SoftwareTpm
 from strongroom import plugins as plugins_module
-from strongroom.broker import directory
+from strongroom.archive import keyfile
+from strongroom.broker import directory, rootkey
 from strongroom.broker.directory import open_broker
 from strongroom.broker.rootkey import PassphraseFile, PlainFile
 from strongroom.broker.rootkey_pkcs11 import Pkcs11Wrapped
@@ -40,6 +41,16 @@ def test_a_key_is_never_overwritten(path):
     PlainFile(path).create()
     with pytest.raises(KeyFileInvalid, match="exists already"):
         PassphraseFile(path, "x").create()
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: rootkey.write_private(path, b"x"), lambda path: keyfile.write_private(path, "x")]
+)
+def test_a_fresh_keys_name_is_on_the_disk_too(path, monkeypatch, write):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    write(path)
+    assert synced[-1] == path.parent.stat().st_ino and path.stat().st_ino in synced[:-1]
 
 
 def test_a_passphrase_opens_its_file_and_no_other_does(path):

@@ -127,7 +127,7 @@ class Draft:
                 self.size = sum(each.stat().st_size for each in self._path.rglob("*") if each.is_file())
                 os.fsync(self.payload)
                 for folder in (self._path, self._path / "MAR-INF", self._path / "SEALED-INF"):
-                    _sync_folder(folder)
+                    keyfile.sync_folder(folder)
             else:
                 _write_at(self.payload, outer.tail, outer.tail_at)
                 _write_at(self.payload, outer.before_slots + used, 0)
@@ -150,7 +150,7 @@ class Draft:
                 os.replace(self._path, self._output)
             else:
                 keyfile.take_name(self._path, self._output)
-            _sync_folder(self._output.parent)
+            keyfile.sync_folder(self._output.parent)
         except FileExistsError as error:
             raise SealRefused(f"{self._output} exists already", hint="say --force to replace it") from error
         except OSError as error:
@@ -200,11 +200,3 @@ def _write_new(path: Path, octets: bytes, *, size: int | None = None) -> None:
         file.truncate(size)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ others could read them. What the fields mean is the business of who calls.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -125,10 +126,23 @@ def _write(path: Path, text: str, mode: int) -> None:
             take_name(draft, path)
         finally:
             draft.unlink(missing_ok=True)
+        sync_folder(path.parent)
     except FileExistsError as error:
         raise KeyFileInvalid(f"{path} exists already", hint="choose another name; keys are not overwritten") from error
     except OSError as error:
         raise KeyFileInvalid(f"{path}: {error.strerror}") from error
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk: a file that was synced has its name after a power cut only then."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot, and need not
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def take_name(draft: Path, path: Path) -> None:

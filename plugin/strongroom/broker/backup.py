@@ -14,19 +14,22 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from strongroom.archive.keyfile import sync_folder
 from strongroom.broker import tiles
 from strongroom.broker.audit import AuditLog, NoteKey
-from strongroom.broker.directory import Settings, identity_of, occupied, open_log, open_store
+from strongroom.broker.directory import Settings, copied, exchanged, identity_of, occupied, open_log, open_store
 from strongroom.broker.protocol import Resource
 from strongroom.broker.store import Revocation, Store
 from strongroom.errors import AuditError, ConfigurationInvalid, StoreError, StrongroomError
 
-_FILES = ("broker.json", "root.key", "broker.pub", "tls.crt", "tls.key")
+_FILES = ("broker.json", "root.key.new", "root.key", "broker.pub", "tls.crt", "tls.key")
+"""`root.key.new` is what a rotation that was cut off left, and may be the key of the store. It comes before `root.key`,
+whose name it gets when the broker starts: so no copy can miss both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +53,32 @@ def backup(directory: Path, into: Path) -> int:
     Raises `ConfigurationInvalid`, `StoreError`.
     """
     Settings.load(directory)
-    try:
-        into.mkdir(mode=0o700, parents=True)
-        with (
-            closing(sqlite3.connect(f"file:{directory / 'store.db'}?mode=ro", uri=True, timeout=30)) as source,
-            closing(sqlite3.connect(into / "store.db")) as copy,
-        ):
-            source.backup(copy)
-        (into / "store.db").chmod(0o600)
-        for name in _FILES:
-            if (directory / name).exists():
-                shutil.copy2(directory / name, into / name)
-    except FileExistsError as error:
-        raise ConfigurationInvalid(f"{into} exists already", hint="a backup goes to a new folder") from error
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"the backup to {into} failed: {error}") from error
+    with copied(directory):
+        try:
+            into.mkdir(mode=0o700, parents=True)
+        except FileExistsError as error:
+            raise ConfigurationInvalid(f"{into} exists already", hint="a backup goes to a new folder") from error
+        except OSError as error:
+            raise StoreError(f"the backup to {into} failed: {error}") from error
+        try:
+            return _copy(directory, into)
+        except BaseException as error:
+            shutil.rmtree(into, ignore_errors=True)  # half a backup would be taken for one
+            if isinstance(error, OSError | sqlite3.Error):
+                raise StoreError(f"the backup to {into} failed: {error}") from error
+            raise
+
+
+def _copy(directory: Path, into: Path) -> int:
+    with (
+        closing(sqlite3.connect(f"file:{directory / 'store.db'}?mode=ro", uri=True, timeout=30)) as source,
+        closing(sqlite3.connect(into / "store.db")) as copy,
+    ):
+        source.backup(copy)
+    (into / "store.db").chmod(0o600)
+    for name in _FILES:
+        with suppress(FileNotFoundError):
+            shutil.copy2(directory / name, into / name)
     return (into / "store.db").stat().st_size
 
 
@@ -105,7 +119,8 @@ def restore(
             restored = Restored(audit.size, replayed, tuple(replay.lost), tuple(replay.made), tuple(replay.replaced))
         finally:
             store.close()
-        _exchange(fresh, directory)
+        with exchanged(directory):
+            _exchange(fresh, directory)
     return restored
 
 
@@ -210,4 +225,5 @@ def _exchange(fresh: Path, directory: Path) -> None:
     for name in (*_FILES[1:], "store.db", "broker.json"):
         if (fresh / name).exists():
             (fresh / name).replace(directory / name)
+    sync_folder(directory)
     shutil.rmtree(fresh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from strongroom.errors import ConfigurationInvalid
+
 LIFE = timedelta(days=398)
+
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 
 def self_signed(name: str, hosts: Sequence[str]) -> tuple[bytes, bytes]:
@@ -36,6 +42,18 @@ def self_signed(name: str, hosts: Sequence[str]) -> tuple[bytes, bytes]:
     )
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return certificate.public_bytes(Encoding.PEM), private
+
+
+def check_host(host: str) -> None:
+    """Raise `ConfigurationInvalid` for what is neither an address nor a DNS name in ASCII."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        if len(host) > 253 or not _DNS_NAME.fullmatch(host):
+            raise ConfigurationInvalid(
+                f"{host!r} is neither a DNS name nor an address",
+                hint="keys.example, 10.1.2.3 or ::1; a name in other letters is written as DNS has it, xn--…",
+            ) from error
 
 
 def _general_name(host: str) -> x509.GeneralName:

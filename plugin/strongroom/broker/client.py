@@ -6,6 +6,7 @@ The same calls for resources and policies work against a Trustee that knows the 
 from __future__ import annotations
 
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import requests
@@ -111,11 +112,16 @@ class BrokerAdmin:
         answer = self.call("POST", "strongroom/admin/minimum-version", json=fields)
         return int(parse_json(answer, where="broker's answer")["version"])
 
-    def set_limit(self, lineage: str, *, keepers: int | None = None, lease_s: int | None = None) -> None:
-        """How many keepers may hold keys of ``tenant/lineage``, and for how long at most."""
+    def set_limit(
+        self, lineage: str, *, keepers: int | EllipsisType | None = ..., lease_s: int | EllipsisType | None = ...
+    ) -> Any:
+        """How many keepers may hold keys of ``tenant/lineage``, and for how long at most; what is in force then.
+
+        None takes a limit away, and one that is not given stays as it is.
+        """
         limits = {"keepers": keepers, "lease_s": lease_s}
-        fields = {"lineage": lineage} | {name: value for name, value in limits.items() if value is not None}
-        self.call("POST", "strongroom/admin/limit", json=fields)
+        fields = {"lineage": lineage} | {name: value for name, value in limits.items() if value is not ...}
+        return parse_json(self.call("POST", "strongroom/admin/limit", json=fields), where="broker's answer")
 
     def leases(self, *, all: bool = False) -> Any:
         """Live leases, or all of them."""
@@ -172,6 +178,8 @@ def _refused(status: int, body: bytes) -> ReleaseError:
         "ParsePolicyError": "strongroom policy test shows what is wrong with it",
     }
     said = f"{information.name}: {information.detail}"
+    if information.detail.startswith("Plugin internal error: "):
+        return ReleaseError(f"the broker refused: {said}", hint="write the value in the form that it asks for")
     return ReleaseError(f"the broker refused: {said}", hint=hints.get(information.name, "the broker's log says why"))
 
 

@@ -6,6 +6,7 @@ inside one store transaction with its audit entry; and returns None, bytes or a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -146,16 +147,42 @@ def get_appraisal_policy(broker: Broker, who: Administrator, path: Params, query
 # -- revocations, versions, limits, leases -------------------------------------------
 
 
-def _revocable(who: Administrator, kind: str, value: str) -> None:
-    if kind not in REVOCABLE or not value or len(value) > 256:
-        raise MalformedInput(f"one of {', '.join(REVOCABLE)} can be revoked, by a value of at most 256 characters")
+_DIGEST = "64 hexadecimal digits"
+_FORMS = {
+    "archive": (re.compile(r"[0-9a-f]{64}"), f"{_DIGEST}, as `strongroom inspect` shows an archive's digest"),
+    "author": (re.compile(r"[0-9a-f]{64}"), f"{_DIGEST}, as `strongroom inspect` shows an author's id"),
+    "measurement": (
+        re.compile(r"(?:[0-9a-f]{2}){32,64}"),
+        "64 to 128 hexadecimal digits, as `release list --json` has it",
+    ),
+    "lineage": (None, "tenant/lineage: acme/digits"),
+    "keeper": (None, "a keeper's name as `release list` shows it, or the identity of its chip"),
+}
+"""Kind of revocation → (what its lower-cased value looks like, and that in words for whoever wrote something else)."""
+
+
+def _revocable(who: Administrator, kind: str, value: str) -> str:
+    """The value as releases are compared with it; raises `Refused` where no release could ever have it."""
+    if kind not in REVOCABLE:
+        raise _unusable(f"one of {', '.join(REVOCABLE)} can be revoked, and no {kind[:16]!r}")
+    pattern, form = _FORMS[kind]
+    value = value.lower() if pattern else value
+    if not value or len(value) > 256 or (pattern and not pattern.fullmatch(value)) or not value.isprintable():
+        raise _unusable(f"{value[:40]!r} is no {kind}; write {form}")
+    if kind == "lineage":
+        value = _lineage(value)
     if not who.repository:
         who.may("revoke")
-        return
-    if kind == "lineage":
+    elif kind == "lineage":
         who.may("revoke", value.partition("/")[0])
     else:
         raise Refused.admin(f"an owner revokes lineages of its own repository, not a {kind}")
+    return value
+
+
+def _unusable(reason: str) -> Refused:
+    """An administrator wrote something that cannot be meant, and reads why."""
+    return Refused("PluginInternalError", f"Plugin internal error: {reason}", reason)
 
 
 def revoke(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
@@ -164,7 +191,7 @@ def revoke(broker: Broker, who: Administrator, path: Params, query: Params, body
     kind, value = read.text("kind", limit=16), read.text("value", limit=256)
     reason = read.text("reason", limit=512, default="")
     read.done()
-    _revocable(who, kind, value)
+    value = _revocable(who, kind, value)
     with broker.store.transaction():
         broker.store.revoke(Revocation(kind, value, reason, int(broker.clock())))
         broker.journal.record(_entry(who, "revoke", kind=kind, value=value, reason=reason))
@@ -173,7 +200,7 @@ def revoke(broker: Broker, who: Administrator, path: Params, query: Params, body
 def unrevoke(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
     """Take a revocation back."""
     kind, value = query.get("kind", ""), query.get("value", "")
-    _revocable(who, kind, value)
+    value = _revocable(who, kind, value)
     with broker.store.transaction():
         if not broker.store.unrevoke(kind, value):
             raise Refused.plugin(f"{kind} {value} is not revoked")
@@ -181,16 +208,24 @@ def unrevoke(broker: Broker, who: Administrator, path: Params, query: Params, bo
 
 
 def list_revocations(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
-    """Every revocation."""
+    """Every revocation; to an owner those of lineages and archives in its own repository."""
     who.may("status", who.repository or None)
-    found = broker.store.revocations()
+    rows = broker.store.rows("SELECT path, archive FROM resources WHERE archive IS NOT NULL")
+    own = {archive for path, archive in rows if _visible(who, path)}
+    found = [
+        each
+        for each in broker.store.revocations()
+        if not who.repository
+        or (each.kind == "lineage" and _visible(who, each.value))
+        or (each.kind == "archive" and each.value in own)
+    ]
     return [{"kind": each.kind, "value": each.value, "reason": each.reason, "at": each.at} for each in found]
 
 
 def raise_minimum_version(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
     """Release no version of a lineage below this one, from now on and for good."""
     read = _fields(body, "minimum version")
-    lineage, version = _lineage(read), read.number("version", high=2**32 - 1)
+    lineage, version = _lineage(read.text("lineage", limit=257)), read.number("version", high=2**32 - 1)
     read.done()
     who.may("limit", lineage.partition("/")[0])
     with broker.store.transaction():
@@ -200,24 +235,43 @@ def raise_minimum_version(broker: Broker, who: Administrator, path: Params, quer
     return {"lineage": lineage, "version": broker.store.minimum_version(lineage)}
 
 
-def _lineage(read: Fields) -> str:
-    lineage = read.text("lineage", limit=257)
+def _lineage(lineage: str) -> str:
     tenant, _, rest = lineage.partition("/")
-    Resource(tenant, rest, "tag")  # both halves are segments of a resource name
+    try:
+        Resource(tenant, rest, "tag")  # both halves are segments of a resource name
+    except MalformedInput as error:
+        raise _unusable(f"{lineage[:40]!r} is no lineage; write {_FORMS['lineage'][1]}") from error
     return lineage
 
 
-def set_limit(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
-    """How many keepers may hold keys of a lineage, and for how long at most."""
+def set_limit(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
+    """How many keepers may hold keys of a lineage, and for how long at most; what is in force then.
+
+    A member that is not there leaves its limit alone, and null takes it away.
+    """
     read = _fields(body, "limit")
-    lineage = _lineage(read)
-    keepers = read.number("keepers", high=10**6) if read.has("keepers") else None
-    lease_s = read.number("lease_s", low=1, high=366 * 86400) if read.has("lease_s") else None
+    lineage = _lineage(read.text("lineage", limit=257))
+    given = {
+        name: _number_or_none(read.value(name), name, low, high)
+        for name, low, high in (("keepers", 0, 10**6), ("lease_s", 1, 366 * 86400))
+        if read.has(name)
+    }
     read.done()
     who.may("limit", lineage.partition("/")[0])
+    if not given:
+        raise _unusable("a limit has keepers, lease_s or both, a number or null")
     with broker.store.transaction():
-        broker.store.set_limit(lineage, keepers=keepers, lease_s=lease_s)
-        broker.journal.record(_entry(who, "limit", lineage=lineage, keepers=keepers, lease_s=lease_s))
+        keepers, lease_s = broker.store.limit(lineage)
+        limits = {"keepers": keepers, "lease_s": lease_s} | given
+        broker.store.set_limit(lineage, **limits)
+        broker.journal.record(_entry(who, "limit", lineage=lineage, **limits))  # both, for a restore sets both
+    return {"lineage": lineage} | limits
+
+
+def _number_or_none(value: Any, name: str, low: int, high: int) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and low <= value <= high):
+        return value
+    raise _unusable(f"{name} is a number from {low} to {high}, or null for no limit")
 
 
 def list_leases(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from strongroom.archive.keyfile import sync_folder
 from strongroom.broker import admin
 from strongroom.broker.audit import AuditLog
-from strongroom.broker.certificate import self_signed
+from strongroom.broker.certificate import check_host, self_signed
 from strongroom.broker.handshake import Policies, no_endorsements
 from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.release import Broker
@@ -104,18 +106,43 @@ def occupied(directory: Path) -> Iterator[None]:
 
     The kernel forgets the lock with the process, however it ends.
     """
+    refusal = ConfigurationInvalid(
+        f"the broker in {directory} is running, or being restored or rotated",
+        hint="stop it first; a backup, administrators and everything by URL work while it runs",
+    )
+    with _locked(directory / "lock", fcntl.LOCK_EX, refusal):
+        yield
+
+
+@contextmanager
+def copied(directory: Path) -> Iterator[None]:
+    """Copy this broker's files, and nobody exchanges them meanwhile; raises `ConfigurationInvalid`."""
+    refusal = ConfigurationInvalid(
+        f"the broker in {directory} is being restored or rotated", hint="back it up when that is done"
+    )
+    with _locked(directory / "backup.lock", fcntl.LOCK_SH, refusal):
+        yield
+
+
+@contextmanager
+def exchanged(directory: Path) -> Iterator[None]:
+    """Exchange this broker's root key or store, and nobody copies them meanwhile; raises `ConfigurationInvalid`."""
+    refusal = ConfigurationInvalid(f"a backup of the broker in {directory} is being made", hint="wait until it is done")
+    with _locked(directory / "backup.lock", fcntl.LOCK_EX, refusal):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, how: int, refusal: ConfigurationInvalid) -> Iterator[None]:
     try:
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationInvalid(f"{directory} cannot be used: {error.strerror}") from error
+        raise ConfigurationInvalid(f"{path.parent} cannot be used: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigurationInvalid(
-                f"the broker in {directory} is running, or being restored or rotated",
-                hint="stop it first; a backup, administrators and everything by URL work while it runs",
-            ) from error
+            raise refusal from error
         yield
     finally:
         os.close(descriptor)
@@ -147,16 +174,48 @@ def init(
     """Make a broker in a new or empty folder, without any policy: it releases nothing yet.
 
     `hosts` are the DNS names and addresses of its own TLS certificate; without any it has none. `plugins` are those
-    that its root key needs. Raises `ConfigurationInvalid`, `KeyFileInvalid`, `PluginInvalid`, `StoreError`.
+    that its root key needs. What fails leaves nothing behind. Raises `ConfigurationInvalid`, `KeyFileInvalid`,
+    `PluginInvalid`, `StoreError`.
     """
+    for host in hosts:
+        check_host(host)
+    identity = Ed25519PrivateKey.generate()
+    broker_id = admin.key_id_of(identity.public_key())
+    chosen = Settings(name or f"strongroom-broker/{broker_id[:8]}", root_key, settings or {}, plugins)
+    if not chosen.name.isprintable() or re.search(r"[\s+]", chosen.name):
+        raise ConfigurationInvalid(
+            f"{name!r} cannot sign an audit log", hint="a name has no spaces and no '+': keys.example/broker"
+        )
+    root = provider(directory, chosen, passphrase)
+    fresh = not directory.exists()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise ConfigurationInvalid(f"{directory} is not empty", hint="name a new folder")
     directory.chmod(0o700)
-    identity = Ed25519PrivateKey.generate()
+    with occupied(directory):
+        if any(each.name != "lock" for each in directory.iterdir()):
+            raise ConfigurationInvalid(f"{directory} is not empty", hint="name a new folder")
+        try:
+            return _made(directory, chosen, root.create(), identity, hosts)
+        except BaseException:
+            _clear(directory, whole=fresh)  # nobody else made anything there: it was empty, and is ours
+            raise
+
+
+def _clear(directory: Path, *, whole: bool) -> None:
+    for each in directory.iterdir():
+        with suppress(OSError):
+            each.unlink()
+    if whole:
+        with suppress(OSError):
+            directory.rmdir()
+
+
+def _made(
+    directory: Path, chosen: Settings, root_key: bytes, identity: Ed25519PrivateKey, hosts: tuple[str, ...]
+) -> Initialised:
     broker_id = admin.key_id_of(identity.public_key())
-    chosen = Settings(name or f"strongroom-broker/{broker_id[:8]}", root_key, settings or {}, plugins)
-    store = Store.create(directory / "store.db", provider(directory, chosen, passphrase).create())
+    store = Store.create(directory / "store.db", root_key)
     try:
         administrator = admin.AdminKey(Ed25519PrivateKey.generate(), broker_id)
         with store.transaction():
@@ -196,6 +255,7 @@ def open_store(directory: Path, settings: Settings, passphrase: str | None) -> S
     fresh = provider(directory, settings, passphrase, file=pending.name).unlock()
     store = Store(directory / "store.db", fresh)
     pending.replace(directory / "root.key")
+    sync_folder(directory)
     return store
 
 

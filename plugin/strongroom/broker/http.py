@@ -36,6 +36,8 @@ log = logging.getLogger("strongroom.broker")
 BODY_SECONDS = 30.0
 """How long a peer may take to send a body."""
 
+UNHEALTHY = "decisions cannot be recorded, so nothing is released; the broker's log and `broker status` say why"
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -211,9 +213,9 @@ class _Face:
     # -- operations ----------------------------------------------------------------------
 
     async def health(self, request: Request) -> Response:
-        """Empty 200 while the store can be written; 503 with a word otherwise."""
+        """Empty 200 while decisions can be recorded; 503 with a sentence otherwise, and the cause in our log alone."""
         trouble = await run_in_threadpool(self._broker.journal.trouble)
-        return Response(trouble, 503 if trouble else 200, media_type="text/plain" if trouble else None)
+        return Response(UNHEALTHY, 503, media_type="text/plain") if trouble else Response("")
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text."""

@@ -6,6 +6,7 @@ A peer learns the class of a refusal; everything else is here. Text of peers is 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -22,6 +23,9 @@ CHECKS_KEPT = 8
 TEXT_KEPT = 200
 """Characters of one value; an entry stays small, so that a peer who is refused fills no disk quickly."""
 
+TROUBLE_S = 60.0
+"""For how long a failure of somebody else's log counts, where nothing is recorded meanwhile."""
+
 _CHECK_FIELDS = ("name", "word", "expected", "found")
 
 
@@ -34,6 +38,8 @@ class Journal:
         self._plugins = plugins
         self._clock = clock
         self._trouble = ""
+        """Why somebody else's log did not take the last entry; counts until it takes one, or for `TROUBLE_S`."""
+        self._troubled_at = 0.0
         self.counts: dict[tuple[str, str], int] = {}
         """(kind of decision, outcome) → how often: what `/metrics` shows. Names no peer and no key."""
 
@@ -49,7 +55,7 @@ class Journal:
             try:
                 self._plugins.audit(dated)
             except AuditError as error:
-                self._trouble = str(error)  # until somebody else's log takes an entry again
+                self._trouble, self._troubled_at = str(error), time.monotonic()
                 raise
         self._trouble = ""
 
@@ -75,6 +81,8 @@ class Journal:
                 # Tried again only after a failure: a probe writes to the disk, and as much as a few entries.
                 self._store.write("INSERT OR REPLACE INTO about VALUES ('probe', zeroblob(65536))")
                 self._store.write("DELETE FROM about WHERE name = 'probe'")
+        if self._trouble and time.monotonic() - self._troubled_at >= TROUBLE_S:
+            self._trouble = ""  # who sends nobody here because of it would never learn that it has passed
         return self._store.trouble or self._trouble
 
 

@@ -102,7 +102,10 @@ def check_standing(
 
 
 def grant(store: Store, session: Session, name: Resource, *, lease_s: int | None, now: int) -> Lease:
-    """Give or renew this keeper's lease; raises `Refused` where the lineage's limit is reached."""
+    """Give or renew this keeper's lease; raises `Refused` where the lineage's limit is reached.
+
+    A limit that was lowered reaches those who hold a lease, the last ones first, at their next renewal.
+    """
     keepers, limit_s = store.limit(lineage_of(name))
     candidates = [each for each in (lease_s, limit_s) if each is not None]
     seconds = min(candidates) if candidates else (DEFAULT_LEASE_S if keepers is not None else None)
@@ -110,6 +113,8 @@ def grant(store: Store, session: Session, name: Resource, *, lease_s: int | None
     with store.transaction():
         held = live_lease(store, name, session.keeper, now)
         if held is not None:
+            if keepers is not None and held not in oldest(store, name, now, keepers):
+                raise Refused.policy(f"{keepers} older leases are all that the limit of {lineage_of(name)} leaves")
             store.write("UPDATE leases SET renewed_at = ?, expires_at = ? WHERE id = ?", now, expires, held)
             return Lease(held, now, seconds)
         if keepers is not None and (live := live_count(store, name, now)) >= keepers:
@@ -133,6 +138,17 @@ def live_lease(store: Store, name: Resource, keeper: str, now: int) -> str | Non
         str(name), keeper, now,
     )  # fmt: skip
     return rows[0][0] if rows else None
+
+
+def oldest(store: Store, name: Resource, now: int, number: int) -> frozenset[str]:
+    """The ids of the `number` live leases on the lineage of this resource that were granted first."""
+    lineage = lineage_of(name)
+    rows = store.rows(
+        "SELECT id FROM leases WHERE path > ? AND path < ? AND ended_at IS NULL"
+        " AND (expires_at IS NULL OR expires_at > ?) ORDER BY granted_at, id LIMIT ?",
+        f"{lineage}/", f"{lineage}0", now, number,
+    )  # fmt: skip
+    return frozenset(row[0] for row in rows)
 
 
 def live_count(store: Store, name: Resource, now: int) -> int:

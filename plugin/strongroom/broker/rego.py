@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from strongroom.broker.engine import ENGINE, Unanswered
@@ -35,12 +36,24 @@ PROVED_BUILTINS = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads better as words
 )
 
+OTHER_BUILTINS = frozenset(
+    """
+    all and any assign cast_array cast_boolean cast_null cast_object cast_set cast_string div eq equal gt gte
+    indexof_n lt lte minus mul neq or plus print product re_match rem set_diff sprintf trace walk
+    """.split()  # noqa: SIM905 - a list of words reads better as words
+)
+"""Names without a dot that Rego has or had for builtins and that are not proved: no function of a policy has one."""
+
 _KEYWORDS = frozenset({"not", "in", "if", "some", "every", "else", "default", "with", "as", "package", "import"})
 _NOT_CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*')
 _CALL = re.compile(r"([A-Za-z_]\w*(?:\s*\.\s*[A-Za-z_]\w*)*)\s*\(")
 _RULE = re.compile(r"^(?:default[ \t]+)?([A-Za-z_]\w*)[ \t]*(?=:=|=[^=]|\{|if\b|contains\b|\[)", re.MULTILINE)
 """The head of a rule that takes no arguments."""
-_DEFINED = re.compile(r"^[ \t]*([A-Za-z_]\w*)\s*\(", re.MULTILINE)
+_FUNCTION = re.compile(r"^[ \t]*([A-Za-z_]\w*)[ \t]*\(", re.MULTILINE)
+"""What may be the head of a function, if it stands outside all brackets; `_defined` looks closer."""
+_HEAD_ENDS = re.compile(r"\s*(?::=|=(?!=)|if\b|\{)")
+_UNFINISHED = re.compile(r"(?:[^\w\s)\]}\"`]|\b(?:if|else|not|in|default|some|every|contains|as|import|package))$")
+"""The end of a text that goes on in the next line, which then begins no rule."""
 
 _DATA = re.compile(r"\bdata\b(?!\s*\.\s*(?:plugin|policy)\b)")
 _BARE_DATA = re.compile(r"(?<![.\w])data\b(?!\s*\.\s*[A-Za-z_]|\[\s*\"\")")
@@ -58,6 +71,16 @@ _SAMPLES: tuple[Mapping[str, Any], ...] = (
 """Tokens in the shape that policies are written for, on which a policy is tried when it is set."""
 
 
+def policy_text(path: Path) -> str:
+    """What a policy's file says, Rego or TOML; raises `ConfigurationInvalid`."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationInvalid(f"{path} is not a policy: it is not UTF-8", hint="save it as UTF-8 text") from error
+    except OSError as error:
+        raise ConfigurationInvalid(f"{path} cannot be read as a policy: {error.strerror}") from error
+
+
 def _code(text: str) -> str:
     """A policy without its comments, and with every string empty."""
     return _NOT_CODE.sub(lambda found: "" if found.group().startswith("#") else '""', text)
@@ -73,6 +96,26 @@ def masked(text: str) -> str:
         return octets[0] + "_" * (len(octets) - 2) + octets[-1]
 
     return _NOT_CODE.sub(mask, text)
+
+
+def _defined(code: str) -> frozenset[str]:
+    """The functions that a policy defines: heads outside all brackets, where nothing before them is unfinished.
+
+    A call in a rule's body that begins a line is none. What is not surely a head is left out, and so refused.
+    """
+    depth, depths = 0, []
+    for each in code:
+        depths.append(depth)
+        depth += (each in "([{") - (each in ")]}")
+    found = set()
+    for head in _FUNCTION.finditer(code):
+        opened = head.end() - 1
+        if depths[opened] or _UNFINISHED.search(code[: head.start()].rstrip()[-20:]):
+            continue
+        closed = next((at for at in range(opened + 1, len(code)) if code[at] == ")" and depths[at] == 1), None)
+        if closed is not None and _HEAD_ENDS.match(code, closed + 1):
+            found.add(head.group(1))
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +151,11 @@ class ReleasePolicy:
                 "`data` as a whole, or by a variable, cannot be evaluated here",
                 hint='name what you read: data.plugin, data["resource-path"], data.query, data.policy.<rule>',
             )
-        defined = set(_DEFINED.findall(code))
+        defined = _defined(code)
+        if shadowed := defined & (PROVED_BUILTINS | OTHER_BUILTINS):
+            raise ConfigurationInvalid(
+                f"the policy defines {min(shadowed)}, which is the name of a builtin", hint="give it another name"
+            )
         for name in (re.sub(r"\s", "", each) for each in _CALL.findall(code)):
             local = name in defined or name.startswith("data.policy.")
             if name not in _KEYWORDS and name not in PROVED_BUILTINS and not local:

@@ -33,6 +33,7 @@ from strongroom.broker.sessions import Session, Sessions
 from strongroom.broker.store import Store
 from strongroom.broker.tokens import TokenSigner, tee_key_of
 from strongroom.errors import AuditError, StoreError
+from strongroom.evidence.judge import Verdict
 from strongroom.evidence.policy import Policy
 from strongroom.evidence.types import Endorsements, Evidence
 from strongroom.keys import ArchiveDigest
@@ -131,6 +132,8 @@ class Broker:
             self._allow(session, claims, plugin, name, query or {})
             tee_key = tee_key_of(claims)
             with self.store.transaction():
+                # Again, since an administrator may have revoked something while policy and vetoes took their time.
+                self._check_standing(session, name)
                 jwe = seal_to(tee_key, produce(session, name, entry))
                 self.journal.record(entry | {"decision": "granted"})
         except Refused as refusal:
@@ -148,20 +151,25 @@ class Broker:
     ) -> None:
         if self.policies.release is None:
             raise Refused.policy("no release policy is set, so nothing is released")
-        facts = self.store.resource_facts(name)
         data = {"plugin": plugin, "resource-path": list(name), "query": dict(query)}
         decision = self.policies.release.decide(claims, data)
         if not decision.granted:
             raise Refused.policy(decision.reason) if decision.made else Refused.unable(decision.reason)
+        verdict, version = self._check_standing(session, name)
+        context = {"tenant": name.repository, "version": version, "keeper": session.keeper}
+        denials = self.plugins.vetoes(verdict, str(name), context)
+        if denials:
+            raise Refused.policy("; ".join(f"{plugin}: {denial.reason}" for plugin, denial in denials))
+
+    def _check_standing(self, session: Session, name: Resource) -> tuple[Verdict, int | None]:
+        """(what the session was judged to be, the resource's version) where neither is revoked or too old."""
+        facts = self.store.resource_facts(name)
         if facts is None:
             raise Refused.plugin(f"there is no resource {name}")
         if session.verdict is None:
             raise Refused.bad_token("this session was never judged")
         leases.check_standing(self.store, session, name, facts)
-        context = {"tenant": name.repository, "version": facts[1], "keeper": session.keeper}
-        denials = self.plugins.vetoes(session.verdict, str(name), context)
-        if denials:
-            raise Refused.policy("; ".join(f"{plugin}: {denial.reason}" for plugin, denial in denials))
+        return session.verdict, facts[1]
 
     def _document(self, session: Session, name: Resource, entry: dict[str, Any]) -> bytes:
         stored = self.store.resource(name)

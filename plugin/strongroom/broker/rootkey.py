@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from strongroom.archive.keyfile import sync_folder
 from strongroom.encoding import Fields, b64url, labelled, parse_json
 from strongroom.errors import KeyFileInvalid, MalformedInput
 
@@ -36,6 +37,7 @@ def write_private(path: Path, octets: bytes) -> None:
         file.write(octets)
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def read_private(path: Path, *, limit: int = 65536) -> bytes:

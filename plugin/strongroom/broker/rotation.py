@@ -8,7 +8,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from strongroom.broker.directory import Settings, occupied, open_log, open_store, provider
+from strongroom.archive.keyfile import sync_folder
+from strongroom.broker.directory import Settings, exchanged, occupied, open_log, open_store, provider
 
 
 def rotate_root_key(directory: Path, *, passphrase: str | None = None) -> int:
@@ -18,7 +19,7 @@ def rotate_root_key(directory: Path, *, passphrase: str | None = None) -> int:
     of the two it is. Raises a `StrongroomError`.
     """
     settings = Settings.load(directory)
-    with occupied(directory):
+    with occupied(directory), exchanged(directory):
         store = open_store(directory, settings, passphrase)
         try:
             log = open_log(store, settings)
@@ -31,6 +32,7 @@ def rotate_root_key(directory: Path, *, passphrase: str | None = None) -> int:
         finally:
             store.close()
         (directory / "root.key.new").replace(directory / "root.key")
+        sync_folder(directory)
     return count
 
 

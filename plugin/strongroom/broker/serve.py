@@ -27,7 +27,7 @@ from strongroom.broker.directory import occupied, open_broker
 from strongroom.broker.heads import PunctualProtocol
 from strongroom.broker.http import application
 from strongroom.broker.pace import Pace
-from strongroom.broker.rego import ReleasePolicy
+from strongroom.broker.rego import ReleasePolicy, policy_text
 from strongroom.broker.release import Broker
 from strongroom.errors import ConfigurationInvalid, StrongroomError
 from strongroom.evidence.policy import Policy
@@ -81,14 +81,14 @@ def _bound(listen: str) -> socket.socket:
 def set_policies(broker: Broker, policy: Path | None, rego: Path | str | None) -> None:
     """Put the given policies in force: an appraisal file, and a Rego file or the name of a template."""
     if policy is not None:
-        text = policy.read_text("utf-8") if policy.is_file() else None
+        text = policy_text(policy) if policy.is_file() else None
         if text is None:
             raise ConfigurationInvalid(f"there is no appraisal policy at {policy}")
         if text != broker.store.policy("appraisal"):
             broker.set_appraisal_policy(Policy.load(policy, broker.plugins.verifiers()), text, by="serve")
     if rego is not None:
         path = Path(rego)
-        release = ReleasePolicy.parse(path.read_text("utf-8")) if path.is_file() else ReleasePolicy.template(str(rego))
+        release = ReleasePolicy.parse(policy_text(path)) if path.is_file() else ReleasePolicy.template(str(rego))
         if release.text != broker.store.policy("release"):
             broker.set_release_policy(release, by="serve")
 

@@ -60,10 +60,14 @@ class Sessions:
         return session if session is not None and self._clock() < session.expires else None
 
     def attested(self, session: Session, token: str, verdict: Verdict) -> None:
-        """Remember the outcome; both lookups find it from now on."""
+        """Remember the outcome; both lookups find it from now on.
+
+        A session that was swept while it was judged has the outcome, and no lookup finds it: nothing would forget it.
+        """
         with self._lock:
             session.token, session.verdict = token, verdict
-            self._by_token[token] = session
+            if self._sessions.get(session.id) is session:
+                self._by_token[token] = session
 
     def of_token(self, token: str) -> Session | None:
         """The session in which this token was issued, while it lasts."""

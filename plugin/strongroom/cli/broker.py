@@ -238,6 +238,10 @@ def read_passphrase(path: Path | None) -> str | None:
     if path is None:
         return None
     from strongroom.broker.rootkey import read_private
+    from strongroom.errors import KeyFileInvalid
 
-    lines = read_private(path, limit=4096).decode("utf-8").splitlines()
+    try:
+        lines = read_private(path, limit=4096).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise KeyFileInvalid(f"{path} is not UTF-8", hint="the passphrase is its first line, as text") from error
     return lines[0] if lines else ""

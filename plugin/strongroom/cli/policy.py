@@ -41,7 +41,9 @@ def set_policy(
     link = connect(broker, admin_key, "admin", ca)
     path = Path(policy)
     if path.suffix == ".toml":
-        link.set_appraisal_policy(path.read_text("utf-8"))
+        from strongroom.broker.rego import policy_text
+
+        link.set_appraisal_policy(policy_text(path))
         print(f"{policy}: in force as the appraisal policy")
         return
     link.set_release_policy(release_policy(policy).text)
@@ -61,6 +63,8 @@ def get(
     """
     from strongroom.errors import ConfigurationInvalid
 
+    if kind not in ("appraisal", "release"):
+        raise ConfigurationInvalid(f"no policy is called {kind!r}", hint="there are appraisal and release")
     link = connect(broker, admin_key, role, ca)
     text = link.appraisal_policy() if kind == "appraisal" else link.release_policy()
     if text is None:
@@ -175,7 +179,7 @@ def templates() -> None:
 
 def release_policy(text: str) -> ReleasePolicy:
     """A release policy from a file or by a template's name."""
-    from strongroom.broker.rego import ReleasePolicy
+    from strongroom.broker.rego import ReleasePolicy, policy_text
 
     path = Path(text)
-    return ReleasePolicy.parse(path.read_text("utf-8")) if path.is_file() else ReleasePolicy.template(text)
+    return ReleasePolicy.parse(policy_text(path)) if path.is_file() else ReleasePolicy.template(text)

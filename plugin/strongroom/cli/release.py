@@ -102,24 +102,43 @@ def limit(
     broker: Url,
     admin_key: AdminKeyFile,
     keepers: Annotated[
-        int | None, typer.Option(min=0, max=connection.KEEPERS_LIMIT, help="how many may hold its keys at once")
+        str | None, typer.Option(metavar="N|none", help="how many may hold its keys at once; none: any number")
     ] = None,
     lease: Annotated[
-        int | None,
-        typer.Option(min=1, max=connection.LEASE_LIMIT_S, metavar="SECONDS", help="how long at a time, at most"),
+        str | None, typer.Option(metavar="SECONDS|none", help="how long at a time, at most; none: as the key says")
     ] = None,
     role: Role = "admin",
     ca: Ca = None,
 ) -> None:
-    """Say how many keepers may hold keys of a lineage, and for how long at a time.
+    """Say how many keepers may hold keys of a lineage, and for how long at a time. What is not given stays as it is.
 
     Example: `strongroom release limit acme/digits --keepers 3 --lease 900 --broker https://keys.example
     --admin-key admin.key`
     """
-    connect(broker, admin_key, role, ca).set_limit(lineage, keepers=keepers, lease_s=lease)
+    from strongroom.errors import ConfigurationInvalid
+
+    limits: dict[str, int | None] = {}
+    if keepers is not None:
+        limits["keepers"] = _number(keepers, "--keepers", 0, connection.KEEPERS_LIMIT)
+    if lease is not None:
+        limits["lease_s"] = _number(lease, "--lease", 1, connection.LEASE_LIMIT_S)
+    if not limits:
+        raise ConfigurationInvalid("nothing to change", hint="give --keepers, --lease or both: a number, or none")
+    known = connect(broker, admin_key, role, ca).set_limit(lineage, **limits)
+    holders, seconds = known["keepers"], known["lease_s"]
     print(
-        f"{lineage}: {keepers if keepers is not None else 'any number of'} keepers, {lease or 'any number of'} seconds"
+        f"{lineage}: {'any number of' if holders is None else holders} keepers, "
+        f"{'any number of' if seconds is None else seconds} seconds"
     )
+
+
+def _number(text: str, option: str, low: int, high: int) -> int | None:
+    """The number that an option gives, or None for ``none``."""
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and low <= int(text) <= high):
+        raise typer.BadParameter(f"{text!r} is neither a number from {low} to {high} nor none", param_hint=option)
+    return int(text)
 
 
 def end(
