@@ -15,7 +15,7 @@ from archive.makings import MANIFEST, NOW, manifest, model_files, write_folder, 
 from archive.plain_reader import Plain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strongroom.archive import draft
+from strongroom.archive import keyfile
 from strongroom.archive.blocks import Grid, Suite, padme
 from strongroom.archive.keyfile import take_name
 from strongroom.archive.seal import seal_archive
@@ -436,7 +436,7 @@ def test_a_key_stays_where_its_archive_has_the_name_already(form, mar, author, t
         raise OSError(5, "Input/output error")
 
     def keep(_: object):
-        monkeypatch.setattr(draft, "_sync_folder", full)
+        monkeypatch.setattr(keyfile, "sync_folder", full)
         return lambda: pytest.fail("the key of an archive that is there was thrown away")
 
     with pytest.raises(SealRefused, match="Input/output error"):
