@@ -420,7 +420,11 @@ def test_a_sealing_that_is_stopped_leaves_no_draft(number, status, keyed, tmp_pa
         file.truncate(1 << 30)
     words = ("seal", "model", "--directory", "--author", "author.key", "--key-out", "k")
     with subprocess.Popen(
-        [sys.executable, "-m", "strongroom.cli", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "strongroom.cli", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as process:
         while process.poll() is None and not any(each.suffix == ".part" for each in tmp_path.iterdir()):
             time.sleep(0.01)
