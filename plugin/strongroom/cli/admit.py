@@ -90,9 +90,9 @@ def admit(
 @contextmanager
 def _replacing(path: Path, read: Callable[[Path], object], what: str) -> Iterator[Path]:
     """A draft that takes the name when it is whole; raises `ConfigurationInvalid` where something else has the name."""
-    path = path.resolve()
     from strongroom.archive.keyfile import take_name
 
+    path = path.resolve()
     there = path.exists()
     try:
         if there and (not path.is_file() or path.stat().st_size):

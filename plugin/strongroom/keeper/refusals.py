@@ -93,7 +93,7 @@ def unable(status: int, body: bytes) -> BrokerUnreachable:
         return _foreign(status, body)
     return BrokerUnreachable(
         f"the broker cannot decide at the moment (HTTP {status}): {information.detail}",
-        hint="its /healthz and its log say why; a full disk, for example",
+        hint="its log and `broker status` say why; a full disk, for example",
     )
 
 
