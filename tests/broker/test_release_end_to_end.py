@@ -147,7 +147,7 @@ def full(room, name, archive):
         (other_measurement, AttestationFailed, "refused the simulated evidence", "audit log list every check"),
         (revoked, ReleaseDenied, "the attestation said cpu0: warning", "the broker's log says which"),
         (absent, ResourceMissing, "nothing it can release", "strongroom key add"),
-        (full, BrokerUnreachable, "cannot decide at the moment", "/healthz"),
+        (full, BrokerUnreachable, "cannot decide at the moment", "broker status"),
     ],
     ids=lambda each: each.__name__ if callable(each) else "",
 )
