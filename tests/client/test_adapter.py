@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -644,3 +645,10 @@ def test_importing_the_client_imports_no_torch():
 
 def test_the_measurement_in_the_policy_is_the_servers(server):
     assert server.measurement == MEASUREMENT
+
+
+def test_a_session_with_a_sealed_adapter_is_not_pickled(policy):
+    session = requests.Session()
+    session.mount("http://h:8080", SealedAdapter(policy))
+    with pytest.raises(TypeError, match="mount one in each process"):
+        pickle.dumps(session)

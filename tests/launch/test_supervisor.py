@@ -71,6 +71,23 @@ def test_a_child_that_is_killed_is_started_again(tmp_path):
         process.wait(20)
 
 
+def test_a_child_that_cannot_be_started_for_now_is_started_later(tmp_path):
+    room = tmp_path / "room"
+    room.mkdir()
+    process = launcher(room, LIVES)
+    try:
+        [first] = wait_for(lambda: pids(room, 1))
+        room.rename(tmp_path / "away")
+        os.kill(int(first), signal.SIGKILL)
+        assert "by SIGKILL" in process.stdout.readline()
+        assert "could not be started" in process.stdout.readline()
+        (tmp_path / "away").rename(room)
+        assert wait_for(lambda: pids(room, 2))[1] != first
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
 def test_when_a_child_dies_what_it_started_dies_too(tmp_path):
     process = launcher(tmp_path, FORKS)
     try:

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from http.client import responses as reasons
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -80,6 +80,9 @@ class SealedAdapter(HTTPAdapter):
             limits=limits or Limits(),
         )
         self._verifying: dict[Endpoint, threading.Lock] = {}
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a SealedAdapter is not pickled: mount one in each process, which verifies for itself")
 
     def verify_server(self, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> VerifiedServer:
         """Verify the server behind a model's URL now; raises `ServerRefused` with every check.

@@ -136,16 +136,21 @@ class Supervisor:
                 for taken in child.takes:
                     taken.signal_group(signal.SIGKILL)
                 child.process = None
-                child.pause = 1.0 if now - child.started > HEALTHY_AFTER else min(2 * child.pause, LONGEST_PAUSE)
-                child.due = now + child.pause
-                self._say(
-                    f"strongroom: {child.name} ended ({_ending(status)}); starting it again in {child.pause:.0f} s"
-                )
+                self._again_later(child, now, f"ended ({_ending(status)})")
             elif child.process is None and now >= child.due:
-                child.start()
+                try:
+                    child.start()
+                except (OSError, subprocess.SubprocessError) as error:  # no memory or no process left, say
+                    child.signal_group(signal.SIGKILL)
+                    self._again_later(child, now, f"could not be started ({error})")
         self._bury_orphans()
         for chore in self._chores:
             chore()
+
+    def _again_later(self, child: Child, now: float, why: str) -> None:
+        child.pause = 1.0 if now - child.started > HEALTHY_AFTER else min(2 * child.pause, LONGEST_PAUSE)
+        child.due = now + child.pause
+        self._say(f"strongroom: {child.name} {why}; starting it again in {child.pause:.0f} s")
 
     def _bury_orphans(self) -> None:
         """Reap what was reparented to us; children of our own are left to their Popen."""
