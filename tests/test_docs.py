@@ -11,23 +11,15 @@ from pathlib import Path
 
 import pytest
 from doubles.models import plain_archive
+from doubles.pages import console_commands
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "model_store" / "README.md"])
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 
 
 def page_id(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def console_commands(text: str) -> list[str]:
-    """The lines behind `$ ` of console blocks; a line that ends in a backslash goes on."""
-    commands = []
-    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
-        joined = block.replace("\\\n", " ")
-        commands += [line[2:] for line in joined.splitlines() if line.startswith("$ ")]
-    return commands
 
 
 @pytest.fixture

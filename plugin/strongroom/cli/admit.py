@@ -84,7 +84,8 @@ def admit(
         print(f"{each.name}: archive {each.archive}, author {each.author}, version {each.version} of {each.lineage}")
     for event in prepared.measured:  # what a policy may demand before the first launch: launch = { … }
         print(f"launch.{event.event} {event.digest.hex()}")
-    print(f"{len(prepared.admitted)} archives would be served")
+    count = len(prepared.admitted)
+    print(f"{count} archive{'' if count == 1 else 's'} would be served")
 
 
 @contextmanager

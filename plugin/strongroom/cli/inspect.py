@@ -32,8 +32,11 @@ def inspect(
         return
     width = max(map(len, fields))
     for name, value in fields.items():
-        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+        shown = ", ".join(map(str, value)) or _EMPTY.get(name, "none") if isinstance(value, list) else value
         print(f"{name.replace('_', ' '):<{width}}  {'-' if shown is None else shown}")
+
+
+_EMPTY = {"recipients": "none in the file: a broker, or whoever has a key file, holds the key"}
 
 
 def describe(archive: Any) -> dict[str, Any]:
