@@ -36,7 +36,6 @@ WORDS = {
     "worker": "model_service_worker",
     "keeper": "keeper --config",
     "java": "serve.ModelServer",
-    "wrapper": "-m ts.model_server",
     "launcher": "strongroom.cli launch",
 }
 
@@ -202,7 +201,7 @@ class Ground:
     def search(self) -> list[Found]:
         """What was found, but for what the handler itself left in the temporary folder that it was given."""
         self.hunt.octets(self.stage.relay.seen, "the relay")
-        outsiders = [each.pid for kind in ("launcher", "java", "wrapper") for each in self.tree(kind)]
+        outsiders = [each.pid for kind in ("launcher", "java") for each in self.tree(kind)]
         self.hunt.everywhere(inside=is_inside, outsiders=outsiders)
         return [each for each in self.hunt.found if not handlers_own(each.where)]
 

@@ -25,7 +25,7 @@ def parent(pid):
 
 
 def launcher():
-    return parent(parent(os.getppid()))
+    return parent(os.getppid())
 
 
 def keeper():
@@ -86,6 +86,32 @@ def write(canary):
     segment.close()  # and not unlinked
     wrote["named temporary file"] = os.path.realpath(file.name)
     return wrote
+
+
+PLANTED = """
+import pathlib, socket
+pathlib.Path("/dev/shm", {name!r}).write_text("it ran")
+"""
+
+
+def plant():
+    """Leave code wherever the server or the next worker might look, and end this worker: who runs it, is not us."""
+    places = [
+        Path.cwd(),
+        Path(tempfile.gettempdir()),
+        Path.home(),
+        ours(),
+        *ours().iterdir(),
+        *Path.cwd().parent.iterdir(),
+    ]
+    for place in places:
+        for name in ("sitecustomize", "usercustomize", "ts", "strongroom", "strongroom_handlers", "json"):
+            attempt(lambda: (place / f"{name}.py").write_text(PLANTED.format(name=f"nosy_ran_{name}")))
+        served = place / "org" / "pytorch" / "serve"
+        attempt(lambda: served.mkdir(parents=True))
+        attempt(lambda: (served / "ModelServer.class").write_bytes(b"no class at all"))
+        attempt(lambda: (place / "log4j2.xml").write_text("no settings at all"))
+    os._exit(1)
 
 
 class Numbers:
@@ -171,6 +197,8 @@ def handle(data, context):
     for row in data:
         body = row["body"] if isinstance(row["body"], dict) else json.loads(bytes(row["body"]))
         found = {}
+        if "plant" in body:
+            plant()
         if "reach" in body:
             found["reach"] = reach(body["canary"], body["host"])
         if "write" in body:

@@ -7,12 +7,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from strongroom.adapters.torchserve.runtime import java_home, torchserve_command
+from strongroom.adapters.torchserve.runtime import java_home
 from strongroom.demo.stage import free_port
 
 
@@ -107,7 +108,17 @@ def start_torchserve(folder: Path, store: Path, models: list[str], *, properties
     config.write_text(ports.properties() + "default_workers_per_model=2\n" + properties)
     environment = os.environ | {"TEMP": str(temp), "TMPDIR": str(temp), "JAVA_HOME": str(java_home())}
     environment |= {"LOG_LOCATION": str(folder / "logs"), "METRICS_LOCATION": str(folder / "logs")}
-    command = [*torchserve_command(), "--start", "--foreground", "--ncs", "--model-store", str(store)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ts.model_server",
+        "--start",
+        "--foreground",
+        "--ncs",
+        "--model-store",
+        str(store),
+    ]
     command += ["--ts-config", str(config), *flags, "--models", *models]
     log = folder / "console.log"
     with log.open("wb") as console:

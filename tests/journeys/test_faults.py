@@ -13,6 +13,7 @@ import psutil
 import pytest
 import requests
 from doubles.stages import sealed_stage
+from strongroom.adapters.torchserve.preparation import sweep_abandoned
 from strongroom.client.adapter import SealedAdapter
 from strongroom.demo.search import hits
 from strongroom.demo.stage import Stage
@@ -105,7 +106,7 @@ def test_a_request_without_torchserves_token_is_refused_and_one_with_it_answered
     assert ask(guarded, session, digits.held_back[0]).status_code == 200
 
 
-@pytest.mark.parametrize("victim", ["worker", "keeper", "java", "wrapper"])
+@pytest.mark.parametrize("victim", ["worker", "keeper", "java"])
 def test_what_is_killed_under_requests_comes_back_and_clients_recover(guarded, digits, victim):
     session = connect(guarded)
     scan = digits.held_back[0]
@@ -116,7 +117,7 @@ def test_what_is_killed_under_requests_comes_back_and_clients_recover(guarded, d
         if victim == "worker":
             pids = [worker["pid"] for worker in guarded.workers()][:1]
         else:
-            words = {"keeper": "strongroom.cli keeper", "java": "serve.ModelServer", "wrapper": "ts.model_server"}
+            words = {"keeper": "strongroom.cli keeper", "java": "serve.ModelServer"}
             pids = [each.pid for each in processes(guarded, words[victim])]
         assert pids
         os.kill(pids[0], signal.SIGKILL)
@@ -165,22 +166,36 @@ def test_each_process_killed_once_while_the_model_loads_comes_back(digits):
         stage.close()
 
 
-def test_killed_at_load_the_launcher_takes_everything_along(digits):
+@pytest.mark.parametrize("victims", [("guardian",), ("launcher",), ("guardian", "launcher")], ids="+".join)
+def test_a_launcher_that_is_killed_takes_everything_along(digits, victims):
     stages = sealed_stage(digits)
     stage = next(stages)
+    children = psutil.Process(stage.launcher.pid).children(recursive=True)
     try:
-        children = psutil.Process(stage.launcher.pid).children(recursive=True)
-        os.kill(stage.launcher.pid, signal.SIGKILL)
-        direct = [child for child in children if "keeper" in " ".join(child.cmdline())]
-        assert direct
-        assert psutil.wait_procs(direct, timeout=20)[1] == []
+        [launcher] = psutil.Process(stage.launcher.pid).children()
+        memory = {folder for folder in Path("/dev/shm").glob("strongroom-*") if str(folder) in everything(children)}
+        assert len(children) >= 4 and len(memory) == 1  # launcher, keeper, Java, workers
+        for victim in victims:
+            os.kill(stage.launcher.pid if victim == "guardian" else launcher.pid, signal.SIGKILL)
+        assert psutil.wait_procs(children, timeout=30)[1] == []
         found, _, _ = hits(stage.host_places(), Story._secrets(digits))
         assert found == []
+        if len(victims) == 2:  # nobody was left to clean up
+            sweep_abandoned()
+        deadline = time.monotonic() + 10
+        while any(folder.exists() for folder in memory) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(folder.exists() for folder in memory)
     finally:
         for child in children:
-            if child.is_running():
+            with contextlib.suppress(psutil.Error):
                 child.kill()
         stages.close()
+
+
+def everything(processes):
+    """The command lines of processes."""
+    return " ".join(" ".join(each.cmdline()) for each in processes)
 
 
 def test_while_the_broker_is_down_requests_get_a_clear_503_and_recovery_is_by_itself(digits):

@@ -73,7 +73,7 @@ def test_a_disk_that_fills_up_while_the_server_serves_ends_nothing_and_keeps_not
         junk = fill_up(ground.stage.host)
         for _ in range(20):
             assert ground.status(session) == 200
-        for victim in ("worker", "keeper", "java", "wrapper"):
+        for victim in ("worker", "keeper", "java"):
             ground.kill(victim)
             ground.until_answered(session, seconds=HEALS_S)
         assert os.statvfs(ground.stage.host).f_bavail == 0

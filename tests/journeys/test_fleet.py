@@ -221,6 +221,6 @@ def test_a_host_can_replay_once_to_each_keeper_and_never_to_one_that_started_lat
 
 
 def keeper_of(stage: Stage) -> int:
-    children = psutil.Process(stage.launcher.pid).children()
+    children = psutil.Process(stage.launcher.pid).children(recursive=True)
     [keeper] = [each.pid for each in children if "keeper" in each.cmdline()]
     return keeper

@@ -58,7 +58,7 @@ def status(stage) -> dict:
 
 
 def belongs(folder, stage) -> bool:
-    children = psutil.Process(stage.launcher.pid).children()
+    children = psutil.Process(stage.launcher.pid).children(recursive=True)
     return any(str(folder) in " ".join(child.cmdline()) for child in children)
 
 

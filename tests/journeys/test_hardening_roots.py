@@ -217,14 +217,34 @@ def memory_only(house) -> list:
 
 def test_a_keeper_that_dies_comes_back_with_the_same_roots(house):
     os.kill(house.tree("keeper --")[0].pid, signal.SIGKILL)
+    assert until_it_answers(house)
+
+
+def until_it_answers(house) -> dict:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            if house.ask({"reach": True})["reach"]["uid"]:
-                return
+            if (found := house.ask({"reach": True})["reach"])["uid"]:
+                return found
         except Exception:
             time.sleep(0.5)
     raise AssertionError(house.stage.log_tail())
+
+
+def test_what_a_handler_plants_is_run_neither_by_the_next_worker_nor_by_the_next_server(house):
+    [worker] = house.tree("model_service_worker")
+    with contextlib.suppress(Exception):  # the worker ends without an answer
+        house.ask({"plant": True})
+    psutil.wait_procs([worker], timeout=20)
+    until_it_answers(house)
+    [java] = house.tree("serve.ModelServer")
+    planted = [Path(each) for each in Path("/dev/shm").glob("strongroom-*/*/org/pytorch/serve/ModelServer.class")]
+    assert planted, "the handler could write nowhere that Java might have looked"
+    java.kill()
+    psutil.wait_procs([java], timeout=20)
+    until_it_answers(house)
+    assert not list(Path("/dev/shm").glob("nosy_ran_*"))
+    assert not [each for each in planted if each.exists()]
 
 
 def test_at_the_end_nothing_is_left_not_even_shared_memory_that_nobody_unlinked(house):

@@ -73,7 +73,7 @@ class Figures:
                         }
                         known = self.of.setdefault(name, figures)
                         self.of[name] = {key: max(known[key], value) for key, value in figures.items()}
-        shared = psutil.Process(stage.launcher.pid)
+        [shared] = launcher.children()  # the process itself is only its guardian
         self.of["launcher"] = {"descriptors": shared.num_fds(), "threads": shared.num_threads(), "pss": 0.0}
 
     def told(self) -> dict:

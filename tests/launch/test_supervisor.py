@@ -99,6 +99,32 @@ def test_when_a_child_dies_what_it_started_dies_too(tmp_path):
         process.wait(20)
 
 
+DETACHES = (
+    "import os,time,subprocess,sys; p=subprocess.Popen([sys.executable,'-c','import time; time.sleep(600)'],"
+    "start_new_session=True); open('pids','a').write(f'{os.getpid()} {p.pid}\\n'); time.sleep(600)"
+)
+
+
+def test_what_a_dead_child_had_detached_dies_too_before_it_is_started_again(tmp_path):
+    process = launcher(tmp_path, DETACHES)
+    try:
+        child, detached = wait_for(lambda: pids(tmp_path, 1))[0].split()
+        os.kill(int(child), signal.SIGKILL)
+        wait_for(lambda: pids(tmp_path, 2))
+        assert not alive(detached)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_what_a_child_had_detached_dies_when_all_is_stopped(tmp_path):
+    process = launcher(tmp_path, DETACHES)
+    _, detached = wait_for(lambda: pids(tmp_path, 1))[0].split()
+    process.terminate()
+    assert process.wait(20) == 0
+    assert not alive(detached)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything(tmp_path, number):
     process = launcher(tmp_path, FORKS)

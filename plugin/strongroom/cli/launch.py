@@ -46,7 +46,6 @@ def launch(
     for each in prepared.admitted:
         say(f"strongroom: admitted {each.name}: archive {each.archive}, author {each.author}")
     run(prepared, say=say)
-    say("strongroom: stopped; nothing was left behind")
 
 
 def say(line: str) -> None:

@@ -1,9 +1,9 @@
 """Keeps the keeper and the server running, and lets nothing of them outlive the launcher.
 
-Each child leads a process group of its own and dies with the launcher (PR_SET_PDEATHSIG). The launcher
-is the reaper of orphans (PR_SET_CHILD_SUBREAPER), so when a child dies its whole group is killed before
-it is started again: a Java that lost its wrapper must not keep the ports. Restarts wait 1, 2, 4, …
-30 seconds and start again at 1 after a minute of health.
+Each child leads a process group of its own and dies with the launcher (PR_SET_PDEATHSIG). When a child dies its whole
+group is killed. What left the group, by setsid() say, comes to the launcher when its own parent ends
+(PR_SET_CHILD_SUBREAPER), and is killed then; nothing is started again before all of that is gone. Restarts wait 1, 2,
+4, … 30 seconds and start again at 1 after a minute of health.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from strongroom.errors import LaunchRefused
+from strongroom.launch.orphans import children, end_children, kill
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -39,7 +40,8 @@ def prctl(option: int, value: int) -> None:
 @dataclass(slots=True)
 class Child:
     """A process to keep alive. `before` runs ahead of each start, to sweep what the last one left; `confine` runs
-    in the child before its program does. `takes` are others that cannot go on without it: they end with it."""
+    in the child before its program does. `takes` are others that cannot go on without it: they end with it.
+    `orphaned` is the signal that it gets when the launcher dies. `stdin` is made at each start, in the launcher."""
 
     name: str
     command: Sequence[str]
@@ -48,7 +50,8 @@ class Child:
     before: Callable[[], None] = lambda: None
     confine: Callable[[], None] = lambda: None
     takes: Sequence[Child] = ()
-    stdin: bytes = b""
+    orphaned: signal.Signals = signal.SIGTERM
+    stdin: Callable[[], bytes] = bytes
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     due: float = 0.0
@@ -68,7 +71,7 @@ class Child:
         )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:
-            pipe.write(self.stdin)
+            pipe.write(self.stdin())
 
     def _prepare(self) -> None:
         try:
@@ -76,17 +79,14 @@ class Child:
         except Exception as error:  # what is raised here reaches the parent without its text
             os.write(2, f"strongroom: {self.name} could not be confined: {error}\n".encode())
             raise
-        _die_with_parent()  # last: a process that becomes another user forgets it
+        # Last: a process that becomes another user forgets it.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, self.orphaned, 0, 0, 0)
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the process and everything it started."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class Supervisor:
@@ -128,8 +128,10 @@ class Supervisor:
             self.stop()
 
     def tend(self) -> None:
-        """One look at every child: bury the dead, start what is due."""
+        """One look at every child: bury the dead, end orphans, start what is due."""
         now = time.monotonic()
+        for orphan in self._orphans():
+            kill(orphan)
         for child in self._children:
             if child.process is not None and (status := child.process.poll()) is not None:
                 child.signal_group(signal.SIGKILL)
@@ -137,7 +139,7 @@ class Supervisor:
                     taken.signal_group(signal.SIGKILL)
                 child.process = None
                 self._again_later(child, now, f"ended ({_ending(status)})")
-            elif child.process is None and now >= child.due:
+            elif child.process is None and now >= child.due and not self._orphans():
                 try:
                     child.start()
                 except (OSError, subprocess.SubprocessError) as error:  # no memory or no process left, say
@@ -152,9 +154,16 @@ class Supervisor:
         child.due = now + child.pause
         self._say(f"strongroom: {child.name} {why}; starting it again in {child.pause:.0f} s")
 
+    def _own(self) -> set[int]:
+        return {child.process.pid for child in self._children if child.process is not None}
+
+    def _orphans(self) -> set[int]:
+        """What came to us and is nobody's any more."""
+        return children() - self._own()
+
     def _bury_orphans(self) -> None:
         """Reap what was reparented to us; children of our own are left to their Popen."""
-        own = {child.process.pid for child in self._children if child.process is not None}
+        own = self._own()
         while True:
             try:
                 waiting = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -175,6 +184,8 @@ class Supervisor:
             child.signal_group(signal.SIGKILL)
             child.process.wait()
             child.process = None
+        if not end_children():
+            self._say("strongroom: warning: a process that a handler started does not end")
 
 
 def _ending(status: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 from strongroom.errors import ModelUnavailable, StrongroomError
@@ -21,6 +22,9 @@ LAST_WORDS_S = 0.5
 """For an answer that was just handed to the framework to leave the process."""
 
 PATIENCE_S = 5.0
+
+SILENCE_S = 120.0
+"""Longer than any restart of a keeper. A worker without one can answer nobody, and nobody ends its lease."""
 
 
 class Watch:
@@ -45,15 +49,17 @@ class Watch:
             yield
 
     def _run(self) -> None:
-        pause = threading.Event()
+        pause, heard = threading.Event(), time.monotonic()
         while not pause.wait(ASK_EVERY_S):
             self._line.flush()
             try:
                 self._link.held()
+                heard = time.monotonic()
             except ModelUnavailable:
                 break
-            except StrongroomError:
-                continue  # no keeper: nothing can be opened without it, and the next one will say
+            except StrongroomError:  # no keeper: nothing can be opened without it, and the next one will say
+                if time.monotonic() - heard > SILENCE_S:
+                    break
         self.over = True
         if self._busy.acquire(timeout=PATIENCE_S):
             self._busy.release()  # later batches are answered at once

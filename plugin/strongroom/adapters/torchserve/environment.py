@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from strongroom.adapters.torchserve.entry import NETWORK_VARIABLE, PYTHON_VARIABLE
 from strongroom.adapters.torchserve.runtime import java_home
 from strongroom.adapters.torchserve.sizes import told
 from strongroom.attest.tpm_connection import TCTI_VARIABLE
@@ -98,9 +99,13 @@ def server_environment(
     logs: Path,
     java: Path,
     sizes: tuple[int, int],
+    network: str,
     environment: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    """The server's, which its workers inherit; what is written goes below `temp`, or is a log of the server."""
+    """The server's, which its workers inherit; what is written goes below `temp`, or is a log of the server.
+
+    `network` is the configuration's, for the moment before a worker can ask the keeper.
+    """
     return (
         {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)}
         | shared_environment(environment)
@@ -111,6 +116,8 @@ def server_environment(
             "TEMP": str(temp),
             "TMPDIR": str(temp),
             SOCKET_VARIABLE: str(socket),
+            PYTHON_VARIABLE: sys.executable,
+            NETWORK_VARIABLE: network,
         }
         | told(*sizes)
     )

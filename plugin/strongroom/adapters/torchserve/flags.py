@@ -233,6 +233,11 @@ def size_limits(wanted: Wanted) -> tuple[int, int]:
     return limits[0], limits[1]
 
 
+def jvm_arguments(wanted: Wanted) -> str:
+    """What the server's virtual machine is told: the operator's memory sizes, then ours."""
+    return f"{wanted.properties.get('vmargs', '')} {NO_ATTACH}".strip()
+
+
 def write_properties(wanted: Wanted, path: Path) -> None:
     """The configuration that TorchServe gets: what was asked for and is safe, then what is forced."""
     request, response = size_limits(wanted)
@@ -242,7 +247,7 @@ def write_properties(wanted: Wanted, path: Path) -> None:
         "allowed_urls": "file://strongroom-admits-no-url",
         "install_py_dep_per_model": "false",
         "enable_envvars_config": "false",
-        "vmargs": f"{wanted.properties.get('vmargs', '')} {NO_ATTACH}".strip(),
+        "vmargs": jvm_arguments(wanted),
     }
     properties = wanted.properties | forced
     for name in FILE_PROPERTIES & properties.keys():  # the server runs in a folder of ours

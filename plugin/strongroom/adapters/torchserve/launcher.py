@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +20,19 @@ from strongroom.errors import KeeperUnavailable, LaunchRefused
 from strongroom.keeper import wire
 from strongroom.keeper.pulse import Pulse
 from strongroom.launch.admission import Admitted
+from strongroom.launch.guardian import guarded
 from strongroom.launch.hardening import harden
 from strongroom.launch.measured import Register, extend
 from strongroom.launch.mounts import own_mount, unmount
 from strongroom.launch.roots import bind_init_data, opened
 from strongroom.launch.supervisor import Supervisor
+from strongroom.launch.sweep import remove
 from strongroom.launch.user import User
 
 __all__ = ["Launch", "describe", "fix", "keeper_status", "prepare", "run"]
 
 KEY_FILE = "key_file.json"
+STOPPED = "strongroom: stopped; nothing was left behind"
 
 Say = Callable[[str], None]
 
@@ -46,21 +49,32 @@ def _make_logs(logs: Sequence[Path], user: User | None) -> None:
             raise LaunchRefused(f"the log folder {path} cannot be made: {error.strerror}", hint="make it") from error
 
 
-def _sweep_shared(user: User | None, since: float) -> None:
-    """Shared memory that workers made by name and did not live to remove; of a user of their own it can be told."""
-    if user is None:
-        return
-    for path in MEMORY.iterdir():
+def _sweep(launch: Launch, since: float) -> list[Path]:
+    """Remove all of it from memory; what stays comes back.
+
+    Beside our folder that is shared memory which workers made by name and did not live to remove: of a user of their
+    own it can be told.
+    """
+    mine = [launch.folder]
+    for path in MEMORY.iterdir() if launch.user is not None else ():
         with contextlib.suppress(OSError):
             status = path.lstat()
-            if status.st_uid == user.uid and status.st_ctime >= since and not path.is_dir():
-                path.unlink()
+            if launch.user is not None and status.st_uid == launch.user.uid and status.st_ctime >= since:
+                mine.append(path)
+    for path in mine:
+        with contextlib.suppress(OSError):
+            remove(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return [path for path in mine if os.path.lexists(path)]
 
 
 def run(launch: Launch, *, say: Say) -> None:
-    """Start the keeper and TorchServe, which start up beside each other, and watch them until a signal."""
+    """Start the keeper and TorchServe, which start up beside each other, and watch them until a signal.
+
+    It returns in a child of the process that called it, which stays behind as its guardian and exits as this one does.
+    """
     harden()  # or a handler of the same user could write into this process
     since = time.time()
+    guarded(lambda: _sweep(launch, since))
     supervisor = Supervisor(say)
     supervisor.stop_on_signals()
     try:
@@ -82,8 +96,8 @@ def run(launch: Launch, *, say: Say) -> None:
         supervisor.stop()
         if launch.rooms is not None and launch.mounted:
             unmount(launch.rooms)
-        shutil.rmtree(launch.folder, ignore_errors=True)
-        _sweep_shared(launch.user, since)
+        left = _sweep(launch, since)
+        say(f"strongroom: stopped; left in memory: {', '.join(map(str, left))}" if left else STOPPED)
 
 
 def fix(launch: Launch, say: Say) -> None:

