@@ -1,6 +1,7 @@
 """A handler that tries doors: what it can write, reach, signal and start. It answers with what came of each."""
 
 import asyncio
+import functools
 import multiprocessing
 import os
 import signal
@@ -94,23 +95,21 @@ pathlib.Path("/dev/shm", {name!r}).write_text("it ran")
 """
 
 
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
 def plant():
-    """Leave code wherever the server or the next worker might look, and end this worker: who runs it, is not us."""
-    places = [
-        Path.cwd(),
-        Path(tempfile.gettempdir()),
-        Path.home(),
-        ours(),
-        *ours().iterdir(),
-        *Path.cwd().parent.iterdir(),
-    ]
-    for place in places:
-        for name in ("sitecustomize", "usercustomize", "ts", "strongroom", "strongroom_handlers", "json"):
-            attempt(lambda: (place / f"{name}.py").write_text(PLANTED.format(name=f"nosy_ran_{name}")))
-        served = place / "org" / "pytorch" / "serve"
-        attempt(lambda: served.mkdir(parents=True))
-        attempt(lambda: (served / "ModelServer.class").write_bytes(b"no class at all"))
-        attempt(lambda: (place / "log4j2.xml").write_text("no settings at all"))
+    """Leave code wherever the server or the next worker might look, and end this worker: whoever runs it is not us."""
+    here, folder = Path.cwd(), ours()
+    names = ("sitecustomize", "usercustomize", "ts", "strongroom", "strongroom_handlers", "json")
+    for place in (here, *here.parent.iterdir(), Path(tempfile.gettempdir()), Path.home(), folder, *folder.glob("*/")):
+        for name in names:
+            code = PLANTED.format(name=f"nosy_ran_{name}").encode()
+            attempt(functools.partial(put, place / f"{name}.py", code))
+        attempt(functools.partial(put, place / "org/pytorch/serve/ModelServer.class", b"no class at all"))
+        attempt(functools.partial(put, place / "log4j2.xml", b"no settings at all"))
     os._exit(1)
 
 
