@@ -198,3 +198,21 @@ def test_the_wrapper_of_torchserve_reads_the_same_settings(store, tmp_path):
     write_properties(read(store, "--ts-config", str(config), "--models", "digits.mar"), tmp_path / "out.properties")
     out = tmp_path / "out.properties"
     assert load_properties(str(out)) == java.read(out.read_bytes(), "it")
+
+
+def test_without_a_flag_the_present_folders_configuration_counts_as_with_torchserve_alone(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not read(store, "--models", "digits.mar").unnamed
+    Path("config.properties").write_text("inference_address=http://127.0.0.1:9\n")
+    wanted = read(store, "--models", "digits.mar")
+    assert wanted.unnamed and wanted.properties["inference_address"] == "http://127.0.0.1:9"
+    Path("other.properties").write_text("")
+    named = read(store, "--ts-config", "other.properties", "--models", "digits.mar")
+    assert not named.unnamed and not named.properties
+
+
+def test_the_present_folders_configuration_passes_the_same_check(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.properties").write_text("plugins_path=/evil\n")
+    with pytest.raises(LaunchRefused, match="plugins_path"):
+        read(store, "--models", "digits.mar")

@@ -302,6 +302,14 @@ def test_no_other_variable_of_the_operator_reaches_a_child(host, monkeypatch):
         assert "/tmp/evil" not in child.environment.values()
 
 
+def test_a_configuration_that_no_flag_names_is_read_and_said(host):
+    host.seal()
+    (host.folder / "config.properties").write_text("inference_address=http://127.0.0.1:9\n")
+    launch = host.launch()
+    assert "inference_address=http://127.0.0.1:9" in (launch.folder / "config" / "config.properties").read_text()
+    assert any("without --ts-config" in each for each in launch.warnings)
+
+
 def test_the_servers_java_is_not_the_operators_choice(host, tmp_path):
     """JAVA_HOME names a program that runs inside the TEE: only the configuration may, or the simulated TEE."""
     evil = tmp_path / "evil"

@@ -105,18 +105,25 @@ SEALING_ROOM = 128 * 1024
 
 JAVA_INT = 2**31 - 1
 
+DEFAULT_CONFIG = Path("config.properties")
+"""What TorchServe reads in the present folder where no flag names a configuration."""
+
 NO_ATTACH = "-XX:+DisableAttachMechanism -XX:-UsePerfData"
 """The server's Java takes no agents from other processes of its user, and leaves no file about itself in /tmp."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the operator asked for: a store, model name → archive file, and everything that is passed on."""
+    """What the operator asked for: a store, model name → archive file, and everything that is passed on.
+
+    `unnamed` says that the settings came from the present folder's config.properties, which no flag names.
+    """
 
     store: Path
     models: dict[str, Path]
     properties: dict[str, str]
     disable_token_auth: bool
+    unnamed: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -149,14 +156,16 @@ def read_command(command: list[str]) -> Wanted:
     for name, reason in REFUSED_FLAGS.items():
         if flags[name]:
             raise LaunchRefused(f"torchserve --{name.replace('_', '-')} is refused: {reason}", hint="leave it out")
-    properties = read_properties(Path(flags["ts_config"])) if flags["ts_config"] else {}
+    unnamed = not flags["ts_config"] and DEFAULT_CONFIG.exists()
+    config = DEFAULT_CONFIG if unnamed else Path(flags["ts_config"]) if flags["ts_config"] else None
+    properties = read_properties(config) if config is not None else {}
     store = flags["model_store"] or properties.pop("model_store", None)
     if not store or not Path(store).is_dir():
         raise LaunchRefused(f"the model store {store!r} is not a folder", hint="give it with --model-store")
     named = flags["models"] or [name for name in properties.pop("load_models", "").split(",") if name.strip()]
     properties.pop("load_models", None)
     properties.pop("model_store", None)
-    return Wanted(Path(store), _models(Path(store), named), properties, flags["disable_token_auth"])
+    return Wanted(Path(store), _models(Path(store), named), properties, flags["disable_token_auth"], unnamed)
 
 
 def read_properties(path: Path) -> dict[str, str]:

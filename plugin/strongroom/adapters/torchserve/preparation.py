@@ -137,6 +137,8 @@ def _prepared(
         warnings.append("worker output is passed on: requests, answers and weights may end up in logs")
     warnings += check_source(configuration)
     wanted = read_command(list(command))
+    if wanted.unnamed:
+        warnings.append("config.properties of the present folder is read, as TorchServe does without --ts-config")
     if not wanted.models:
         raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
     user = User.named(configuration.worker.user) if configuration.worker.user else None
