@@ -344,6 +344,20 @@ def test_the_servers_java_is_not_the_operators_choice(host, tmp_path):
     assert java_for(named, {}) == evil
 
 
+@pytest.mark.parametrize("there", ["nothing", "no program", "Java 8"])
+def test_a_configured_java_that_does_not_work_is_replaced_by_no_other(host, tmp_path, there):
+    java = tmp_path / "jdk" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    if there != "nothing":
+        java.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_402\"' >&2\n")
+        java.chmod(0o755 if there == "Java 8" else 0o644)
+    host.seal()
+    host.config.write_text(host.config.read_text() + '[surroundings]\njava_home = "jdk"\n')
+    with pytest.raises(LaunchRefused, match="java_home") as refusal:
+        host.launch()
+    assert "bin/java" in refusal.value.hint
+
+
 def test_programs_are_looked_for_where_the_image_has_them(host, monkeypatch):
     host.seal()
     monkeypatch.setenv("PATH", f"/tmp/evil:{os.environ['PATH']}")

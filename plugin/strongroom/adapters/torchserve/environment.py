@@ -12,9 +12,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from strongroom.adapters.torchserve.runtime import java_home
+from strongroom.adapters.torchserve.runtime import OLDEST_JAVA, java_home, java_version
 from strongroom.adapters.torchserve.sizes import told
 from strongroom.attest.tpm_connection import TCTI_VARIABLE
+from strongroom.errors import LaunchRefused
 from strongroom.launch.config import Configuration
 from strongroom.worker.link import SOCKET_VARIABLE
 
@@ -68,12 +69,19 @@ def python_path() -> str:
 def java_for(configuration: Configuration, environment: Mapping[str, str] = os.environ) -> Path:
     """The Java that runs the server: the configured one, else this machine's, else the packaged one.
 
-    The operator's JAVA_HOME counts beside the simulated TEE only: it names a program.
+    The operator's JAVA_HOME counts beside the simulated TEE only: it names a program. Raises `LaunchRefused` where the
+    configured one will not do: no other takes its place.
     """
+    named = configuration.surroundings.java_home
+    if named is not None:
+        if java_version(named / "bin" / "java") < OLDEST_JAVA:
+            raise LaunchRefused(
+                f"java_home is {named}, and there is no Java {OLDEST_JAVA} or newer in it",
+                hint="[surroundings] java_home names the folder that holds bin/java",
+            )
+        return named
     found = {"PATH": python_path()}
-    if configuration.surroundings.java_home is not None:
-        found["JAVA_HOME"] = str(configuration.surroundings.java_home)
-    elif configuration.tee == "simulated" and environment.get("JAVA_HOME"):
+    if configuration.tee == "simulated" and environment.get("JAVA_HOME"):
         found["JAVA_HOME"] = environment["JAVA_HOME"]
     return java_home(found)
 
