@@ -293,7 +293,7 @@ def test_a_variable_that_would_bring_code_in_is_refused(host, monkeypatch, name)
 def test_no_other_variable_of_the_operator_reaches_a_child(host, monkeypatch):
     host.seal()
     hostile = ["AWS_SECRET_ACCESS_KEY", "http_proxy", "TS_MODEL_STORE", "SSL_CERT_FILE", "LD_DEBUG"]
-    hostile += ["MALLOC_CHECK_", "PYTHONWARNINGS", "STRONGROOM_KEEPER", "TEMP", "TMPDIR", "BASH_ENV", "HOME", "PATH"]
+    hostile += ["MALLOC_CHECK_", "PYTHONHASHSEED", "STRONGROOM_KEEPER", "TEMP", "TMPDIR", "BASH_ENV", "HOME", "PATH"]
     hostile += ["XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HOME", "VIRTUAL_ENV", "TSS2_LOG"]
     for name in hostile:
         monkeypatch.setenv(name, "/tmp/evil")
