@@ -154,7 +154,8 @@ def _prepared(
     ca = configuration.broker.ca if configuration.broker is not None else None
     roots = trust_roots((each.id for each in gate.authors), b"" if ca is None else _read(ca))
     logs = _logs()
-    _give(folder, user, wanted, logs)
+    java = java_for(configuration)
+    _give(folder, user, wanted, logs, java)
     lineage = Lineage(os.getpid(), WORKER_DEPTH, *((user.uid, user.gid) if user else ()))
     kind = configuration.worker.room
     rooms, mounted = None if kind == "memory-files" else folder / "rooms", kind == "mount"
@@ -166,7 +167,7 @@ def _prepared(
     charge = Charge(admitted, lineage, configuration.digest, roots, _sent(started, held), rooms)
     keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
     keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
-    temp, java = folder / "temp", java_for(configuration)
+    temp = folder / "temp"
     named = os.environ.get("JAVA_HOME")
     if named and Path(named) != java:
         warnings.append(f"JAVA_HOME of the environment is not used, but {java}: see [surroundings] java_home")
@@ -243,19 +244,28 @@ def _logs() -> tuple[Path, Path]:
     return logs, metrics
 
 
-def _give(folder: Path, user: User | None, wanted: Wanted, logs: Sequence[Path]) -> None:
-    """What the server's user needs of ours, and no more; raises `LaunchRefused` where it cannot reach something."""
+def _give(folder: Path, user: User | None, wanted: Wanted, logs: Sequence[Path], java: Path) -> None:
+    """What the server's user needs of ours, and no more, whatever the launcher's umask says.
+
+    Raises `LaunchRefused` where that user cannot reach something.
+    """
     if user is None:
         return
     folder.chmod(0o711)  # to be passed through, not listed
+    written = []
     for name in ("store", "config"):
-        os.chown(folder / name, 0, user.gid)
-        (folder / name).chmod(0o750)
+        user.lend(folder / name, 0o750)
+        files = sorted((folder / name).iterdir())
+        for path in files:
+            user.lend(path, 0o640)
+        written += files[:1]
     for name in ("temp", "home"):
         user.own(folder / name)
-    certificates = (Path(wanted.properties[each]) for each in sorted(FILE_PROPERTIES & wanted.properties.keys()))
+    certificates = (
+        Path(wanted.properties[each]).absolute() for each in sorted(FILE_PROPERTIES & wanted.properties.keys())
+    )
     writable = [folder / "temp", folder / "home", *filter(Path.is_dir, logs)]  # a log folder that is not there is made
-    user.check([Path(sys.executable), Path(__file__), *certificates], writable)
+    user.check([Path(__file__), *written, *certificates], writable, [Path(sys.executable), java / "bin" / "java"])
 
 
 def _server_command(folder: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
