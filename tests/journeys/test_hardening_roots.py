@@ -26,7 +26,7 @@ from strongroom.demo.relay import Relay
 from strongroom.demo.stage import COMMAND, Stage, free_port, run
 from strongroom.errors import ServerRefused
 from strongroom.evidence.init_data import InitData
-from strongroom.launch.surroundings import REFUSED_VARIABLES
+from strongroom.launch.variables import REFUSED_VARIABLES
 
 pytestmark = [pytest.mark.journey, only_root("only root can start a server as another user, and hunt everywhere")]
 

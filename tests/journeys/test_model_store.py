@@ -16,7 +16,7 @@ import pytest
 import requests
 from doubles.pages import console_commands
 from doubles.serving import free_ports
-from strongroom.launch.surroundings import REFUSED_VARIABLES
+from strongroom.launch.variables import REFUSED_VARIABLES
 
 pytestmark = pytest.mark.journey
 

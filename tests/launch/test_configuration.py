@@ -101,3 +101,26 @@ def test_every_documented_configuration_of_keys_is_read(tmp_path):
         "file",
         "pkcs11",
     ]
+
+
+def test_relative_paths_begin_at_the_real_file_however_it_is_reached(tmp_path, monkeypatch):
+    """The launcher reads the path that it is given, the keeper the resolved one; both have to find the same files."""
+    real, linked = tmp_path / "real", tmp_path / "linked"
+    real.mkdir()
+    linked.mkdir()
+    text = (
+        SMALLEST + '[broker]\nurl = "http://x"\nca = "ca.pem"\n[surroundings]\njava_home = "jdk"\ndistributions = "d"\n'
+    )
+    (real / "strongroom.toml").write_text(text)
+    (linked / "link.toml").symlink_to("../real/strongroom.toml")
+    monkeypatch.chdir(linked)
+    for path in (Path("link.toml"), linked / "link.toml", (linked / "link.toml").resolve()):
+        found = Configuration.load(path)
+        assert found.files == (real / "author.pub", real / "ca.pem", real / "d")
+        assert found.surroundings.java_home == real / "jdk"
+
+
+def test_a_link_that_leads_to_itself_is_no_configuration(tmp_path):
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    with pytest.raises(ConfigurationInvalid, match="cannot be read"):
+        Configuration.load(tmp_path / "loop.toml")

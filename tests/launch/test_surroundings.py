@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
@@ -12,15 +15,14 @@ import pytest
 from strongroom.errors import LaunchRefused
 from strongroom.launch import surroundings
 from strongroom.launch.surroundings import (
-    REFUSED_VARIABLES,
     Expected,
     Installed,
     check_distributions,
-    check_environment,
     check_records,
     check_startup_files,
     check_surroundings,
 )
+from strongroom.launch.variables import REFUSED_VARIABLES, check_environment
 
 NOTHING = Expected({}, None)
 
@@ -34,6 +36,28 @@ def test_a_variable_that_lets_code_in_is_refused_by_name(name):
 
 def test_an_ordinary_environment_passes():
     check_environment({"PATH": "/bin", "HOME": "/root", "LANG": "C", "PYTHONPATH": ""})
+
+
+@pytest.mark.parametrize(
+    "name", ["PYTHONWARNINGS", "BROWSER", "LOCPATH", "GLIBC_TUNABLES", "SSLKEYLOGFILE", "LD_PROFILE"]
+)
+def test_the_launcher_itself_looks_before_it_reads_any_file(tmp_path, name):
+    """What such a variable does while Python starts is done by then; the launch goes no further."""
+    value = "ignore" if name == "PYTHONWARNINGS" else ""
+    environment = {"PATH": os.environ["PATH"], name: value or str(tmp_path)}
+    words = [sys.executable, "-P", "-m", "strongroom.cli", "launch", "--config", "absent.toml", "--", "torchserve"]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"the environment sets {name}" in done.stderr and f"unset {name}" in done.stderr
+
+
+def test_a_variable_of_the_kind_that_ran_a_command_in_the_launcher_starts_no_server(tmp_path):
+    """antigravity is a module of Python's own that opens a browser; the warning filters import what they name."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONWARNINGS": "all:0:antigravity.x:0:0"}
+    environment["BROWSER"] = f"/usr/bin/touch {tmp_path}/ran #%s"
+    words = [sys.executable, "-P", "-m", "strongroom.cli", "launch", "--config", "absent.toml", "--", "torchserve"]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "the environment sets PYTHONWARNINGS" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["evil.pth", "sitecustomize.py", "usercustomize.py"])

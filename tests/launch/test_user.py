@@ -5,17 +5,36 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from doubles.namespaces import only_root
+from doubles.models import Author, sealed_toy
+from doubles.namespaces import only_root, open_to_others
+from strongroom.adapters.torchserve.launcher import _make_logs
 from strongroom.errors import LaunchRefused
 from strongroom.launch.hardening import confine_server
 from strongroom.launch.supervisor import Child
 from strongroom.launch.user import User
+from strongroom.launch.variables import REFUSED_VARIABLES
+
+PREPARES = """
+import shutil
+from pathlib import Path
+from strongroom.adapters.torchserve.launcher import prepare
+from strongroom.launch.user import User
+
+launch = prepare(Path("strongroom.toml"), ["torchserve", "--model-store", "store", "--models", "toy=toy.mar"])
+try:
+    written = [launch.folder / "store" / "toy.mar", launch.folder / "config" / "config.properties"]
+    User.named("nobody").check(written)
+    print(*(f"{path.stat().st_mode & 0o777:o}" for path in (*written, *(each.parent for each in written))))
+finally:
+    shutil.rmtree(launch.folder)
+"""
 
 NOBODY = pwd.getpwnam("nobody")
 
@@ -137,3 +156,47 @@ def test_the_interpreter_itself_has_to_be_in_reach():
         return
     with pytest.raises(LaunchRefused, match="may not read"):
         User.named("nobody").check([Path(sys.executable)])
+
+
+@only_root("only root can become somebody else")
+def test_a_program_that_the_user_may_read_and_not_run_is_refused(tmp_path):
+    (tmp_path / "java").write_text("#!/bin/sh\n")
+    open_the_way(tmp_path)
+    user = User.named("nobody")
+    with pytest.raises(LaunchRefused, match="may not run"):
+        user.check([], [], [tmp_path / "java"])
+    (tmp_path / "java").chmod(0o755)
+    user.check([], [], [tmp_path / "java"])
+
+
+@pytest.fixture
+def private():
+    """A umask that leaves nobody else anything, as hardened services and the measured image have it."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@only_root("only root can become somebody else")
+def test_the_servers_user_reads_what_was_written_for_it_whatever_the_umask(tmp_path, private):
+    (tmp_path / "store").mkdir()
+    author = Author.make(tmp_path)
+    sealed_toy(tmp_path / "store", author, name="toy", weights=b"weights")
+    (tmp_path / "strongroom.toml").write_text(
+        '[admission]\nauthors = ["author.pub"]\n[broker]\nurl = "http://127.0.0.1:1"\n'
+        '[attestation]\ntee = "simulated"\n[worker]\nuser = "nobody"\n'
+    )
+    words = [*open_to_others(tmp_path / "kept"), sys.executable, "-P", "-c", PREPARES]
+    environment = {name: value for name, value in os.environ.items() if name not in REFUSED_VARIABLES}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["640", "640", "750", "750"]
+
+
+@only_root("only root can become somebody else")
+def test_log_folders_are_reached_by_the_servers_user_whatever_the_umask(tmp_path, private):
+    open_the_way(tmp_path)
+    user = User.named("nobody")
+    _make_logs([tmp_path / "var" / "log" / "server", tmp_path / "var" / "log" / "server"], user)
+    user.check([], [tmp_path / "var" / "log" / "server"])
+    assert (tmp_path / "var" / "log").stat().st_uid == 0

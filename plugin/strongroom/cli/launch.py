@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from strongroom.launch.variables import check_environment
 
 CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
 
@@ -38,6 +41,7 @@ def launch(
     Example: `strongroom launch --config strongroom.toml -- torchserve --start --model-store model_store
     --models digits=digits.mar --ts-config config.properties --ncs`
     """
+    check_environment(os.environ)  # before anything is read or opened
     from strongroom.adapters.torchserve.launcher import describe, prepare, run
 
     prepared = prepare(config, command, init_data=init_data)

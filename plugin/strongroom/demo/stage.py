@@ -25,7 +25,7 @@ import requests
 
 from strongroom.demo.relay import Relay
 from strongroom.errors import StrongroomError
-from strongroom.launch.surroundings import REFUSED_VARIABLES
+from strongroom.launch.variables import REFUSED_VARIABLES
 
 COMMAND = (sys.executable, "-P", "-m", "strongroom.cli")
 READY_SECONDS = 180

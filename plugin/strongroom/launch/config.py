@@ -7,6 +7,7 @@ a handler's output. Nothing of it can be overridden by an environment variable.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,14 +153,14 @@ class Configuration:
 
     @classmethod
     def load(cls, path: Path) -> Configuration:
-        """Read a file; relative paths in it are relative to its folder.
+        """Read a file; relative paths in it are relative to its folder, behind all symbolic links.
 
         Raises `ConfigurationInvalid`, naming the field and the next step.
         """
         try:
             octets = path.read_bytes()
             fields = Fields(tomllib.loads(octets.decode("utf-8")), where=str(path))
-            return cls._parse(fields, path.parent.resolve(), sha256(octets).digest())
+            return cls._parse(fields, home(path), sha256(octets).digest())
         except OSError as error:
             raise ConfigurationInvalid(
                 f"{path} cannot be read: {error.strerror}", hint="give the file with --config"
@@ -202,6 +203,11 @@ class Configuration:
             )
         _check_keys(configuration)
         return configuration
+
+
+def home(path: Path) -> Path:
+    """The folder in which relative paths of a configuration begin: the same one for launcher, keeper and all others."""
+    return Path(os.path.realpath(path)).parent
 
 
 def _check_keys(configuration: Configuration) -> None:
@@ -310,7 +316,7 @@ def _surroundings(read: Fields, folder: Path) -> Expected:
     return Expected(
         startup_files={name: files.text(name, limit=64) for name in files.left()},
         distributions=folder / read.text("distributions") if read.has("distributions") else None,
-        java_home=Path(read.text("java_home")) if read.has("java_home") else None,
+        java_home=folder / read.text("java_home") if read.has("java_home") else None,
     )
 
 

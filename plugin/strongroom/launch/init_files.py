@@ -12,7 +12,7 @@ from pathlib import Path
 
 from strongroom.errors import ConfigurationInvalid, LaunchRefused, MalformedInput
 from strongroom.evidence.init_data import LARGEST, InitData
-from strongroom.launch.config import Configuration
+from strongroom.launch.config import Configuration, home
 
 CONFIGURATION = "strongroom.toml"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -53,7 +53,7 @@ def pack(config: Path, *, algorithm: str) -> str:
     configuration = Configuration.load(config)
     named = {CONFIGURATION: config}
     for path in configuration.files:
-        if path.parent.resolve() != config.parent.resolve() or not NAME.fullmatch(path.name):
+        if path.parent.resolve() != home(config) or not NAME.fullmatch(path.name):
             raise ConfigurationInvalid(
                 f"{config} names {path}, which does not lie beside it",
                 hint="in an init-data file there are no folders: put the file beside the configuration",

@@ -26,33 +26,9 @@ from pathlib import Path, PurePosixPath
 from strongroom.encoding import Fields, parse_json
 from strongroom.errors import LaunchRefused, MalformedInput
 from strongroom.launch.hardening import swaps
+from strongroom.launch.variables import check_environment
 from strongroom.plugins import distribution_digest
 
-REFUSED_VARIABLES = {
-    "LD_PRELOAD": "it loads a library into this very process",
-    "LD_AUDIT": "it loads a library into this very process",
-    "PYTHONPATH": "modules in it come before the installed ones",
-    "PYTHONHOME": "it replaces Python's own library",
-    "PYTHONSTARTUP": "it names code to run",
-    "PYTHONINSPECT": "it opens a prompt in a process that holds keys",
-    "PYTHONBREAKPOINT": "it names code to run",
-    "PYTHONPLATLIBDIR": "it replaces Python's own library",
-    "PYTHONPYCACHEPREFIX": "compiled code from there is run in place of the installed",
-    "PYTHONUSERBASE": "packages in it are imported",
-    "PYTHONEXECUTABLE": "it replaces Python's own library",
-    "LD_LIBRARY_PATH": "libraries in it come before the system's",
-    "GCONV_PATH": "it names libraries that are loaded for character sets",
-    "OPENSSL_CONF": "it can load a provider or engine into the cryptography",
-    "OPENSSL_MODULES": "it names libraries that are loaded into the cryptography",
-    "OPENSSL_ENGINES": "it names libraries that are loaded into the cryptography",
-    "JAVA_TOOL_OPTIONS": "it can load an agent into the server's Java",
-    "_JAVA_OPTIONS": "it can load an agent into the server's Java",
-    "JDK_JAVA_OPTIONS": "it can load an agent into the server's Java",
-    "CLASSPATH": "classes in it come before the server's",
-    "TS_CONFIG_FILE": "it replaces the server's checked configuration; give it with --ts-config",
-    "TS_BENCHMARK": "it writes profiles of requests to /tmp",
-    "ENABLE_TORCH_PROFILER": "it writes traces of requests to a disk",
-}
 CUSTOMIZERS = ("sitecustomize", "usercustomize")
 
 
@@ -132,13 +108,6 @@ def check_surroundings(expected: Expected, *, tee: str, environment: Mapping[str
     if tee != "simulated":
         raise LaunchRefused(said, hint="swapoff -a; compressed swap in memory (zram) is accepted")
     return [said]
-
-
-def check_environment(environment: Mapping[str, str]) -> None:
-    """Refuse variables through which code comes in or data goes out; the rest is dropped or harmless."""
-    for name, reason in REFUSED_VARIABLES.items():
-        if environment.get(name):
-            raise LaunchRefused(f"the environment sets {name}: {reason}", hint=f"unset {name}, then launch")
 
 
 def check_import_path(first: str, *, safe: bool) -> None:

@@ -68,14 +68,25 @@ class User:
         """Give a folder to this user; a link is not followed."""
         os.chown(folder, self.uid, self.gid, follow_symlinks=False)
 
-    def check(self, readable: Iterable[Path], writable: Iterable[Path] = ()) -> None:
-        """Whether this user can read files and write into folders; raises `LaunchRefused` for the first that fails."""
-        wanted = [(path, os.R_OK) for path in readable] + [(path, os.W_OK | os.X_OK) for path in writable]
-        failed = self._first(lambda: next((n for n, (path, mode) in enumerate(wanted) if not _may(path, mode)), None))
+    def lend(self, path: Path, mode: int) -> None:
+        """Let this user's group have `mode` of something that stays root's, whatever the umask was when it was made."""
+        os.chown(path, 0, self.gid, follow_symlinks=False)
+        path.chmod(mode)
+
+    def check(self, readable: Iterable[Path], writable: Iterable[Path] = (), programs: Iterable[Path] = ()) -> None:
+        """Whether this user can run programs, read files and write into folders; raises `LaunchRefused` for the first
+        that fails.
+        """
+        wanted = [(path, "run", os.R_OK | os.X_OK) for path in programs]
+        wanted += [(path, "read", os.R_OK) for path in readable]
+        wanted += [(path, "write to", os.W_OK | os.X_OK) for path in writable]
+        failed = self._first(
+            lambda: next((n for n, (path, _, mode) in enumerate(wanted) if not _may(path, mode)), None)
+        )
         if failed is not None:
-            path, mode = wanted[failed]
+            path, verb, _ = wanted[failed]
             raise LaunchRefused(
-                f"user {self.name!r} may not {'read' if mode == os.R_OK else 'write to'} {path}",
+                f"user {self.name!r} may not {verb} {path}",
                 hint="give this user the right (every folder above it counts too), or name another in worker.user",
             )
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from strongroom.adapters.torchserve.entry import NETWORK_VARIABLE, PYTHON_VARIABLE
-from strongroom.adapters.torchserve.runtime import java_home
+from strongroom.adapters.torchserve.runtime import OLDEST_JAVA, java_home, java_version
 from strongroom.adapters.torchserve.sizes import told
 from strongroom.attest.tpm_connection import TCTI_VARIABLE
+from strongroom.errors import LaunchRefused
 from strongroom.launch.config import Configuration
 from strongroom.worker.link import SOCKET_VARIABLE
 
@@ -30,8 +31,6 @@ KEPT_VARIABLES = frozenset(
         "LANG",
         "LANGUAGE",
         "TZ",
-        "LOG_LOCATION",
-        "METRICS_LOCATION",
         "CUDA_VISIBLE_DEVICES",
         "NVIDIA_VISIBLE_DEVICES",
         "OMP_NUM_THREADS",
@@ -71,12 +70,19 @@ def python_path() -> str:
 def java_for(configuration: Configuration, environment: Mapping[str, str] = os.environ) -> Path:
     """The Java that runs the server: the configured one, else this machine's, else the packaged one.
 
-    The operator's JAVA_HOME counts beside the simulated TEE only: it names a program.
+    The operator's JAVA_HOME counts beside the simulated TEE only: it names a program. Raises `LaunchRefused` where the
+    configured one will not do: no other takes its place.
     """
+    named = configuration.surroundings.java_home
+    if named is not None:
+        if java_version(named / "bin" / "java") < OLDEST_JAVA:
+            raise LaunchRefused(
+                f"java_home is {named}, and there is no Java {OLDEST_JAVA} or newer in it",
+                hint="[surroundings] java_home names the folder that holds bin/java",
+            )
+        return named
     found = {"PATH": python_path()}
-    if configuration.surroundings.java_home is not None:
-        found["JAVA_HOME"] = str(configuration.surroundings.java_home)
-    elif configuration.tee == "simulated" and environment.get("JAVA_HOME"):
+    if configuration.tee == "simulated" and environment.get("JAVA_HOME"):
         found["JAVA_HOME"] = environment["JAVA_HOME"]
     return java_home(found)
 
@@ -96,7 +102,7 @@ def keeper_environment(folder: Path, environment: Mapping[str, str] = os.environ
 def server_environment(
     temp: Path,
     socket: Path,
-    logs: Path,
+    logs: tuple[Path, Path],
     java: Path,
     sizes: tuple[int, int],
     network: str,
@@ -104,10 +110,11 @@ def server_environment(
 ) -> dict[str, str]:
     """The server's, which its workers inherit; what is written goes below `temp`, or is a log of the server.
 
+    `logs` are the folders for logs and for metrics, absolute, since the server does not run where the operator is.
     `network` is the configuration's, for the moment before a worker can ask the keeper.
     """
     return (
-        {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs)}
+        {"LOG_LOCATION": str(logs[0]), "METRICS_LOCATION": str(logs[1])}
         | shared_environment(environment)
         | {name: str(temp / folder) for name, folder in CACHES.items()}
         | {

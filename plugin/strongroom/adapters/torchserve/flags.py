@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from strongroom.adapters.torchserve import properties as java
 from strongroom.adapters.torchserve import sizes
 from strongroom.errors import LaunchRefused
 
@@ -105,18 +105,25 @@ SEALING_ROOM = 128 * 1024
 
 JAVA_INT = 2**31 - 1
 
+DEFAULT_CONFIG = Path("config.properties")
+"""What TorchServe reads in the present folder where no flag names a configuration."""
+
 NO_ATTACH = "-XX:+DisableAttachMechanism -XX:-UsePerfData"
 """The server's Java takes no agents from other processes of its user, and leaves no file about itself in /tmp."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the operator asked for: a store, model name → archive file, and everything that is passed on."""
+    """What the operator asked for: a store, model name → archive file, and everything that is passed on.
+
+    `unnamed` says that the settings came from the present folder's config.properties, which no flag names.
+    """
 
     store: Path
     models: dict[str, Path]
     properties: dict[str, str]
     disable_token_auth: bool
+    unnamed: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -149,51 +156,37 @@ def read_command(command: list[str]) -> Wanted:
     for name, reason in REFUSED_FLAGS.items():
         if flags[name]:
             raise LaunchRefused(f"torchserve --{name.replace('_', '-')} is refused: {reason}", hint="leave it out")
-    properties = read_properties(Path(flags["ts_config"])) if flags["ts_config"] else {}
+    unnamed = not flags["ts_config"] and DEFAULT_CONFIG.exists()
+    config = DEFAULT_CONFIG if unnamed else Path(flags["ts_config"]) if flags["ts_config"] else None
+    properties = read_properties(config) if config is not None else {}
     store = flags["model_store"] or properties.pop("model_store", None)
     if not store or not Path(store).is_dir():
         raise LaunchRefused(f"the model store {store!r} is not a folder", hint="give it with --model-store")
     named = flags["models"] or [name for name in properties.pop("load_models", "").split(",") if name.strip()]
     properties.pop("load_models", None)
     properties.pop("model_store", None)
-    return Wanted(Path(store), _models(Path(store), named), properties, flags["disable_token_auth"])
+    return Wanted(Path(store), _models(Path(store), named), properties, flags["disable_token_auth"], unnamed)
 
 
 def read_properties(path: Path) -> dict[str, str]:
-    """A config.properties file, checked against the allow-list; raises `LaunchRefused`."""
+    """A config.properties file as Java reads it, checked against the allow-list; raises `LaunchRefused`."""
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LaunchRefused(f"{path} cannot be read", hint="see --ts-config") from error
-    properties = dict(_pairs(text, path))
+        octets = path.read_bytes()
+    except OSError as error:
+        raise LaunchRefused(f"{path} cannot be read: {error.strerror}", hint="see --ts-config") from error
+    properties = java.read(octets, str(path))
     for name, value in properties.items():
         if name in REFUSED_PROPERTIES and value.lower() != "false":
             raise LaunchRefused(f"{path}: {name} is refused: {REFUSED_PROPERTIES[name]}", hint="remove the line")
         if name not in SAFE_PROPERTIES and name not in REFUSED_PROPERTIES:
             raise LaunchRefused(
-                f"{path}: {name} is not a setting that is known to be safe here",
+                f"{path}: {name[:80]!r} is not a setting that is known to be safe here",
                 hint="remove the line, or ask for it to be looked at: docs/guides/operate.md",
             )
     for word in properties.get("vmargs", "").split():
         if not SAFE_JVM.fullmatch(word):
             raise LaunchRefused(f"{path}: the JVM argument {word!r} is refused", hint="only memory sizes are passed on")
     return {name: value for name, value in properties.items() if name not in REFUSED_PROPERTIES}
-
-
-def _pairs(text: str, path: Path) -> Iterator[tuple[str, str]]:
-    """Java's property lines: comments, and a backslash at the end that joins lines.
-
-    Any other backslash is refused, since Java would read an escape where Python reads a character.
-    """
-    joined = re.sub(r"\\\n[ \t\f]*", "", text)
-    for line in joined.splitlines():
-        line = line.strip()
-        if not line or line[0] in "#!":
-            continue
-        name, separator, value = line.partition("=")
-        if not separator or "\\" in line:
-            raise LaunchRefused(f"{path}: a line is not name=value without escapes: {name[:40]!r}", hint="rewrite it")
-        yield name.strip(), value.strip()
 
 
 def _models(store: Path, named: list[str]) -> dict[str, Path]:
@@ -239,7 +232,11 @@ def jvm_arguments(wanted: Wanted) -> str:
 
 
 def write_properties(wanted: Wanted, path: Path) -> None:
-    """The configuration that TorchServe gets: what was asked for and is safe, then what is forced."""
+    """The configuration that TorchServe gets: what was asked for and is safe, then what is forced.
+
+    Raises `LaunchRefused` where a value cannot be written so that it is read as it is meant: the present folder, with
+    which relative paths begin, may have any name.
+    """
     request, response = size_limits(wanted)
     forced = {
         "max_request_size": str(min(2 * request + SEALING_ROOM, JAVA_INT)),
@@ -249,7 +246,7 @@ def write_properties(wanted: Wanted, path: Path) -> None:
         "enable_envvars_config": "false",
         "vmargs": jvm_arguments(wanted),
     }
-    properties = wanted.properties | forced
-    for name in FILE_PROPERTIES & properties.keys():  # the server runs in a folder of ours
-        properties[name] = str(Path(properties[name]).absolute())
-    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), "utf-8")
+    asked = {name: value for name, value in wanted.properties.items() if name not in forced}
+    for name in FILE_PROPERTIES & asked.keys():  # the server runs in a folder of ours
+        asked[name] = str(Path(asked[name]).absolute())
+    path.write_bytes(java.write(asked | forced, str(path)))

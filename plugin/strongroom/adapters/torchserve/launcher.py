@@ -38,12 +38,19 @@ Say = Callable[[str], None]
 
 
 def _make_logs(logs: Sequence[Path], user: User | None) -> None:
+    """Folders that are not there, with the rights that the umask leaves their owner, who is the server's user.
+
+    That user can also pass through what had to be made above them.
+    """
     for path in logs:
         if path.is_dir():
             continue
+        above = [each for each in path.parents if not each.exists()]
         try:
             path.mkdir(parents=True)
             if user is not None:
+                for each in above:
+                    each.chmod(each.stat().st_mode | 0o011)
                 user.own(path)
         except OSError as error:
             raise LaunchRefused(f"the log folder {path} cannot be made: {error.strerror}", hint="make it") from error

@@ -178,6 +178,8 @@ def _prepared(
         warnings.append("worker output is passed on: requests, answers and weights may end up in logs")
     warnings += check_source(configuration)
     wanted = read_command(list(command))
+    if wanted.unnamed:
+        warnings.append("config.properties of the present folder is read, as TorchServe does without --ts-config")
     if not wanted.models:
         raise LaunchRefused("no model is named", hint="torchserve --models digits=digits.mar, or ALL")
     user = User.named(configuration.worker.user) if configuration.worker.user else None
@@ -193,7 +195,8 @@ def _prepared(
     ca = configuration.broker.ca if configuration.broker is not None else None
     roots = trust_roots((each.id for each in gate.authors), b"" if ca is None else _read(ca))
     logs = _logs()
-    _give(folder, user, wanted, logs)
+    java = java_for(configuration)
+    _give(folder, user, wanted, logs, java)
     kind = configuration.worker.room
     rooms, mounted = None if kind == "memory-files" else folder / "rooms", kind == "mount"
     if rooms is not None:
@@ -208,7 +211,7 @@ def _prepared(
 
     keeper = [sys.executable, "-P", "-m", "strongroom.cli", "keeper", "--config", str(config.resolve())]
     keeper += ["--socket", str(folder / "keeper.sock"), "--charged", *keeper_flags]
-    temp, java = folder / "temp", java_for(configuration)
+    temp = folder / "temp"
     named = os.environ.get("JAVA_HOME")
     if named and Path(named) != java:
         warnings.append(f"JAVA_HOME of the environment is not used, but {java}: see [surroundings] java_home")
@@ -219,7 +222,7 @@ def _prepared(
     server = Child(
         "torchserve",
         _server_command(folder, java, wanted, admitted),
-        server_environment(temp, folder / "keeper.sock", logs[0], java, sizes, network),
+        server_environment(temp, folder / "keeper.sock", logs, java, sizes, network),
         folder / "home",
         before=lambda: _renew(own, temp / "home", written, user),
         confine=lambda: _confine(user, writable, rooms if mounted else None),
@@ -281,30 +284,42 @@ def _read(path: Path) -> bytes:
         raise LaunchRefused(f"{path} cannot be read: {error.strerror}", hint="see [broker] ca") from error
 
 
-def _logs() -> tuple[Path, ...]:
-    """Where the server writes its logs: beside the operator unless they say otherwise."""
-    named = [os.environ.get(name) for name in ("LOG_LOCATION", "METRICS_LOCATION")]
-    return tuple(dict.fromkeys(Path(each or "logs").absolute() for each in named))
+def _logs() -> tuple[Path, Path]:
+    """Where the server writes its logs and its metrics: beside the operator unless they say otherwise."""
+    logs, metrics = (Path(os.environ.get(name) or "logs").absolute() for name in ("LOG_LOCATION", "METRICS_LOCATION"))
+    for each in (logs, metrics):
+        if "${" in str(each):  # the server's logging would look it up
+            raise LaunchRefused(f"the log folder {each} is named with ${{", hint="choose a folder without it")
+    return logs, metrics
 
 
-def _give(folder: Path, user: User | None, wanted: Wanted, logs: Sequence[Path]) -> None:
-    """What the server's user needs of ours, and no more; raises `LaunchRefused` where it cannot reach something."""
+def _give(folder: Path, user: User | None, wanted: Wanted, logs: Sequence[Path], java: Path) -> None:
+    """What the server's user needs of ours, and no more, whatever the launcher's umask says.
+
+    Raises `LaunchRefused` where that user cannot reach something.
+    """
     if user is None:
         return
     folder.chmod(0o711)  # to be passed through, not listed
+    written = []
     for name in ("store", "config"):
-        os.chown(folder / name, 0, user.gid)
-        (folder / name).chmod(0o750)
+        user.lend(folder / name, 0o750)
+        files = sorted((folder / name).iterdir())
+        for path in files:
+            user.lend(path, 0o640)
+        written += files[:1]
     for name in ("temp", "unpacked", "home"):
         user.own(folder / name)
-    certificates = (Path(wanted.properties[each]) for each in sorted(FILE_PROPERTIES & wanted.properties.keys()))
-    writable = [
-        folder / "temp",
-        folder / "unpacked",
-        folder / "home",
-        *filter(Path.is_dir, logs),
-    ]  # a log folder that is not there is made
-    user.check([Path(sys.executable), ISOLATED_PYTHON, Path(__file__), *certificates], writable)
+    certificates = (
+        Path(wanted.properties[each]).absolute() for each in sorted(FILE_PROPERTIES & wanted.properties.keys())
+    )
+    own = (folder / each for each in ("temp", "unpacked", "home"))
+    writable = [*own, *filter(Path.is_dir, logs)]  # a log folder that is not there is made
+    user.check(
+        [Path(__file__), *written, *certificates],
+        writable,
+        [Path(sys.executable), ISOLATED_PYTHON, java / "bin" / "java"],
+    )
 
 
 def _server_command(folder: Path, java: Path, wanted: Wanted, admitted: Sequence[Admitted]) -> list[str]:
