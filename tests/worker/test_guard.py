@@ -81,5 +81,42 @@ def test_a_flood_is_counted_and_not_told_line_by_line():
     assert text.count("dropped what the handler put out") == 1
 
 
+NOISY = """
+from strongroom.worker import guard as module
+module.REPORT_EVERY_S = 0.0  # every call formats
+os.dup2(os.open(os.devnull, os.O_WRONLY), guard._descriptor)
+log = logging.getLogger("user")
+class Noisy:
+    def __del__(self):
+        log.warning("bye"); sys.stderr.write("bye")
+def work(turns):
+    for _ in range(turns):
+        a, b = Noisy(), Noisy()
+        a.other, b.other = b, a  # a cycle, which the collector frees whenever it runs
+        log.warning("x"); sys.stderr.write("y" * 9000)
+"""
+
+
+def ended_well(program: str) -> bool:
+    return subprocess.run([sys.executable, "-c", START + NOISY + program], timeout=40, check=False).returncode == 7
+
+
+def test_a_finalizer_that_logs_while_the_guard_is_at_work_stops_nobody():
+    raised = "raised = []\nsys.unraisablehook = raised.append\n"
+    assert ended_well(raised + "import gc; gc.set_threshold(1, 1, 1)\nwork(3000)\nos._exit(1 if raised else 7)")
+
+
+def test_a_child_that_was_forked_while_another_thread_was_in_the_guard_can_speak():
+    assert ended_well(
+        "guard._lock.acquire()\n"
+        "def fork():\n"
+        "    child = os.fork()\n"
+        "    if not child: work(10); os._exit(7)\n"
+        "    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "threading.Thread(target=fork).start()\n"
+        "threading.Event().wait(30)"
+    )
+
+
 def test_lifted_it_says_so_loudly():
     assert "OUTPUT IS NOT GUARDED" in said("guard.lift()")

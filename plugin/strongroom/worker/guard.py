@@ -11,6 +11,10 @@ the interpreter's lock would wait for ever for the thread that has to empty it.
 
 This keeps a careless handler from talking. One that wants to send data out finds other ways (a file, the
 duplicate itself); docs/limitations.md says which are closed by `launch.hardening`.
+
+The guard is called from anywhere: out of a finalizer that the collector runs while the guard itself allocates, and
+in a child that was forked while another thread was in here. So its lock is one that its own thread may take again, a
+child gets a new one, nothing is formatted or written under it, and the streams have no lock of a buffer's.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ class OutputGuard:
         self._descriptor = descriptor
         self._dropped = dropped
         self._reported = -REPORT_EVERY_S
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._restore: Callable[[], None] = lambda: None
 
     @classmethod
@@ -79,7 +83,12 @@ class OutputGuard:
                 logger.propagate = propagate
 
         guard._restore = restore
+        os.register_at_fork(after_in_child=guard._renew)
         return guard
+
+    def _renew(self) -> None:
+        """In a child: whichever thread held the lock was not forked along, and would never let go."""
+        self._lock = threading.RLock()
 
     def lift(self) -> None:
         """Let everything out again, for development; says so loudly, in the output itself."""
@@ -104,7 +113,8 @@ class OutputGuard:
             if not new and time.monotonic() - self._reported < REPORT_EVERY_S:
                 return
             self._reported = time.monotonic()
-            told = ", ".join(f"{number} {name}" for name, number in sorted(self._dropped.items()))
+            dropped = dict(self._dropped)
+        told = ", ".join(f"{number} {name}" for name, number in sorted(dropped.items()))
         self.say(f'strongroom: dropped what the handler put out (output = "drop"): {told} so far')
 
     def record(self, record: logging.LogRecord) -> None:
@@ -122,8 +132,8 @@ class OutputGuard:
             self.drop(f"log records ({record.levelname if record.levelno in _LEVELS else 'other'})")
 
     def _counting(self, name: str, descriptor: int) -> TextIO:
-        raw = io.BufferedWriter(_Counted(self, name, descriptor))
-        return io.TextIOWrapper(raw, "utf-8", "replace", write_through=True)
+        raw = _Counted(self, name, descriptor)  # as under `python -u`: a BufferedWriter cannot be entered again
+        return io.TextIOWrapper(raw, "utf-8", "replace", write_through=True)  # type: ignore[arg-type]
 
     def _take_loggers(self, names: Sequence[str]) -> dict[logging.Logger, tuple[list[logging.Handler], bool]]:
         taken = {}
