@@ -133,7 +133,7 @@ class OutputGuard:
 
     def _counting(self, name: str, descriptor: int) -> TextIO:
         raw = _Counted(self, name, descriptor)  # as under `python -u`: a BufferedWriter cannot be entered again
-        return io.TextIOWrapper(raw, "utf-8", "replace", write_through=True)  # type: ignore[arg-type]
+        return io.TextIOWrapper(raw, "utf-8", "replace", write_through=True)  # type: ignore[type-var]
 
     def _take_loggers(self, names: Sequence[str]) -> dict[logging.Logger, tuple[list[logging.Handler], bool]]:
         taken = {}
