@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from strongroom.launch import seccomp
+from strongroom.launch.hardening import MEMORY
 from strongroom.launch.seccomp import ALLOW, ERRNO, LOOKED_AT, MACHINES, REFUSED, program
 
 HEADERS = {
@@ -167,6 +170,47 @@ def test_this_kernel_refuses_what_the_program_says(told):
 def test_threads_children_and_pairs_of_sockets_still_work(told):
     assert (told["threads"], told["a pair"]) == ("done", "done")
     assert told["fork"] == told["subprocess"] == told["posix_spawn"] == 3
+
+
+STARTS = """
+import asyncio, multiprocessing, sys, tempfile
+from strongroom.launch.hardening import harden_worker
+
+def double(number):
+    return 2 * number
+
+async def child():
+    process = await asyncio.create_subprocess_exec("/bin/sh", "-c", "echo out", stdout=-1)
+    return (await process.communicate())[0]
+
+def main():
+    tempfile.tempdir = sys.argv[1]
+    harden_worker(network=False, disk=False)
+    for start in ("fork", "spawn", "forkserver"):
+        context = multiprocessing.get_context(start)
+        with context.Pool(2) as pool:
+            assert pool.map(double, [1, 2]) == [2, 4], start
+        with context.Manager() as manager:
+            assert list(manager.list([1, 2])) == [1, 2], start
+        ours, theirs = context.Pipe()
+        process = context.Process(target=theirs.send, args=(start,))
+        process.start()
+        assert ours.recv() == start
+        process.join()
+    assert asyncio.run(child()) == b"out\\n"
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_every_way_in_which_python_starts_processes_works_behind_all_walls(tmp_path):
+    (tmp_path / "starts.py").write_text(STARTS)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as memory:  # a short path, for sockets, as a worker has
+        command = [sys.executable, str(tmp_path / "starts.py"), memory]
+        surroundings = os.environ | {"TMPDIR": memory}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=surroundings)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_machine_of_another_kind_is_told_so(monkeypatch):
