@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -27,7 +28,7 @@ from doubles.tee_devices import (
     tdx_guest,
 )
 from evidence.pki import Authority
-from strongroom.attest import cca, nitro, nvidia, sgx, snp, tdx, tsm
+from strongroom.attest import cca, ioctl, nitro, nvidia, sgx, snp, tdx, tsm
 from strongroom.attest.cca import CcaAttester
 from strongroom.attest.nitro import NitroAttester
 from strongroom.attest.nvidia import NvidiaAttester
@@ -346,6 +347,20 @@ def test_a_nitro_module_that_refuses_or_answers_for_another_is_reported(tmp_path
             NitroAttester(device=device(tmp_path), ioctl=module).evidence(BINDING)
     assert "nsm" in nitro.missing(tmp_path / "none")
     assert nitro.missing(device(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("answer", [None, {}, "x", {"Attestation": None}, {"Attestation": "x"}, {"Error": "x"}])
+def test_a_nitro_module_that_answers_in_another_form_is_reported(tmp_path, answer):
+    with pytest.raises(AttesterUnavailable, match="refused"):
+        NitroAttester(device=device(tmp_path), ioctl=PretendNsm(document, answer=lambda: answer)).evidence(BINDING)
+
+
+def test_a_reader_of_the_device_who_keeps_its_lock_holds_nobody_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(ioctl, "PATIENCE_S", 0.1)
+    path = device(tmp_path)
+    with open(path, "rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_EX)
+        assert NitroAttester(device=path, ioctl=PretendNsm(document)).evidence(BINDING).tee == "aws-nitro"
 
 
 # -- NVIDIA ------------------------------------------------------------------------------------

@@ -418,11 +418,11 @@ def test_real_collateral_and_rims_pass_the_trial_while_they_are_valid(shared_evi
     [wanted] = wanted_for(Evidence("tdx", {"quote": b64((folder / "quote.bin").read_bytes())}))
     when = datetime(2025, 7, 1, tzinfo=UTC)
     document = (folder / "collateral.json").read_bytes()
-    assert judge_endorsement(wanted, document, when, Trusted()) == datetime(2025, 7, 19, 10, 0, 35, tzinfo=UTC)
+    assert judge_endorsement(wanted, document, when, Trusted()).expires == datetime(2025, 7, 19, 10, 0, 35, tzinfo=UTC)
     with pytest.raises(CollateralUnavailable):
         judge_endorsement(wanted, document, datetime(2025, 8, 1, tzinfo=UTC), Trusted())
     rim = (shared_evidence / "nvidia" / "rims" / "driver_550.144.03_good.xml").read_bytes()
     until = judge_endorsement(
         Wanted("rim/NV_GPU_DRIVER_GH100_550.144.03", "driver_rim"), rim, datetime(2025, 3, 1, tzinfo=UTC), Trusted()
     )
-    assert until.date().isoformat() == "2026-12-30"
+    assert until.expires.date().isoformat() == "2026-12-30"

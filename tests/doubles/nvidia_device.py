@@ -194,6 +194,7 @@ class PretendNvidia:
         *,
         signer: Certified | None = None,
         revoked: bool = False,
+        begin: datetime = NOW - DAY,
         end: datetime | None = NOW + DAY,
     ) -> bytes:
         """An answer about one certificate, by its issuer or by another signer."""
@@ -201,7 +202,7 @@ class PretendNvidia:
         builder = ocsp.OCSPResponseBuilder().add_response(
             cert=about.certificate, issuer=issuer.certificate, algorithm=hashes.SHA1(),
             cert_status=ocsp.OCSPCertStatus.REVOKED if revoked else ocsp.OCSPCertStatus.GOOD,
-            this_update=NOW - DAY, next_update=end, revocation_time=NOW - DAY if revoked else None,
+            this_update=begin, next_update=end, revocation_time=NOW - DAY if revoked else None,
             revocation_reason=None,
         )  # fmt: skip
         builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, signer.certificate)

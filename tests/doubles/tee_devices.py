@@ -249,6 +249,8 @@ class PretendNsm:
 
     document: Callable[[bytes], bytes]
     refuse: str = ""
+    answer: Callable[[], object] | None = None
+    """Says something else instead."""
 
     def __call__(self, descriptor: int, request: int, address: int) -> int:
         assert request == 0xC0200A00, "NSM's one ioctl"
@@ -257,7 +259,7 @@ class PretendNsm:
         asked = cbor2.loads(ctypes.string_at(message[0], message[1]))
         wanted = asked["Attestation"]["user_data"]
         answer = {"Error": self.refuse} if self.refuse else {"Attestation": {"document": self.document(wanted)}}
-        octets = cbor2.dumps(answer)
+        octets = cbor2.dumps(answer if self.answer is None else self.answer())
         assert len(octets) <= message[3]
         ctypes.memmove(message[2], octets, len(octets))
         message[3] = len(octets)

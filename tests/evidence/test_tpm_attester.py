@@ -305,6 +305,10 @@ def test_a_credential_of_another_form_is_refused(tpm, tmp_path):
         broken[10] ^= 1
         with pytest.raises(AttesterUnavailable):
             mine.respond({**good, "credential_blob": b64(bytes(broken))})
+        for member in good:
+            for cut in (b"", b"\xff\xff", b"\xff\xffabc"):
+                with pytest.raises(AttesterUnavailable, match="read the broker's credential"):
+                    mine.respond({**good, member: b64(cut)})
 
 
 @pytest.mark.parametrize(

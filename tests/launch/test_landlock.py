@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import socket
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -13,7 +18,7 @@ from strongroom.launch import landlock
 from strongroom.launch.landlock import confine_writes, version
 
 PROGRAM = """
-import json, os, sys
+import json, os, socket, sys
 from pathlib import Path
 from strongroom.launch.landlock import confine_writes
 from strongroom.launch.hardening import harden
@@ -29,11 +34,17 @@ def tried(what):
         return type(error).__name__
     return "done"
 
+def own_abstract_socket():
+    with socket.socket(1) as listener, socket.socket(1) as client:
+        listener.bind("\\0own" + sys.argv[4])
+        listener.listen()
+        client.connect("\\0own" + sys.argv[4])
+
 print(json.dumps({
     "write in memory": tried(lambda: (memory / "a").write_text("x")),
     "make and move in memory": tried(lambda: ((memory / "d").mkdir(), (memory / "a").rename(memory / "d" / "a"))),
     "remove in memory": tried(lambda: (memory / "before").unlink()),
-    "a socket in memory": tried(lambda: __import__("socket").socket(1).bind(str(memory / "s"))),
+    "a socket in memory": tried(lambda: socket.socket(1).bind(str(memory / "s"))),
     "a memory file": tried(lambda: open(f"/proc/self/fd/{os.memfd_create('x')}", "w").write("x")),
     "the null device": tried(lambda: open("/dev/null", "w").write("x")),
     "read from a disk": tried(lambda: (disk / "there").read_text()),
@@ -46,12 +57,17 @@ print(json.dumps({
     "link to a disk": tried(lambda: os.link(memory / "d" / "a", disk / "linked")),
     "a symbolic link on a disk": tried(lambda: (disk / "link").symlink_to(memory)),
     "through a link in memory": tried(lambda: ((memory / "o").symlink_to(disk), (memory / "o" / "n").write_text("x"))),
+    "write on the terminal": tried(lambda: open("/dev/tty", "w").write("x")),
+    "write on any terminal": tried(lambda: open(os.readlink(f"/proc/self/fd/{sys.argv[3]}"), "w").write("x")),
+    "an abstract socket of a stranger's": tried(lambda: socket.socket(1).connect("\\0" + sys.argv[4])),
+    "a datagram to an abstract socket": tried(lambda: socket.socket(1, 2).sendto(b"x", "\\0d" + sys.argv[4])),
+    "an abstract socket of its own": tried(own_abstract_socket),
     "signal a stranger": tried(lambda: os.kill(os.getppid(), 0)),
     "a child": __import__("subprocess").run(["/bin/sh", "-c", f"echo x > {disk}/child"], stderr=-3).returncode,
 }))
 """
 ALLOWED = {"write in memory", "make and move in memory", "remove in memory", "a socket in memory", "a memory file",
-           "the null device", "read from a disk"}  # fmt: skip
+           "the null device", "read from a disk", "an abstract socket of its own"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +76,25 @@ def told(tmp_path_factory):
         pytest.skip("SKIPPED LOUDLY: this kernel has no Landlock")
     memory, disk = tmp_path_factory.mktemp("memory"), tmp_path_factory.mktemp("disk")
     (disk / "there").write_text("kept")
-    command = [sys.executable, "-c", PROGRAM, str(memory), str(disk)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    name = f"strongroom-{os.getpid()}"
+    with contextlib.ExitStack() as stack:
+        for kind, prefix in ((socket.SOCK_STREAM, ""), (socket.SOCK_DGRAM, "d")):
+            stranger = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
+            stranger.bind(f"\0{prefix}{name}")
+            if kind == socket.SOCK_STREAM:
+                stranger.listen()
+        master, slave = pty.openpty()
+        stack.callback(os.close, master)
+        stack.callback(os.close, slave)
+
+        def take_terminal() -> None:
+            os.setsid()
+            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+        command = [sys.executable, "-c", PROGRAM, str(memory), str(disk), str(slave), name]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, pass_fds=[slave], preexec_fn=take_terminal
+        )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in disk.iterdir()) == ["there"]
     assert (disk / "there").read_text() == "kept"
@@ -77,7 +110,7 @@ def test_every_way_to_a_disk_is_refused_also_to_children(told):
     assert told["a child"] != 0
     refused = {what: said for what, said in told.items() if what not in ALLOWED | {"a child"}}
     assert set(refused.values()) <= {"PermissionError", "OSError"}, refused
-    assert len(refused) == 10
+    assert len(refused) == 14
 
 
 def test_a_kernel_without_it_is_told_and_not_an_error(monkeypatch):

@@ -81,5 +81,76 @@ def test_a_flood_is_counted_and_not_told_line_by_line():
     assert text.count("dropped what the handler put out") == 1
 
 
+NOISY = """
+from strongroom.worker import guard as module
+module.REPORT_EVERY_S = 0.0  # every call formats
+os.dup2(os.open(os.devnull, os.O_WRONLY), guard._descriptor)
+log = logging.getLogger("user")
+class Noisy:
+    def __del__(self):
+        log.warning("bye"); sys.stderr.write("bye")
+def work(turns):
+    for _ in range(turns):
+        a, b = Noisy(), Noisy()
+        a.other, b.other = b, a  # a cycle, which the collector frees whenever it runs
+        log.warning("x"); sys.stderr.write("y" * 9000)
+"""
+
+
+def ended_well(program: str) -> bool:
+    return subprocess.run([sys.executable, "-c", START + NOISY + program], timeout=40, check=False).returncode == 7
+
+
+def test_a_finalizer_that_logs_while_the_guard_is_at_work_stops_nobody():
+    raised = "raised = []\nsys.unraisablehook = raised.append\n"
+    assert ended_well(raised + "import gc; gc.set_threshold(1, 1, 1)\nwork(3000)\nos._exit(1 if raised else 7)")
+
+
+def test_a_finalizer_that_takes_a_lock_under_which_another_thread_logs_stops_nobody():
+    assert ended_well(
+        "lock = threading.RLock()\n"
+        "class Locking(Noisy):\n"
+        "    def __del__(self):\n"
+        "        with lock: log.warning('bye')\n"
+        "Noisy = Locking\n"
+        "def under_the_lock():\n"
+        "    while True:\n"
+        "        with lock: sys.stderr.write('x')\n"
+        "import gc; gc.set_threshold(1, 1, 1); sys.setswitchinterval(1e-5)\n"
+        "threading.Thread(target=under_the_lock, daemon=True).start()\n"
+        "for _ in range(1500):\n"
+        "    a, b = Noisy(), Noisy()\n"
+        "    a.other, b.other = b, a\n"
+        "    sys.stderr.write('y')\n"
+        "os._exit(7)"
+    )
+
+
+def test_what_many_threads_put_out_at_once_is_counted_once():
+    text = said(
+        "from strongroom.worker import guard as module\n"
+        "def work():\n"
+        "    for _ in range(500): os.sched_yield(); sys.stdout.write('xx')\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "for each in threads: each.start()\n"
+        "for each in threads: each.join()\n"
+        "module.REPORT_EVERY_S = 0.0\n"
+        "sys.stdout.write('x')"
+    )
+    assert "8001 bytes on stdout" in text
+
+
+def test_a_child_that_was_forked_while_another_thread_was_in_the_guard_can_speak():
+    assert ended_well(
+        "guard._telling.acquire()\n"
+        "def fork():\n"
+        "    child = os.fork()\n"
+        "    if not child: work(10); os._exit(7)\n"
+        "    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "threading.Thread(target=fork).start()\n"
+        "threading.Event().wait(30)"
+    )
+
+
 def test_lifted_it_says_so_loudly():
     assert "OUTPUT IS NOT GUARDED" in said("guard.lift()")

@@ -49,27 +49,25 @@ class HttpMetadata:
 
     def ask(self, path: str, question: dict[str, Any] | None) -> bytes:
         """GET `path`, or POST `question` as JSON; raises `AttesterUnavailable`."""
-        import requests
+        from strongroom.collateral.answers import ask, session
 
         url = self._base + path
-        with requests.Session() as session:
-            session.trust_env = False
+        with session() as direct:
+            direct.trust_env = False
             try:
-                with session.request(
-                    "GET" if question is None else "POST", url, json=question, headers={"Metadata": "true"},
-                    timeout=TIMEOUT_S, allow_redirects=False, stream=True,
-                ) as answer:  # fmt: skip
-                    octets = bytes(answer.raw.read(LARGEST_ANSWER + 1, decode_content=True))
-                    status = answer.status_code
-            except (requests.RequestException, OSError) as error:
+                answer = ask(
+                    direct, "GET" if question is None else "POST", url, timeout=TIMEOUT_S, limit=LARGEST_ANSWER,
+                    json=question, headers={"Metadata": "true"},
+                )  # fmt: skip
+            except OSError as error:
                 raise AttesterUnavailable(
                     f"no answer from the metadata service at {url}", hint="is this a confidential guest on Azure?"
                 ) from error
-        if status != 200 or len(octets) > LARGEST_ANSWER:
+        if answer.status != 200 or len(answer.body) > LARGEST_ANSWER:
             raise AttesterUnavailable(
-                f"the metadata service answered {url} with status {status}", hint="try again later"
+                f"the metadata service answered {url} with status {answer.status}", hint="try again later"
             )
-        return octets
+        return answer.body
 
 
 def missing_snp() -> str:

@@ -10,11 +10,14 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from strongroom.errors import AttesterUnavailable
 
+PATIENCE_S = 3.0
+"""How long `opened` waits for its turn."""
 Ioctl = Callable[[int, int, int], int]
 """(descriptor, request, address of the argument) → result; raises `OSError`."""
 
@@ -48,7 +51,7 @@ def missing(path: Path, module: str) -> str:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A descriptor of the device, with our lock on it; raises `AttesterUnavailable`."""
+    """A descriptor of the device, with our lock on it where it can be had soon; raises `AttesterUnavailable`."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -56,8 +59,26 @@ def opened(path: Path) -> Iterator[int]:
             f"{path}: {error.strerror}", hint="`strongroom doctor` says what is missing"
         ) from error
     try:
-        with contextlib.suppress(OSError):  # advisory: two keepers take turns, a stranger may still be busy
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _take_turns(descriptor)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _take_turns(descriptor: int) -> None:
+    """Lock the device, or go on without after `PATIENCE_S`.
+
+    It is advice, so that two keepers do not disturb each other: whoever may read the device can hold the lock for ever.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(0.02)
+        except OSError:
+            return  # a device that knows no locks
+        else:
+            return

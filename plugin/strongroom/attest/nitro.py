@@ -45,7 +45,8 @@ class NitroAttester:
         """A fresh document with `report_data` (32 to 64 bytes) as user data; raises `AttesterUnavailable`."""
         wanted = fit(report_data, 64)
         answer = self._ask({"Attestation": {"user_data": wanted, "nonce": None, "public_key": None}})
-        document = answer.get("Attestation", {}).get("document") if isinstance(answer, dict) else None
+        attestation = answer.get("Attestation") if isinstance(answer, dict) else None
+        document = attestation.get("document") if isinstance(attestation, dict) else None
         if not isinstance(document, bytes):
             raise AttesterUnavailable(f"the Nitro Secure Module refused: {str(answer)[:200]}")
         try:

@@ -172,8 +172,9 @@ class TpmAttester:
     def _activate(self, credential: Credential) -> bytes:
         from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2_SE, TPM2B_ENCRYPTED_SECRET, TPM2B_ID_OBJECT
 
-        blob, _ = TPM2B_ID_OBJECT.unmarshal(credential.blob)
-        encrypted, _ = TPM2B_ENCRYPTED_SECRET.unmarshal(credential.encrypted_secret)
+        read = "read the broker's credential"
+        blob, _ = self._tpm.asked(lambda: TPM2B_ID_OBJECT.unmarshal(credential.blob), read)
+        encrypted, _ = self._tpm.asked(lambda: TPM2B_ENCRYPTED_SECRET.unmarshal(credential.encrypted_secret), read)
         esapi = self._tpm.esapi
         ek = self._endorsement_key()
         try:

@@ -3,7 +3,8 @@
 An instance is what brokers and clients take as ``endorsements``: called with evidence, it answers with the
 endorsements that the evidence's verifier will ask for. Everything is judged before it is kept and whenever it is
 read (`trial`), and nothing is used past its nextUpdate. Something older than `refresh_after` is asked for anew while a
-source answers, and used while it is valid when none does.
+source answers, and used while it is valid when none does. What is older than what is kept never takes its place, so
+that nobody who stands between can take a revocation back (docs/adr/0071).
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from datetime import UTC, datetime, timedelta
 from strongroom.collateral.patience import Patience
 from strongroom.collateral.sources import Source
 from strongroom.collateral.store import Entry, Store
-from strongroom.collateral.trial import judge_endorsement
+from strongroom.collateral.trial import Judged, judge_endorsement
 from strongroom.collateral.trusted import Trusted
 from strongroom.collateral.wanted import Wanted, status_of_rim, wanted_for
 from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
 from strongroom.evidence.types import Endorsements, Evidence
+
+STORE = "store"
+OLDER = "older than what is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,8 @@ class EndorsementCache:
     def obtain(self, wanted: Wanted, *, anew: bool = False) -> Kept:
         """One endorsement that holds now; raises `CollateralUnavailable` with what every place said.
 
-        With `anew` the store is passed over and earlier refusals are forgotten: somebody asked for it by hand.
+        With `anew` the store answers only where it has something later than every source has, and earlier refusals are
+        forgotten: somebody asked for it by hand.
         """
         now = self._clock()
         stored = None if anew else self._stored(wanted, now)
@@ -113,10 +118,9 @@ class EndorsementCache:
             self._patience.welcome(wanted.name)
         trouble = self._patience.objection(wanted.name, now)
         if not trouble:
-            fresh, trouble = self._ask(wanted, now, must_keep=anew)
-            if fresh is not None:
-                return fresh
-            self._patience.refuse(wanted.name, trouble, now)
+            latest, trouble = self._ask(wanted, now, must_keep=anew)
+            if latest is not None:
+                return latest
         if stored is not None:
             return stored
         raise CollateralUnavailable(
@@ -125,54 +129,77 @@ class EndorsementCache:
         )
 
     def _ask(self, wanted: Wanted, now: datetime, *, must_keep: bool) -> tuple[Kept | None, str]:
-        """The first good answer of a source, kept in the store; or what every source said."""
-        trouble = []
+        """The first good answer of a source, kept in the store; where all were older than what is stored, that.
+
+        Without a good answer sources are not asked again soon. Also what they said.
+        """
+        trouble: list[str] = []
+        stored: Kept | None = None
         for source in self._sources:
             try:
                 octets = source.fetch(wanted)
                 if octets is None:
                     continue
-                expires = judge_endorsement(wanted, octets, now, self._trusted)
+                judged = judge_endorsement(wanted, octets, now, self._trusted)
             except (CollateralUnavailable, MalformedInput) as error:
                 trouble.append(f"{source.name}: {error}")
                 continue
+            except Exception as error:  # whatever a source does, the next one is asked, and what is stored is used
+                trouble.append(f"{source.name}: {type(error).__name__}")
+                continue
             entry = Entry(wanted, now.replace(microsecond=0), octets)
-            self._keep(entry, must_keep)
-            return Kept(entry, expires, source.name), ""
-        return None, "; ".join(trouble) or "no source has it"
+            stored = self._keep(entry, judged, now, must_keep)
+            if stored is None:
+                return Kept(entry, judged.expires, source.name), ""
+            trouble.append(f"{source.name}: {OLDER}")
+        said = "; ".join(trouble) or "no source has it"
+        self._patience.refuse(wanted.name, said, now)
+        return stored, said
 
-    def _keep(self, entry: Entry, must: bool) -> None:
-        try:
-            with self._writing:
+    def _keep(self, entry: Entry, judged: Judged, now: datetime, must: bool) -> Kept | None:
+        """Store what was judged; or what is stored, where that is later."""
+        with self._writing:
+            stored = self._judged(entry.wanted, now)
+            if stored is not None and judged.older_than(stored[1]):
+                return stored[0]
+            try:
                 self.store.put(entry)
-        except CollateralUnavailable:
-            if must:
-                raise  # else the answer is good and a full disk is no reason to refuse it
+            except CollateralUnavailable:
+                if must:
+                    raise  # else the answer is good and a full disk is no reason to refuse it
+        return None
 
     def _stored(self, wanted: Wanted, now: datetime) -> Kept | None:
+        found = self._judged(wanted, now)
+        return None if found is None else found[0]
+
+    def _judged(self, wanted: Wanted, now: datetime) -> tuple[Kept, Judged] | None:
+        """What is stored and holds now."""
         entry = self.store.get(wanted.name)
         if entry is None:
             return None
         # Name, role and context are the caller's: of the file only the octets are used.
         entry = Entry(wanted, entry.fetched, entry.octets)
         try:
-            expires = judge_endorsement(wanted, entry.octets, now, self._trusted)
+            judged = judge_endorsement(wanted, entry.octets, now, self._trusted)
         except CollateralUnavailable:
             return None
-        return Kept(entry, expires, "store") if now <= expires and entry.fetched <= now else None
+        kept = Kept(entry, judged.expires, STORE)
+        return (kept, judged) if now <= judged.expires and entry.fetched <= now else None
 
     def take_in(self, entries: Iterable[Entry]) -> tuple[list[Kept], list[str]]:
         """Judge entries of a bundle and keep those that hold; also says what is wrong with the others."""
         now, kept, refused = self._clock(), [], []
         for entry in entries:
             try:
-                expires = judge_endorsement(entry.wanted, entry.octets, now, self._trusted)
+                judged = judge_endorsement(entry.wanted, entry.octets, now, self._trusted)
             except CollateralUnavailable as error:
                 refused.append(str(error))
                 continue
-            with self._writing:
-                self.store.put(entry)
-            kept.append(Kept(entry, expires, "bundle"))
+            if self._keep(entry, judged, now, must=True) is None:
+                kept.append(Kept(entry, judged.expires, "bundle"))
+            else:
+                refused.append(f"{entry.wanted.name}: {OLDER}")
         return kept, refused
 
     def show(self) -> list[tuple[Entry, datetime | None, str]]:
@@ -182,7 +209,7 @@ class EndorsementCache:
             expires: datetime | None = None
             trouble = ""
             try:
-                expires = judge_endorsement(entry.wanted, entry.octets, now, self._trusted)
+                expires = judge_endorsement(entry.wanted, entry.octets, now, self._trusted).expires
             except CollateralUnavailable as error:
                 trouble = str(error)
             found.append((entry, expires, trouble))

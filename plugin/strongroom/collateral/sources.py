@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import requests
 
+from strongroom.collateral.answers import ask, session
 from strongroom.collateral.store import read_bundle
 from strongroom.collateral.trial import read_rim_answer
 from strongroom.collateral.wanted import Wanted
@@ -48,12 +49,12 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class Web:
-    """HTTP with patience and limits: three tries, no redirects, 4 MiB at most."""
+    """HTTP with patience and limits: three tries, no redirects, 4 MiB at most, a minute for a whole answer."""
 
     timeout: float = 20.0
     tries: int = 3
     sleep: Callable[[float], None] = time.sleep
-    session: requests.Session = field(default_factory=requests.Session)
+    session: requests.Session = field(default_factory=session)
 
     def get(self, url: str, *, post: bytes | None = None) -> tuple[bytes, Mapping[str, str]] | None:
         """Body and headers; None for 404. Raises `CollateralUnavailable`."""
@@ -62,23 +63,25 @@ class Web:
             if attempt:
                 self.sleep(min(2.0**attempt, 8.0))
             try:
-                with self.session.request(
-                    "GET" if post is None else "POST", url, data=post, timeout=self.timeout, stream=True,
-                    allow_redirects=False,
-                    headers={} if post is None else {"Content-Type": "application/ocsp-request"},
-                ) as answer:  # fmt: skip
-                    if answer.status_code == 404:
-                        return None
-                    if answer.status_code == 200:
-                        body = answer.raw.read(LONGEST_ANSWER + 1, decode_content=True)
-                        if len(body) > LONGEST_ANSWER:
-                            raise CollateralUnavailable(f"{url}: more than {LONGEST_ANSWER} bytes")
-                        return body, answer.headers
-                    trouble = f"status {answer.status_code}"
-                    if answer.status_code not in (429, 500, 502, 503, 504):
-                        break
-            except (requests.RequestException, OSError) as error:
+                answer = ask(
+                    self.session, "GET" if post is None else "POST", url, timeout=self.timeout, limit=LONGEST_ANSWER,
+                    data=post, headers={} if post is None else {"Content-Type": "application/ocsp-request"},
+                )  # fmt: skip
+            except TimeoutError as error:  # it would only drip again
+                trouble = str(error)
+                break
+            except OSError as error:
                 trouble = type(error).__name__
+                continue
+            if answer.status == 404:
+                return None
+            if answer.status == 200:
+                if len(answer.body) > LONGEST_ANSWER:
+                    raise CollateralUnavailable(f"{url}: more than {LONGEST_ANSWER} bytes")
+                return answer.body, answer.headers
+            trouble = f"status {answer.status}"
+            if answer.status not in (429, 500, 502, 503, 504):
+                break
         raise CollateralUnavailable(
             f"{url}: {trouble}", hint="is the network open to this host? Without one, use a bundle made elsewhere"
         )

@@ -46,6 +46,8 @@ class RevocationList:
     """Every serial number in it, whatever the reason: one on hold counts."""
     complete: bool
     """Whether no critical extension limits what it says: a delta, indirect or partial list has one."""
+    number: int | None = None
+    """cRLNumber (RFC 5280 section 5.2.3), where the list states one."""
 
     def has(self, certificate: x509.Certificate) -> bool:
         """Whether the certificate's serial number is listed; only its own issuer's list means anything."""
@@ -74,9 +76,10 @@ def _read(octets: bytes) -> RevocationList:
         known = {CRLEntryExtensionOID.CRL_REASON}
         limits = {each.oid for _, found in entries for each in found if each.critical} - known
         limits |= {each.oid for each in crl.extensions if each.critical}
+        numbers = [each.value.crl_number for each in crl.extensions if isinstance(each.value, x509.CRLNumber)]
         return RevocationList(
             crl, crl.issuer, crl.last_update_utc, crl.next_update_utc,
-            frozenset(serial for serial, _ in entries), not limits,
+            frozenset(serial for serial, _ in entries), not limits, next(iter(numbers), None),
         )  # fmt: skip
 
 

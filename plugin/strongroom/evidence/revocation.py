@@ -58,7 +58,8 @@ def _response(octets: bytes, role: str) -> ocsp.OCSPResponse:
         response = ocsp.load_der_ocsp_response(octets)
         if response.response_status is ocsp.OCSPResponseStatus.SUCCESSFUL:
             response.certificate_status, response.serial_number, response.issuer_key_hash  # noqa: B018
-            response.this_update_utc, response.next_update_utc, response.certificates  # noqa: B018
+            response.this_update_utc, response.next_update_utc, response.produced_at_utc  # noqa: B018
+            response.certificates  # noqa: B018
             response.signature_hash_algorithm, response.hash_algorithm, response.issuer_name_hash  # noqa: B018
     except UNREADABLE as error:
         raise EvidenceMalformed(f"{role}: not an OCSP response about one certificate") from error

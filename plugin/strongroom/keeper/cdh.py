@@ -11,10 +11,9 @@ import ipaddress
 import time
 from urllib.parse import urlsplit
 
-import requests
-
 from strongroom.broker.document import ModelKeyDocument, check_name
 from strongroom.broker.protocol import Resource
+from strongroom.collateral.answers import ask, session
 from strongroom.errors import BrokerUnreachable, ConfigurationInvalid, MalformedInput, ReleaseError, ResourceMissing
 from strongroom.hookspecs import Grant
 from strongroom.keeper.release import Released
@@ -50,24 +49,22 @@ class CdhClient:
         name = Resource(*resource)
         asked_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
-            with requests.Session() as session:
-                session.trust_env = False
-                answer = session.get(
-                    f"{self._url}/cdh/resource/{name}", timeout=self._timeout, allow_redirects=False, stream=True
-                )
-                octets = answer.raw.read(ANSWER_LIMIT + 1)
-        except (requests.RequestException, OSError) as error:
+            with session() as direct:
+                direct.trust_env = False
+                url = f"{self._url}/cdh/resource/{name}"
+                answer = ask(direct, "GET", url, timeout=self._timeout, limit=ANSWER_LIMIT)
+        except OSError as error:
             raise BrokerUnreachable(
                 f"no data hub answers at {self._url}: {type(error).__name__}",
                 hint="is this a Confidential Containers guest with its api-server-rest enabled?",
             ) from error
-        if answer.status_code != 200:
+        if answer.status != 200:
             raise ResourceMissing(
-                f"the data hub did not give {name}: HTTP {answer.status_code}",
+                f"the data hub did not give {name}: HTTP {answer.status}",
                 hint="the hub says no more; the key broker's log has the reason",
             )
         try:
-            document = ModelKeyDocument.parse(octets)
+            document = ModelKeyDocument.parse(answer.body)
             check_name(name, document)
         except MalformedInput as error:
             raise ReleaseError(f"what the data hub gives for {name} is no model key: {error}") from error

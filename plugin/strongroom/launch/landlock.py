@@ -1,9 +1,10 @@
 """Where a process may write: folders in memory and a few devices. The kernel refuses the rest (Landlock, Linux 5.13).
 
 A handler that writes what it works on to a disk leaves plaintext behind, whether it means to or not. Reading and
-executing are not restricted. Where the kernel knows how, a signal to a process outside of the same confinement is
-refused too (Linux 6.12). Nobody can lift it, and children inherit it; threads that exist already do not, so it is
-done while there is one (landlock(7), Documentation/userspace-api/landlock.rst).
+executing are not restricted. Where the kernel knows how, a signal to a process outside of the same confinement and a
+connection to an abstract unix socket that was made there are refused too (Linux 6.12). A unix socket with a path can be
+connected to wherever it lies: these kernels ask nobody. Nobody can lift it, and children inherit it; threads that exist
+already do not, so it is done while there is one (landlock(7), Documentation/userspace-api/landlock.rst).
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ VERSION_FLAG, PATH_BENEATH = 1, 1
 WRITE_FILE, TRUNCATE, REFER = 1 << 1, 1 << 14, 1 << 13
 REMOVE = 1 << 4 | 1 << 5
 MAKE = 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12
-SCOPE_SIGNAL = 2
+SCOPE_ABSTRACT_UNIX_SOCKET, SCOPE_SIGNAL = 1, 2
 DEVICES = (
-    "null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "nvidia*", "dri", "kfd", "accel", "infiniband",
+    "null", "zero", "full", "random", "urandom", "nvidia*", "dri", "kfd", "accel", "infiniband",
 )  # fmt: skip
-"""Of /dev: what holds nothing, terminals, and accelerators. No disk."""
+"""Of /dev: what holds nothing, and accelerators. No disk, and no terminal: the operator reads there."""
 
 
 def version() -> int:
@@ -44,7 +45,8 @@ def confine_writes(folders: Iterable[Path]) -> bool:
     if not abi:
         return False
     handled = WRITE_FILE | REMOVE | MAKE | (REFER if abi >= 2 else 0) | (TRUNCATE if abi >= 3 else 0)
-    attributes = struct.pack("=QQQ", handled, 0, SCOPE_SIGNAL) if abi >= 6 else struct.pack("=Q", handled)
+    scoped = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL
+    attributes = struct.pack("=QQQ", handled, 0, scoped) if abi >= 6 else struct.pack("=Q", handled)
     libc = _libc()
     ruleset = _asked(libc.syscall(CREATE, attributes, len(attributes), 0), "make a ruleset")
     try:

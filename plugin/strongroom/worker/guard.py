@@ -11,6 +11,11 @@ the interpreter's lock would wait for ever for the thread that has to empty it.
 
 This keeps a careless handler from talking. One that wants to send data out finds other ways (a file, the
 duplicate itself); docs/limitations.md says which are closed by `launch.hardening`.
+
+The guard is called from anywhere: out of a finalizer that the collector runs while the guard itself allocates, under
+any lock of the handler's, and in a child that was forked while another thread was in here. So nobody ever waits for
+the guard: what is dropped goes onto a queue, whoever finds the guard free counts for all, and the streams have no
+buffer, whose lock is one to wait for.
 """
 
 from __future__ import annotations
@@ -23,12 +28,14 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 OURS = "strongroom"
 REPORT_EVERY_S = 60.0
+MOST_HEARD = 100_000
+"""Entries that wait while somebody counts; beyond that the oldest are forgotten rather than memory filled."""
 LOWEST_COPY = 64
 """The duplicate's number is at least this, out of the way of code that closes low descriptors."""
 
@@ -41,7 +48,8 @@ class OutputGuard:
         self._descriptor = descriptor
         self._dropped = dropped
         self._reported = -REPORT_EVERY_S
-        self._lock = threading.Lock()
+        self._heard: deque[tuple[str, int]] = deque(maxlen=MOST_HEARD)
+        self._telling = threading.Lock()
         self._restore: Callable[[], None] = lambda: None
 
     @classmethod
@@ -79,7 +87,12 @@ class OutputGuard:
                 logger.propagate = propagate
 
         guard._restore = restore
+        os.register_at_fork(after_in_child=guard._renew)
         return guard
+
+    def _renew(self) -> None:
+        """In a child: whoever was counting was not forked along, and would never be done."""
+        self._telling = threading.Lock()
 
     def lift(self) -> None:
         """Let everything out again, for development; says so loudly, in the output itself."""
@@ -98,14 +111,26 @@ class OutputGuard:
 
     def drop(self, what: str, count: int = 1) -> None:
         """Count what was not let out; says so for each kind at once, then at most once a minute."""
-        with self._lock:
-            new = what not in self._dropped
+        self._heard.append((what, count))
+        while self._heard and (telling := self._telling).acquire(blocking=False):
+            try:
+                told = self._told()
+            finally:
+                telling.release()
+            if told:
+                self.say(f'strongroom: dropped what the handler put out (output = "drop"): {told} so far')
+
+    def _told(self) -> str:
+        """Count what was heard; what is to be told of it now, or nothing."""
+        new = False
+        for _ in range(len(self._heard)):
+            what, count = self._heard.popleft()
+            new |= what not in self._dropped
             self._dropped[what] += count
-            if not new and time.monotonic() - self._reported < REPORT_EVERY_S:
-                return
-            self._reported = time.monotonic()
-            told = ", ".join(f"{number} {name}" for name, number in sorted(self._dropped.items()))
-        self.say(f'strongroom: dropped what the handler put out (output = "drop"): {told} so far')
+        if not new and time.monotonic() - self._reported < REPORT_EVERY_S:
+            return ""
+        self._reported = time.monotonic()
+        return ", ".join(f"{number} {name}" for name, number in sorted(self._dropped.items()))
 
     def record(self, record: logging.LogRecord) -> None:
         """Decide about one log record."""
@@ -122,8 +147,8 @@ class OutputGuard:
             self.drop(f"log records ({record.levelname if record.levelno in _LEVELS else 'other'})")
 
     def _counting(self, name: str, descriptor: int) -> TextIO:
-        raw = io.BufferedWriter(_Counted(self, name, descriptor))
-        return io.TextIOWrapper(raw, "utf-8", "replace", write_through=True)
+        raw = _Counted(self, name, descriptor)  # as under `python -u`: a BufferedWriter cannot be entered again
+        return io.TextIOWrapper(raw, "utf-8", "replace", write_through=True)  # type: ignore[type-var]
 
     def _take_loggers(self, names: Sequence[str]) -> dict[logging.Logger, tuple[list[logging.Handler], bool]]:
         taken = {}
