@@ -62,6 +62,7 @@ _BARE_DATA = re.compile(r"(?<![.\w])data\b(?!\s*\.\s*[A-Za-z_]|\[\s*\"\")")
 _DEVICE = {
     "ear.status": "affirming",
     "ear.trustworthiness-vector": {"hardware": 2, "executables": 3, "configuration": 3},
+    "strongroom.revocation": "judged",
     "ear.veraison.annotated-evidence": {"snp": {"measurement": "00"}, "report_data": "00", "runtime_data_claims": {}},
 }
 _SAMPLES: tuple[Mapping[str, Any], ...] = (

@@ -33,9 +33,10 @@ from strongroom.broker.sessions import Session, Sessions
 from strongroom.broker.store import Store
 from strongroom.broker.tokens import TokenSigner, tee_key_of
 from strongroom.errors import AuditError, StoreError
+from strongroom.evidence.ear import REVOCATION
 from strongroom.evidence.judge import Verdict
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import Endorsements, Evidence
+from strongroom.evidence.types import Endorsements, Evidence, RevocationStatus
 from strongroom.keys import ArchiveDigest
 from strongroom.plugins import Plugins
 
@@ -154,7 +155,9 @@ class Broker:
         data = {"plugin": plugin, "resource-path": list(name), "query": dict(query)}
         decision = self.policies.release.decide(claims, data)
         if not decision.granted:
-            raise Refused.policy(decision.reason) if decision.made else Refused.unable(decision.reason)
+            if not decision.made:
+                raise Refused.unable(decision.reason)
+            raise Refused.policy(decision.reason + _without_lists(claims))
         verdict, version = self._check_standing(session, name)
         context = {"tenant": name.repository, "version": version, "keeper": session.keeper}
         denials = self.plugins.vetoes(verdict, str(name), context)
@@ -219,6 +222,13 @@ class Broker:
             self.store.set_policy("appraisal", text, at=int(self.clock()))
             self.journal.record({"event": "policy-set", "policy": "appraisal", "digest": digest, "administrator": by})
         self.policies.appraisal = policy
+
+
+def _without_lists(claims: Mapping[str, Any]) -> str:
+    """What our log says beside a policy's no, since the shipped policies ask for it: whose revocation nobody judged."""
+    said = {name: each.get(REVOCATION) for name, each in claims.get("submods", {}).items()}
+    found = [name for name, status in said.items() if status == RevocationStatus.NOT_JUDGED]
+    return f"; no current revocation list was at hand for {', '.join(found)}" if found else ""
 
 
 def _summary(claims: Mapping[str, Any]) -> dict[str, str]:

@@ -163,6 +163,8 @@ def _submodules(claims: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(each, dict):
             vector = each.get("ear.trustworthiness-vector")
             words = [f"{word} {value}" for word, value in vector.items()] if isinstance(vector, dict) else []
+            revocation = each.get("strongroom.revocation")
+            words += [f"revocation {revocation}"] if isinstance(revocation, str) else []
             yield f"token {name} is {each.get('ear.status')}: {', '.join(words) or 'no claims'}"
 
 

@@ -34,7 +34,12 @@ _REGISTERS = {  # TEE → the PCRs that belong to firmware, boot loader and imag
     "az-tdx-vtpm": ("4", "7", "9", "11"),
     "aws-nitro": ("0", "1", "2"),
 }
-_ALWAYS: dict[str, dict[str, Any]] = {"simulated": {"protects_nothing": True}}
+_REVOCATION = {"require_revocation_status": True}
+"""Stands in every table that knows it. CCA has no lists, and DCAP's are demanded whatever a policy says."""
+_ALWAYS: dict[str, dict[str, Any]] = {
+    "simulated": {"protects_nothing": True},
+    **dict.fromkeys(("snp", "az-snp-vtpm", "nvidia", "tpm", "aws-nitro"), _REVOCATION),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,16 @@ class ReferencePolicy:
     tee: str
     values: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_measurement(cls, name: str, tee: str, measurement: bytes) -> ReferencePolicy:
+        """A policy for a measurement that was computed, before any machine of it ran."""
+        return cls(name, tee, {**_ALWAYS.get(tee, {}), "measurements": [measurement.hex()]})
+
+    @property
+    def compared(self) -> int:
+        """How many reference values there are; what every policy of this TEE says is none."""
+        return len(set(self.values) - set(_ALWAYS.get(self.tee, {})))
 
     def serialise(self) -> dict[str, Any]:
         """For ``--json``."""
