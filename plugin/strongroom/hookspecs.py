@@ -248,9 +248,10 @@ def strongroom_veto_release(verdict: Verdict, archive: str, context: Mapping[str
     """Refuse to release a key, or have no opinion.
 
     Called by the broker for every request, after the evidence was judged and the policy agreed. `archive`
-    is the resource path; `context` holds what else the broker knows (``tenant``, ``version``, ``peer``), and
-    may be empty. Every plugin is asked, in no order to rely on. One `Denial` is enough to keep the key and
-    no return value can release one. An exception, or any other value than None, counts as a denial.
+    is the resource path; `context` holds what else the broker knows: ``tenant``, ``version`` and ``owner`` of the
+    archive's signed header (None where they are not known), and ``keeper``, the name of the keeper that asks,
+    empty where it has none. Every plugin is asked, in no order to rely on. One `Denial` is enough to keep the key
+    and no return value can release one. An exception, or any other value than None, counts as a denial.
     """
     raise NotImplementedError
 

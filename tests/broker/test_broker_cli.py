@@ -190,8 +190,13 @@ def test_policy_test_shows_rules_for_a_token_and_for_raw_evidence(run, tmp_path)
     refused = run("policy", "test", "measured", claims, connected=False, fails=True)
     assert refused.exit_code == 1 and "refused" in refused.stdout and "rule  allow = false" in refused.stderr
     assert "token cpu0 is affirming: no claims" in refused.stderr
-    stops = 'stops here  line 17, allow: affirming(input.submods.cpu0["ear.trustworthiness-vector"].executables)'
+    stops = 'stops here  line 19, allow: affirming(input.submods.cpu0["ear.trustworthiness-vector"].executables)'
     assert stops in refused.stderr
+
+    owners = tmp_path / "owners.rego"
+    owners.write_text('package policy\n\nimport rego.v1\n\nallow if data.owner == "hospital"\n')
+    assert run("policy", "test", owners, claims, "--owner", "hospital", connected=False).stdout.startswith("granted")
+    assert "refused" in run("policy", "test", owners, claims, connected=False, fails=True).stdout
 
     evidence, appraisal = tmp_path / "evidence.json", tmp_path / "appraisal.toml"
     appraisal.write_text(APPRAISAL)

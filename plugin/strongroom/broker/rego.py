@@ -119,6 +119,12 @@ def _defined(code: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def request_data(plugin: str, name: Sequence[str], query: Mapping[str, str], owner: str | None) -> dict[str, Any]:
+    """What a policy sees as `data`: who is asked, for which name, and whose it is, where its signed header says so."""
+    data: dict[str, Any] = {"plugin": plugin, "resource-path": list(name), "query": dict(query)}
+    return data | ({} if owner is None else {"owner": owner})
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What a policy said: `granted` only for a literal true; `reason` for our log, never for the peer.
@@ -150,7 +156,7 @@ class ReleasePolicy:
         if _BARE_DATA.search(code):
             raise ConfigurationInvalid(
                 "`data` as a whole, or by a variable, cannot be evaluated here",
-                hint='name what you read: data.plugin, data["resource-path"], data.query, data.policy.<rule>',
+                hint='name what you read: data.plugin, data["resource-path"], data.owner, data.query, data.policy.x',
             )
         defined = _defined(code)
         if shadowed := defined & (PROVED_BUILTINS | OTHER_BUILTINS):
@@ -223,7 +229,9 @@ class ReleasePolicy:
             data = {name: value for name, value in data.items() if name == "plugin"}
         try:
             _check_input(claims)
-            ok, value = ENGINE.ask(self.text, query, claims, json.dumps(data, sort_keys=True), binding=binding)
+            ok, value = ENGINE.ask(
+                self.text, query, claims, json.dumps(data, sort_keys=True, ensure_ascii=False), binding=binding
+            )
         except RecursionError:
             return False, "the claims are nested too deeply"
         except ValueError as error:  # a lone surrogate among others

@@ -105,6 +105,9 @@ def try_policy(
         Path | None, typer.Option(metavar="FILE", help="the appraisal policy that judges it first")
     ] = None,
     resource: Annotated[str, typer.Option(metavar="R/T/T", help="the name that is asked for")] = "tenant/lineage/1-00",
+    owner: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="the owner that its archive was sealed with (seal --owner)")
+    ] = None,
     plugin: PluginNames = None,
     collateral: Collateral = STORE,
     offline: Offline = False,
@@ -128,7 +131,9 @@ def try_policy(
         plugins=Plugins.load(plugin or ()),
         endorse=endorsements(collateral, offline=offline),
     )
-    result = trial(release_policy(policy), claims, Resource.parse(resource)) if claims is not None else None
+    result = (
+        trial(release_policy(policy), claims, Resource.parse(resource), owner=owner) if claims is not None else None
+    )
     granted = result is not None and result.decision.granted
     if as_json:
         told = {
