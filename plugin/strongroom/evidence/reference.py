@@ -98,12 +98,22 @@ def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, n
     notes: tuple[str, ...] = ()
     if tee == "tpm":
         notes = _trust_in_the_key(evidence, claims, values)
+    if tee in ("tdx", "sgx", "az-tdx-vtpm"):
+        notes = _platform(claims)
     if tee == "cca":
         instance = _text(claims.get("instance_id"))
         notes = (f'Whose platform it is: its maker\'s key, a JWK, under [cca.cpaks] as "{instance}".',)
     if not set(values) - {*_ALWAYS.get(tee, {}), "ak_trust", "pinned_aks"}:
         raise EvidenceMalformed(f"this {tee} evidence holds nothing to compare with")
     return ReferencePolicy(name, tee, values, notes)
+
+
+def _platform(claims: Claims) -> tuple[str, ...]:
+    """How to accept this very platform: a guest may move, so the values are told and not demanded."""
+    named = {"platform_instance_ids": "platform_instance_id", "ppids": "ppid", "fmspcs": "fmspc"}
+    known = [(key, _text(claims.get(claim))) for key, claim in named.items()]
+    listed = [f'{key} = ["{value}"]' for key, value in known if value.strip("0")]
+    return (f"If you want no other platform than this one, add one of: {', '.join(listed)}.",) if listed else ()
 
 
 def _trust_in_the_key(evidence: Evidence, claims: Claims, values: dict[str, Any]) -> tuple[str, ...]:
