@@ -236,9 +236,11 @@ def strongroom_root_key_providers() -> Sequence[RootKeyOffer]:
 
 @hookspec
 def strongroom_policies() -> Sequence[PolicyTemplate]:
-    """Offer policies to start from, listed by `strongroom policy templates`.
+    """Offer policies to start from, listed and printed by `strongroom policy templates`.
 
-    Called once, when plugins are loaded. A template decides nothing until somebody sets it.
+    Called once, when plugins are loaded. The release policies that come along are offered by strongroom itself. A
+    template decides nothing until somebody sets it; a release policy can be named wherever theirs can (`broker serve
+    --rego`, `policy set`, `policy test`), and is checked then as any other text.
     """
     raise NotImplementedError
 

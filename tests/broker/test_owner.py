@@ -6,16 +6,25 @@ import json
 import sqlite3
 
 import pytest
+import typer
 from broker.broker_in_a_room import broker_room
+from doubles.models import plain_archive
+from strongroom.archive.seal import seal_archive
+from strongroom.archive.signature import AuthorKey
 from strongroom.broker import backup
 from strongroom.broker.document import ModelKeyDocument
+from strongroom.broker.protocol import Resource
 from strongroom.broker.rego import ReleasePolicy, request_data
 from strongroom.broker.rootkey import PlainFile
+from strongroom.broker.serve import running
 from strongroom.broker.store import SCHEMA_VERSION, ResourceFacts, Store
+from strongroom.cli import key
+from strongroom.cli.sealing import holder
 from strongroom.errors import BrokerUnreachable, MalformedInput, ReleaseDenied, StoreError
 from strongroom.hookspecs import Denial, hookimpl
 from strongroom.keys import ArchiveDigest, ModelKey
 from strongroom.plugins import Plugins
+from typer.testing import CliRunner
 
 HOSPITAL = """
 package policy
@@ -130,6 +139,22 @@ def test_a_key_whose_owner_is_replaced_while_its_release_is_decided_is_decided_a
             room.client().fetch(tuple(name), archive)
 
 
+def test_sealing_with_an_owner_registers_it_and_so_does_adding_the_key_later(room, tmp_path):
+    plain = plain_archive(tmp_path / "toy.mar", {"toy.py": b"def handle(data, context): ..."}, name="toy")
+    admin_key, output, key_file = room.folder / "admin.key", tmp_path / "toy.sealed.mar", tmp_path / "toy.key"
+    keep = holder(room.url, admin_key, key_file, output=output, version=1)
+    sealed = seal_archive(plain, output, author=AuthorKey.generate(), owner="hospital", before_publish=keep)
+    name = Resource(*sealed.resource)
+    assert room.broker.store.resource_facts(name).owner == "hospital"
+    room.broker.store.delete_resource(name)
+    app = typer.Typer()
+    key.register(app)
+    words = ["key", "add", output, "--key", key_file, "--broker", room.url, "--admin-key", admin_key]
+    result = CliRunner().invoke(app, [str(each) for each in words])
+    assert result.exit_code == 0, result.exception
+    assert room.broker.store.resource_facts(name).owner == "hospital"
+
+
 # -- the document ---------------------------------------------------------------------------
 
 DOCUMENT = ModelKeyDocument(ArchiveDigest(b"\1" * 32), ModelKey(b"\2" * 32), version=1, owner="hospital")
@@ -170,8 +195,6 @@ def test_a_store_of_the_release_before_goes_on_with_its_keys_and_learns_owners(t
     with broker_room(tmp_path) as room:
         name, archive, key = room.register(1, lease_s=60)
     made_old(room.folder / "store.db")
-    from strongroom.broker.serve import running
-
     with running(room.folder, rego="development") as (url, broker):
         room.url, room.broker = url, broker
         assert broker.store.rows("PRAGMA user_version") == [(SCHEMA_VERSION,)]

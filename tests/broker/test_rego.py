@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from strongroom.broker import rego
 from strongroom.broker.engine import Engine
-from strongroom.broker.rego import TEMPLATES, ReleasePolicy
+from strongroom.broker.rego import ReleasePolicy
+from strongroom.broker.templates import TEMPLATES
 from strongroom.broker.trace import trace
 from strongroom.encoding import unb64url
 from strongroom.errors import ConfigurationInvalid

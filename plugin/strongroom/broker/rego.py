@@ -14,17 +14,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from strongroom.broker.engine import ENGINE, Unanswered
+from strongroom.broker.templates import TEMPLATES, template_text
 from strongroom.errors import ConfigurationInvalid
+from strongroom.hookspecs import PolicyTemplate
+
+NOTHING_OFFERED: Mapping[str, PolicyTemplate] = MappingProxyType({})
 
 POLICY_LIMIT = 1 << 18
 """Characters of one policy."""
-
-TEMPLATES = ("hardware-only", "measured", "measured-cpu-and-gpu", "development")
 
 PROVED_BUILTINS = frozenset(
     """
@@ -188,13 +190,21 @@ class ReleasePolicy:
         return policy
 
     @classmethod
-    def template(cls, name: str) -> ReleasePolicy:
-        """One of `TEMPLATES`, shipped with the package."""
-        if name not in TEMPLATES:
+    def template(cls, name: str, offered: Mapping[str, PolicyTemplate] = NOTHING_OFFERED) -> ReleasePolicy:
+        """One of `TEMPLATES`, shipped with the package, or a release policy among `offered` (`Plugins.policies`).
+
+        Raises `ConfigurationInvalid`.
+        """
+        if name in TEMPLATES:  # no offer can have such a name: the shipped ones are offers too
+            return cls.parse(template_text(name))
+        release = [each for each, template in offered.items() if template.kind == "rego"]
+        if name not in release:
+            names = dict.fromkeys((*TEMPLATES, *sorted(release)))
             raise ConfigurationInvalid(
-                f"no policy template is called {name!r}", hint=f"there are {', '.join(TEMPLATES)}"
+                f"no policy template is called {name!r}",
+                hint=f"there are {', '.join(names)}; --plugin NAME brings those of a plugin",
             )
-        return cls.parse((resources.files("strongroom.broker") / "policies" / f"{name}.rego").read_text("utf-8"))
+        return cls.parse(offered[name].text)
 
     def decide(self, claims: Mapping[str, Any], data: Mapping[str, Any]) -> Decision:
         """Evaluate over a token's claims (`input`) and the request (`data`). Never raises: what fails denies."""
