@@ -236,9 +236,11 @@ def strongroom_root_key_providers() -> Sequence[RootKeyOffer]:
 
 @hookspec
 def strongroom_policies() -> Sequence[PolicyTemplate]:
-    """Offer policies to start from, listed by `strongroom policy templates`.
+    """Offer policies to start from, listed and printed by `strongroom policy templates`.
 
-    Called once, when plugins are loaded. A template decides nothing until somebody sets it.
+    Called once, when plugins are loaded. The release policies that come along are offered by strongroom itself. A
+    template decides nothing until somebody sets it; a release policy can be named wherever theirs can (`broker serve
+    --rego`, `policy set`, `policy test`), and is checked then as any other text.
     """
     raise NotImplementedError
 
@@ -248,9 +250,10 @@ def strongroom_veto_release(verdict: Verdict, archive: str, context: Mapping[str
     """Refuse to release a key, or have no opinion.
 
     Called by the broker for every request, after the evidence was judged and the policy agreed. `archive`
-    is the resource path; `context` holds what else the broker knows (``tenant``, ``version``, ``peer``), and
-    may be empty. Every plugin is asked, in no order to rely on. One `Denial` is enough to keep the key and
-    no return value can release one. An exception, or any other value than None, counts as a denial.
+    is the resource path; `context` holds what else the broker knows: ``tenant``, ``version`` and ``owner`` of the
+    archive's signed header (None where they are not known), and ``keeper``, the name of the keeper that asks,
+    empty where it has none. Every plugin is asked, in no order to rely on. One `Denial` is enough to keep the key
+    and no return value can release one. An exception, or any other value than None, counts as a denial.
     """
     raise NotImplementedError
 

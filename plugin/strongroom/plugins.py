@@ -41,7 +41,12 @@ from strongroom.hookspecs import (
 GROUP = "strongroom"
 _log = logging.getLogger(__name__)
 _SIGNATURE_LINES = re.compile(r"(?:— [^\s+]+ [A-Za-z0-9+/]+={0,2}\n)+")
-BUILT_IN = ("strongroom.attest.offers", "strongroom.keeper.providers", "strongroom.broker.rootkeys")
+BUILT_IN = (
+    "strongroom.attest.offers",
+    "strongroom.keeper.providers",
+    "strongroom.broker.rootkeys",
+    "strongroom.broker.templates",
+)
 """Built-in plugins of higher floors, by module name; the verifiers' is `BuiltInVerifiers` below."""
 
 _VERIFIERS = {

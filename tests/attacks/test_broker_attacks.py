@@ -148,11 +148,15 @@ def test_a_rightly_signed_token_without_a_session_is_refused(room, peer, victim)
 # -- administrators -----------------------------------------------------------------------------
 
 
-def admin_call(room, authorization, path="strongroom/admin/status", method="GET"):
+FOREIGN_POLICY = "package policy\n\nallow := true\n"
+REVOCATION = {"kind": "lineage", "value": "acme/digits", "reason": "none of your business"}
+
+
+def admin_call(room, authorization, path="strongroom/admin/status", method="GET", body=None):
     import requests
 
     headers = {"Authorization": authorization} if authorization else {}
-    return requests.request(method, f"{room.url}/kbs/v0/{path}", headers=headers, timeout=10)
+    return requests.request(method, f"{room.url}/kbs/v0/{path}", headers=headers, json=body, timeout=10)
 
 
 def test_only_a_fresh_token_of_a_known_key_for_this_broker_administrates(room):
@@ -183,26 +187,39 @@ def test_an_attestation_token_is_no_administrators_token(room, victim):
 
 
 @pytest.mark.parametrize(
-    ("role", "repository", "method", "path", "allowed"),
+    ("role", "repository", "method", "path", "body", "allowed"),
     [
-        ("owner", "acme", "DELETE", "resource/acme/x/y", True),
-        ("owner", "acme", "DELETE", "resource/other/x/y", False),
-        ("owner", "acme", "GET", "strongroom/admin/audit/checkpoint", False),
-        ("owner", "acme", "POST", "resource-policy", False),
-        ("auditor", "", "GET", "strongroom/admin/audit/checkpoint", True),
-        ("auditor", "", "DELETE", "resource/acme/x/y", False),
-        ("auditor", "", "POST", "strongroom/admin/revocations", False),
+        ("owner", "acme", "DELETE", "resource/acme/x/y", None, True),
+        ("owner", "acme", "DELETE", "resource/other/x/y", None, False),
+        ("owner", "acme", "GET", "strongroom/admin/audit/checkpoint", None, False),
+        ("owner", "acme", "POST", "resource-policy", {"policy": b64url(FOREIGN_POLICY.encode())}, False),
+        ("auditor", "", "GET", "strongroom/admin/audit/checkpoint", None, True),
+        ("auditor", "", "DELETE", "resource/acme/x/y", None, False),
+        ("auditor", "", "POST", "strongroom/admin/revocations", REVOCATION, False),
     ],
 )
-def test_a_role_may_do_its_own_work_and_no_other(room, role, repository, method, path, allowed):
+def test_a_role_may_do_its_own_work_and_no_other(room, role, repository, method, path, body, allowed):
     key = AdminKey(Ed25519PrivateKey.generate(), room.broker.id)
     register(room.broker.store, key.private.public_key(), role, repository)
-    answer = admin_call(room, f"Bearer {key.token(role)}", path, method)
+    answer = admin_call(room, f"Bearer {key.token(role)}", path, method, body)
     refused = answer.status_code != 200 and error_of(answer)[1] == "AdminAuthAccess"
-    if path.endswith(("revocations", "resource-policy")):
-        assert answer.status_code == 401  # an empty body is refused as well; the point is that nothing was done
-    else:
-        assert refused != allowed
+    assert refused != allowed
+    assert room.broker.store.policy("release") != FOREIGN_POLICY and not room.broker.store.revocations()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("resource-policy", {"policy": b64url(FOREIGN_POLICY.encode())}),
+        ("strongroom/admin/revocations", REVOCATION),
+    ],
+)
+def test_what_a_role_was_refused_is_done_for_the_administrator(tmp_path, path, body):
+    """So it was the role that was refused above, and not the body."""
+    with broker_room(tmp_path) as room:
+        good = AdminKey.load(room.folder / "admin.key")
+        assert admin_call(room, f"Bearer {good.token()}", path, "POST", body).status_code == 200
+        assert room.broker.store.policy("release") == FOREIGN_POLICY or room.broker.store.revocations()
 
 
 def test_an_owner_sees_only_its_own_repository(room):

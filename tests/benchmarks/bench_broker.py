@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,6 +33,7 @@ from strongroom.broker.jwe import TeeKeyPair
 from strongroom.broker.protocol import Attestation, document_digest, primary_document
 from strongroom.broker.serve import set_policies
 from strongroom.evidence.snp import SnpVerifier
+from strongroom.evidence.types import Endorsements
 from strongroom.hookspecs import VerifierOffer
 from strongroom.keys import ArchiveDigest, ModelKey
 from strongroom.plugins import Plugins, Verifiers
@@ -82,7 +84,8 @@ def main() -> int:
         folder = Path(name)
         directory.init(folder / "broker")
         (folder / "appraisal.toml").write_text(APPRAISAL)
-        broker = directory.open_broker(folder / "broker", plugins=plugins)
+        lists = Endorsements({"crl": line.ark.crl(at=datetime.now(UTC))})
+        broker = directory.open_broker(folder / "broker", plugins=plugins, endorsements=lambda evidence: lists)
         set_policies(broker, folder / "appraisal.toml", "measured")
         archive = ArchiveDigest(b"\1" * 32)
         resource = model_key_name("acme", "digits", 1, archive)

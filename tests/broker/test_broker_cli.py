@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import strongroom.plugins as plugins
 import typer
 from broker.broker_in_a_room import APPRAISAL, MEASUREMENT, broker_room
 from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.allowing import allow
 from strongroom.broker.audit import NoteKey
+from strongroom.broker.templates import TEMPLATES
 from strongroom.cli import audit, broker, key, policy, release
 from strongroom.errors import (
     AttestationFailed,
     ConfigurationInvalid,
     KeyFileInvalid,
+    PluginInvalid,
     ReleaseDenied,
     ReleaseError,
     ResourceMissing,
 )
+from strongroom.hookspecs import PolicyTemplate, hookimpl
+from strongroom.plugins import Plugins
 from typer.testing import CliRunner
 
 
@@ -190,8 +196,13 @@ def test_policy_test_shows_rules_for_a_token_and_for_raw_evidence(run, tmp_path)
     refused = run("policy", "test", "measured", claims, connected=False, fails=True)
     assert refused.exit_code == 1 and "refused" in refused.stdout and "rule  allow = false" in refused.stderr
     assert "token cpu0 is affirming: no claims" in refused.stderr
-    stops = 'stops here  line 17, allow: affirming(input.submods.cpu0["ear.trustworthiness-vector"].executables)'
+    stops = 'stops here  line 19, allow: affirming(input.submods.cpu0["ear.trustworthiness-vector"].executables)'
     assert stops in refused.stderr
+
+    owners = tmp_path / "owners.rego"
+    owners.write_text('package policy\n\nimport rego.v1\n\nallow if data.owner == "hospital"\n')
+    assert run("policy", "test", owners, claims, "--owner", "hospital", connected=False).stdout.startswith("granted")
+    assert "refused" in run("policy", "test", owners, claims, connected=False, fails=True).stdout
 
     evidence, appraisal = tmp_path / "evidence.json", tmp_path / "appraisal.toml"
     appraisal.write_text(APPRAISAL)
@@ -205,6 +216,72 @@ def test_policy_test_shows_rules_for_a_token_and_for_raw_evidence(run, tmp_path)
     evidence.write_text(json.dumps({"tee": "simulated", "evidence": body}))
     refused = run(*words, connected=False, fails=True)
     assert "appraisal policy refuses" in refused.stdout and "FAIL  simulated.measurement" in refused.stderr
+
+
+OFFICE_HOURS = "# for the office\npackage policy\n\nimport rego.v1\n\nallow if input.submods.cpu0\n"
+APPRAISING = '# machines of the office\nname = "office"\n'
+
+
+@pytest.fixture
+def office(monkeypatch):
+    """An installed plugin that offers a release policy and an appraisal policy."""
+
+    class Office:
+        @hookimpl
+        def strongroom_policies(self):
+            return [PolicyTemplate("office", "rego", OFFICE_HOURS), PolicyTemplate("machines", "toml", APPRAISING)]
+
+    def entry_points(*, group, name):
+        dist = SimpleNamespace(name="office-package", version="1", read_text=lambda name: None)
+        return [SimpleNamespace(load=Office, dist=dist)] if name == "office" else []
+
+    monkeypatch.setattr(plugins.metadata, "entry_points", entry_points)
+
+
+def test_templates_of_a_named_plugin_are_listed_and_printed_beside_our_own(run, office):
+    ours = run("policy", "templates", connected=False).stdout
+    assert [line.split()[0] for line in ours.splitlines()] == list(TEMPLATES)
+    listed = run("policy", "templates", "--plugin", "office", connected=False).stdout
+    assert listed == ours + f"{'office':<22}for the office\n{'machines':<22}appraisal: machines of the office\n"
+    assert run("policy", "templates", "machines", "--plugin", "office", connected=False).stdout == APPRAISING
+    assert "package policy" in run("policy", "templates", "measured", connected=False).stdout
+    with pytest.raises(ConfigurationInvalid, match="no policy template is called 'office'") as refused:
+        raise run("policy", "templates", "office", connected=False, fails=True).exception
+    assert "--plugin" in refused.value.hint
+
+
+def test_a_plugins_release_policy_can_be_tried_and_set_where_the_plugin_is_named(run, room, office, tmp_path):
+    claims = tmp_path / "claims.json"
+    claims.write_text(json.dumps({"submods": {"cpu0": {"ear.status": "warning"}}}))
+    words = ["policy", "test", "office", claims]
+    assert run(*words, "--plugin", "office", connected=False).stdout.startswith("granted")
+    for refused in (
+        run(*words, connected=False, fails=True),
+        run("policy", "test", "machines", claims, "--plugin", "office", connected=False, fails=True),
+        run("policy", "set", "office", fails=True),
+    ):
+        assert isinstance(refused.exception, ConfigurationInvalid)
+    run("policy", "set", "office", "--plugin", "office")
+    assert room.broker.store.policy("release") == OFFICE_HOURS
+
+
+def test_a_broker_serves_a_plugins_release_policy_by_its_name_and_no_other(office, tmp_path):
+    with broker_room(tmp_path / "a", rego="office", plugins=Plugins.load(["office"])) as room:
+        assert room.broker.store.policy("release") == OFFICE_HOURS
+    with pytest.raises(ConfigurationInvalid, match="no policy template"), broker_room(tmp_path / "b", rego="office"):
+        pass
+
+
+def test_no_plugin_offers_a_policy_by_the_name_of_ours(monkeypatch):
+    class Greedy:
+        @hookimpl
+        def strongroom_policies(self):
+            return [PolicyTemplate("measured", "rego", OFFICE_HOURS)]
+
+    dist = SimpleNamespace(name="greedy-package", version="1", read_text=lambda name: None)
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda **_: [SimpleNamespace(load=Greedy, dist=dist)])
+    with pytest.raises(PluginInvalid, match="'measured', which is offered already"):
+        Plugins.load(["greedy"])
 
 
 def test_a_broker_is_made_once_and_only_in_an_empty_folder(run, tmp_path):

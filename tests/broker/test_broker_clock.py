@@ -7,6 +7,7 @@ than it should for good.
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from broker.broker_in_a_room import Clock, Peer, broker_room, error_of
@@ -23,6 +24,7 @@ from strongroom.broker.sessions import Sessions
 from strongroom.broker.store import Revocation
 from strongroom.errors import AttestationFailed, ReleaseDenied
 from strongroom.evidence.snp import SnpVerifier
+from strongroom.evidence.types import Endorsements
 from strongroom.hookspecs import VerifierOffer
 from strongroom.keeper.release import ReleaseClient
 from strongroom.keys import ArchiveDigest, ModelKey
@@ -156,9 +158,11 @@ def test_evidence_is_judged_at_the_brokers_date(tmp_path, step):
     snp = SnpVerifier(issuers=amd_keys("Milan").issuers)
     plugins._verifiers = Verifiers({"snp": VerifierOffer("snp", lambda: snp)})
     appraisal = SNP_APPRAISAL.replace("[nvidia]\n", "")
+    lists = Endorsements({"crl": amd_keys("Milan").ark.crl(at=NOW + timedelta(seconds=step))})
     with broker_room(
-        tmp_path, appraisal=appraisal, rego="measured", plugins=plugins, clock=lambda: NOW.timestamp() + step
-    ) as room:
+        tmp_path, appraisal=appraisal, rego="measured", plugins=plugins, clock=lambda: NOW.timestamp() + step,
+        endorsements=lambda evidence: lists,
+    ) as room:  # fmt: skip
         room.broker.store.put_resource(NAME, ModelKeyDocument(ARCHIVE, KEY, version=1).serialise(), at=0)
         client = ReleaseClient(room.url, attester=Cpu(), pause_s=0.01)
         if step == 0:

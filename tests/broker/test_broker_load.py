@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,7 @@ from cryptography import x509
 from strongroom.broker import serve
 from strongroom.broker.http import application
 from strongroom.evidence.snp import SnpVerifier
+from strongroom.evidence.types import Endorsements
 from strongroom.hookspecs import VerifierOffer
 from strongroom.plugins import Plugins, Verifiers
 
@@ -41,10 +43,11 @@ plugins = Plugins.load()
 verifier = SnpVerifier(issuers=lambda product, kind: (ask, ark))
 plugins._verifiers = Verifiers({"snp": VerifierOffer("snp", lambda: verifier)})
 offset = float(sys.argv[3])
+lists = Endorsements({"crl": Path(sys.argv[4]).read_bytes()})
 import time
 serve.serve(
     folder, listen="127.0.0.1:0", policy=folder.parent / "appraisal.toml", rego="measured", plugins=plugins,
-    clock=lambda: time.time() + offset, ready=lambda url: print(url, flush=True),
+    clock=lambda: time.time() + offset, endorsements=lambda evidence: lists, ready=lambda url: print(url, flush=True),
 )
 """
 
@@ -80,7 +83,9 @@ def snp_room(tmp_path):
     offset = 0.0
     if not NOW.timestamp() < time.time() < NOW.timestamp() + 4 * 365 * 86400:
         offset = NOW.timestamp() - time.time()
-    words = [sys.executable, "-c", SERVER, str(tmp_path / "broker"), str(tmp_path / "roots.pem"), str(offset)]
+    (tmp_path / "ark.crl").write_bytes(line.ark.crl(at=datetime.fromtimestamp(time.time() + offset, UTC)))
+    files = [tmp_path / "broker", tmp_path / "roots.pem", offset, tmp_path / "ark.crl"]
+    words = [sys.executable, "-c", SERVER, *map(str, files)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=(tmp_path / "log").open("w"), text=True)
     try:
         url = process.stdout.readline().strip()

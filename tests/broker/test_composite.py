@@ -75,13 +75,14 @@ def room(tmp_path_factory, nvidia):
     plugins._verifiers = Verifiers(
         {"snp": VerifierOffer("snp", lambda: snp), "nvidia": VerifierOffer("nvidia", lambda: gpu)}
     )
-    rims = Endorsements({"driver_rim": nvidia.rim("driver"), "vbios_rim": nvidia.rim("vbios")})
+    rims = {"driver_rim": nvidia.rim("driver"), "vbios_rim": nvidia.rim("vbios")}
+    given = {"snp": {"crl": amd_keys("Milan").ark.crl(at=NOW)}, "nvidia": rims | nvidia.answers()}
     with broker_room(
         tmp_path_factory.mktemp("composite"),
         appraisal=APPRAISAL,
         rego="measured-cpu-and-gpu",
         plugins=plugins,
-        endorsements=lambda evidence: rims if evidence.tee == "nvidia" else Endorsements(),
+        endorsements=lambda evidence: Endorsements(given[evidence.tee]),
         clock=NOW.timestamp,
     ) as room:
         document = ModelKeyDocument(ARCHIVE, KEY, version=1)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from strongroom.broker import rego
 from strongroom.broker.engine import Engine
-from strongroom.broker.rego import TEMPLATES, ReleasePolicy
+from strongroom.broker.rego import ReleasePolicy
+from strongroom.broker.templates import TEMPLATES
 from strongroom.broker.trace import trace
 from strongroom.encoding import unb64url
 from strongroom.errors import ConfigurationInvalid
@@ -23,11 +24,12 @@ DATA = {"plugin": "resource", "resource-path": ["acme", "digits", "3-00"], "quer
 GOOD = {"hardware": 2, "executables": 3, "configuration": 3}
 
 
-def ear(*, tee="snp", status="affirming", vector=None, gpus=0, gpu_vector=None):
+def ear(*, tee="snp", status="affirming", vector=None, gpus=0, gpu_vector=None, revocation="judged"):
     def submodule(tee, status, vector):
         return {
             "ear.status": status,
             "ear.trustworthiness-vector": GOOD if vector is None else vector,
+            "strongroom.revocation": revocation,
             "ear.veraison.annotated-evidence": {tee: {"measurement": "00"}, "report_data": "00"},
         }
 
@@ -102,6 +104,36 @@ def test_measured_cpu_and_gpu_wants_a_gpu():
     assert granted(policy, ear(gpus=1))
 
 
+REVOCATION_ASKED = ("hardware-only", "measured", "measured-cpu-and-gpu")
+
+
+@pytest.mark.parametrize("name", REVOCATION_ASKED)
+@pytest.mark.parametrize("said", ["judged", "no-list"])
+def test_a_hardware_template_grants_where_revocation_was_judged_or_there_is_no_list(name, said):
+    assert granted(ReleasePolicy.template(name), ear(gpus=1, revocation=said))
+
+
+@pytest.mark.parametrize("name", REVOCATION_ASKED)
+@pytest.mark.parametrize("said", ["not-judged", "", None, True, "JUDGED", ["judged"]], ids=repr)
+def test_no_hardware_template_grants_where_revocation_was_not_judged(name, said):
+    assert not granted(ReleasePolicy.template(name), ear(gpus=1, revocation=said))
+
+
+@pytest.mark.parametrize("name", REVOCATION_ASKED)
+def test_a_hardware_template_asks_for_revocation_of_every_device(name):
+    claims = ear(gpus=2)
+    claims["submods"]["gpu1"]["strongroom.revocation"] = "not-judged"
+    assert not granted(ReleasePolicy.template(name), claims)
+    del claims["submods"]["gpu1"]["strongroom.revocation"]
+    assert not granted(ReleasePolicy.template(name), claims)
+
+
+def test_development_does_not_ask_for_revocation_and_says_so():
+    policy = ReleasePolicy.template("development")
+    assert granted(policy, ear(tee="simulated", status="warning", revocation="not-judged"))
+    assert "no revocation" in policy.text
+
+
 def test_development_grants_to_the_simulated_tee_alone():
     policy = ReleasePolicy.template("development")
     assert granted(policy, ear(tee="simulated", status="warning"))
@@ -168,13 +200,26 @@ def test_a_policy_over_the_path_confines_by_repository():
     assert not granted(policy, ear(), {**DATA, "resource-path": ["evil", "digits", "3-00"]})
 
 
-def test_a_real_trustees_token_goes_through_our_policies(shared_evidence):
+@pytest.fixture
+def trustees(shared_evidence):
+    """The claims of a real Trustee's token."""
     token = shared_evidence.joinpath("ear/coco-as/ear.jwt").read_text().strip()
-    claims = json.loads(unb64url(token.split(".")[1]))
-    assert granted(ReleasePolicy.template("measured"), claims)
-    assert not granted(ReleasePolicy.template("measured-cpu-and-gpu"), claims)
-    assert not granted(ReleasePolicy.template("development"), claims)
-    assert granted(ReleasePolicy.parse(TRUSTEE_SHAPED["affirming everywhere"]), claims)
+    return json.loads(unb64url(token.split(".")[1]))
+
+
+@pytest.mark.parametrize("name", ["affirming everywhere", "old syntax, one repository"])
+def test_a_real_trustees_token_goes_through_policies_that_were_written_for_a_trustee(trustees, name):
+    assert granted(ReleasePolicy.parse(TRUSTEE_SHAPED[name]), trustees)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_trustee_does_not_say_whether_revocation_was_judged_so_our_templates_keep_the_key(trustees, name):
+    """Our templates are for our own token. What they ask for beside revocation, this one has."""
+    policy = ReleasePolicy.template(name)
+    assert not granted(policy, trustees)
+    for submodule in trustees["submods"].values():
+        submodule["strongroom.revocation"] = "judged"
+    assert granted(policy, trustees) == (name in ("measured", "hardware-only"))
 
 
 # -- one compilation for many names ---------------------------------------------------------

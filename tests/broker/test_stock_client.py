@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from broker.broker_in_a_room import broker_room
@@ -15,6 +16,7 @@ from strongroom.broker.jwe import Jwe, TeeKeyPair, seal_to
 from strongroom.broker.protocol import Resource
 from strongroom.encoding import b64url, unb64url
 from strongroom.evidence.snp import SnpVerifier
+from strongroom.evidence.types import Endorsements
 from strongroom.hookspecs import VerifierOffer
 from strongroom.plugins import Plugins, Verifiers
 
@@ -26,7 +28,11 @@ def room(tmp_path_factory):
     plugins = Plugins.load()
     snp = SnpVerifier(issuers=amd_keys("Milan").issuers)
     plugins._verifiers = Verifiers({"snp": VerifierOffer("snp", lambda: snp)})
-    with broker_room(tmp_path_factory.mktemp("stock"), appraisal=APPRAISAL, rego="measured", plugins=plugins) as room:
+    lists = Endorsements({"crl": amd_keys("Milan").ark.crl(at=datetime.now(UTC))})
+    with broker_room(
+        tmp_path_factory.mktemp("stock"), appraisal=APPRAISAL, rego="measured", plugins=plugins,
+        endorsements=lambda evidence: lists,
+    ) as room:  # fmt: skip
         document = ModelKeyDocument(ARCHIVE, KEY, version=1, lease_s=900)
         room.broker.store.put_resource(NAME, document.serialise(), at=0, archive=str(ARCHIVE), version=1)
         room.broker.store.put_resource(Resource("acme", "secret", "1"), b"any bytes \x00\xff", at=0)

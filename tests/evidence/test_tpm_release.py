@@ -58,6 +58,7 @@ def test_an_activated_tpm_gets_the_key_under_the_measured_policy(room, attester)
     assert released.key.reveal() == key.reveal()
     cpu = released.claims["submods"]["cpu0"]
     assert cpu["ear.status"] == "affirming"
+    assert cpu["strongroom.revocation"] == "no-list"  # the software TPM's maker publishes none
     evidence = cpu["ear.veraison.annotated-evidence"]
     assert evidence["tpm"]["launch.configuration"] == CONFIGURATION.hex()
     assert evidence["provenance"]["launch.configuration"] == "event-log"

@@ -195,6 +195,7 @@ def test_the_shipped_policy_for_measured_software_keeps_the_key_from_an_empty_ta
     cpu = {
         "ear.status": status(vector),
         "ear.trustworthiness-vector": vector,
+        "strongroom.revocation": "judged",
         "ear.veraison.annotated-evidence": evidence,
     }
     policy = ReleasePolicy.template("measured")

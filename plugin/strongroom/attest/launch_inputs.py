@@ -77,7 +77,7 @@ class SnpLaunch:
 
     def reference_policy(self, name: str) -> ReferencePolicy:
         """A policy that lists this measurement."""
-        return ReferencePolicy(name, "snp", {"measurements": [self.measurement().hex()]})
+        return ReferencePolicy.of_measurement(name, "snp", self.measurement())
 
 
 def stub_register(command_line: str, initrd: bytes, algorithm: str = "sha256") -> bytes:

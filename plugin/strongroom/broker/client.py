@@ -192,16 +192,17 @@ def register_model_key(
     *,
     version: int,
     author: AuthorId | None = None,
+    owner: str | None = None,
     lease_s: int | None = None,
     ca: Path | None = None,
 ) -> None:
     """Store the key of a sealed archive at a broker, under its administrator's signature.
 
-    `resource` is (tenant, lineage, ``<version>-<archive digest>``); `lease_s` the seconds for which a
-    keeper may hold it. Raises `MalformedInput` where the name is not the archive's, `BrokerUnreachable`,
-    `ReleaseError`.
+    `resource` is (tenant, lineage, ``<version>-<archive digest>``); `version`, `author` and `owner` are those of the
+    signed header, for the broker's policies; `lease_s` the seconds for which a keeper may hold it. Raises
+    `MalformedInput` where the name is not the archive's, `BrokerUnreachable`, `ReleaseError`.
     """
-    document = ModelKeyDocument(archive, key, version=version, author=author, lease_s=lease_s)
+    document = ModelKeyDocument(archive, key, version=version, author=author, owner=owner, lease_s=lease_s)
     name = Resource(*resource)
     check_name(name, document)
     BrokerAdmin(url, admin_key, ca=ca).put_resource(name, document.serialise())

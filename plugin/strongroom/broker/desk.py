@@ -67,6 +67,7 @@ def put_resource(broker: Broker, who: Administrator, path: Params, query: Params
         check_name(name, document)
         author = None if document.author is None else str(document.author)
         facts = {"archive": str(document.archive), "version": document.version, "author": author}
+        facts |= {"owner": document.owner} if document.owner is not None else {}
     with broker.store.transaction():
         broker.store.put_resource(name, body, at=int(broker.clock()), **facts)
         broker.journal.record(_entry(who, "resource-put", resource=str(name), **facts))
@@ -85,8 +86,8 @@ def delete_resource(broker: Broker, who: Administrator, path: Params, query: Par
 def list_resources(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
     """Names and facts, never contents."""
     who.may("status", who.repository or None)
-    rows = broker.store.rows("SELECT path, added_at, archive, version, author FROM resources ORDER BY path")
-    names = ("resource", "added_at", "archive", "version", "author")
+    rows = broker.store.rows("SELECT path, added_at, archive, version, author, owner FROM resources ORDER BY path")
+    names = ("resource", "added_at", "archive", "version", "author", "owner")
     return [dict(zip(names, row, strict=True)) for row in rows if _visible(who, row[0])]
 
 

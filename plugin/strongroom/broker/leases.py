@@ -16,7 +16,7 @@ from typing import Any
 from strongroom.broker.protocol import Resource
 from strongroom.broker.refusals import Refused
 from strongroom.broker.sessions import Session
-from strongroom.broker.store import Store
+from strongroom.broker.store import ResourceFacts, Store
 from strongroom.evidence.judge import Verdict
 
 DEFAULT_LEASE_S = 3600
@@ -78,17 +78,14 @@ def keepers_of(session: Session, verdict: Verdict) -> frozenset[str]:
     return frozenset(devices | {session.keeper}) - {""}
 
 
-def check_standing(
-    store: Store, session: Session, name: Resource, facts: tuple[str | None, int | None, str | None]
-) -> None:
+def check_standing(store: Store, session: Session, name: Resource, facts: ResourceFacts) -> None:
     """Raise `Refused` for anything revoked, and for a version below the lineage's minimum."""
-    archive, version, author = facts
     if session.verdict is None:
         raise Refused.bad_token("this session was never judged")
     asked = {
-        "archive": frozenset({archive} if archive else ()),
+        "archive": frozenset({facts.archive} if facts.archive else ()),
         "lineage": frozenset({lineage_of(name)}),
-        "author": frozenset({author} if author else ()),
+        "author": frozenset({facts.author} if facts.author else ()),
         "measurement": revocable_of(session.verdict),
         "keeper": keepers_of(session, session.verdict),
     }
@@ -97,8 +94,8 @@ def check_standing(
             if store.revoked(kind, value):
                 raise Refused.policy(f"{kind} {value} is revoked")
     minimum = store.minimum_version(lineage_of(name))
-    if minimum and (version is None or version < minimum):
-        raise Refused.policy(f"version {version} is below the minimum of {minimum}")
+    if minimum and (facts.version is None or facts.version < minimum):
+        raise Refused.policy(f"version {facts.version} is below the minimum of {minimum}")
 
 
 def grant(store: Store, session: Session, name: Resource, *, lease_s: int | None, now: int) -> Lease:

@@ -14,17 +14,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from strongroom.broker.engine import ENGINE, Unanswered
+from strongroom.broker.templates import TEMPLATES, template_text
 from strongroom.errors import ConfigurationInvalid
+from strongroom.hookspecs import PolicyTemplate
+
+NOTHING_OFFERED: Mapping[str, PolicyTemplate] = MappingProxyType({})
 
 POLICY_LIMIT = 1 << 18
 """Characters of one policy."""
-
-TEMPLATES = ("hardware-only", "measured", "measured-cpu-and-gpu", "development")
 
 PROVED_BUILTINS = frozenset(
     """
@@ -62,6 +64,7 @@ _BARE_DATA = re.compile(r"(?<![.\w])data\b(?!\s*\.\s*[A-Za-z_]|\[\s*\"\")")
 _DEVICE = {
     "ear.status": "affirming",
     "ear.trustworthiness-vector": {"hardware": 2, "executables": 3, "configuration": 3},
+    "strongroom.revocation": "judged",
     "ear.veraison.annotated-evidence": {"snp": {"measurement": "00"}, "report_data": "00", "runtime_data_claims": {}},
 }
 _SAMPLES: tuple[Mapping[str, Any], ...] = (
@@ -118,6 +121,12 @@ def _defined(code: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def request_data(plugin: str, name: Sequence[str], query: Mapping[str, str], owner: str | None) -> dict[str, Any]:
+    """What a policy sees as `data`: who is asked, for which name, and whose it is, where its signed header says so."""
+    data: dict[str, Any] = {"plugin": plugin, "resource-path": list(name), "query": dict(query)}
+    return data | ({} if owner is None else {"owner": owner})
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What a policy said: `granted` only for a literal true; `reason` for our log, never for the peer.
@@ -149,7 +158,7 @@ class ReleasePolicy:
         if _BARE_DATA.search(code):
             raise ConfigurationInvalid(
                 "`data` as a whole, or by a variable, cannot be evaluated here",
-                hint='name what you read: data.plugin, data["resource-path"], data.query, data.policy.<rule>',
+                hint='name what you read: data.plugin, data["resource-path"], data.owner, data.query, data.policy.x',
             )
         defined = _defined(code)
         if shadowed := defined & (PROVED_BUILTINS | OTHER_BUILTINS):
@@ -181,13 +190,21 @@ class ReleasePolicy:
         return policy
 
     @classmethod
-    def template(cls, name: str) -> ReleasePolicy:
-        """One of `TEMPLATES`, shipped with the package."""
-        if name not in TEMPLATES:
+    def template(cls, name: str, offered: Mapping[str, PolicyTemplate] = NOTHING_OFFERED) -> ReleasePolicy:
+        """One of `TEMPLATES`, shipped with the package, or a release policy among `offered` (`Plugins.policies`).
+
+        Raises `ConfigurationInvalid`.
+        """
+        if name in TEMPLATES:  # no offer can have such a name: the shipped ones are offers too
+            return cls.parse(template_text(name))
+        release = [each for each, template in offered.items() if template.kind == "rego"]
+        if name not in release:
+            names = dict.fromkeys((*TEMPLATES, *sorted(release)))
             raise ConfigurationInvalid(
-                f"no policy template is called {name!r}", hint=f"there are {', '.join(TEMPLATES)}"
+                f"no policy template is called {name!r}",
+                hint=f"there are {', '.join(names)}; --plugin NAME brings those of a plugin",
             )
-        return cls.parse((resources.files("strongroom.broker") / "policies" / f"{name}.rego").read_text("utf-8"))
+        return cls.parse(offered[name].text)
 
     def decide(self, claims: Mapping[str, Any], data: Mapping[str, Any]) -> Decision:
         """Evaluate over a token's claims (`input`) and the request (`data`). Never raises: what fails denies."""
@@ -222,7 +239,9 @@ class ReleasePolicy:
             data = {name: value for name, value in data.items() if name == "plugin"}
         try:
             _check_input(claims)
-            ok, value = ENGINE.ask(self.text, query, claims, json.dumps(data, sort_keys=True), binding=binding)
+            ok, value = ENGINE.ask(
+                self.text, query, claims, json.dumps(data, sort_keys=True, ensure_ascii=False), binding=binding
+            )
         except RecursionError:
             return False, "the claims are nested too deeply"
         except ValueError as error:  # a lone surrogate among others

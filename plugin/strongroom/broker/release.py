@@ -28,14 +28,15 @@ from strongroom.broker.journal import Journal
 from strongroom.broker.jwe import Jwe, seal_to
 from strongroom.broker.protocol import Resource
 from strongroom.broker.refusals import Refused
-from strongroom.broker.rego import ReleasePolicy
+from strongroom.broker.rego import ReleasePolicy, request_data
 from strongroom.broker.sessions import Session, Sessions
-from strongroom.broker.store import Store
+from strongroom.broker.store import ResourceFacts, Store
 from strongroom.broker.tokens import TokenSigner, tee_key_of
 from strongroom.errors import AuditError, StoreError
+from strongroom.evidence.ear import REVOCATION
 from strongroom.evidence.judge import Verdict
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import Endorsements, Evidence
+from strongroom.evidence.types import Endorsements, Evidence, RevocationStatus
 from strongroom.keys import ArchiveDigest
 from strongroom.plugins import Plugins
 
@@ -129,11 +130,14 @@ class Broker:
             "submodules": _summary(claims),
         }
         try:
-            self._allow(session, claims, plugin, name, query or {})
+            facts = self.store.resource_facts(name)
+            if facts is not None and facts.owner is not None:
+                entry["owner"] = facts.owner
+            self._allow(session, claims, plugin, name, query or {}, facts)
             tee_key = tee_key_of(claims)
             with self.store.transaction():
                 # Again, since an administrator may have revoked something while policy and vetoes took their time.
-                self._check_standing(session, name)
+                self._check_standing(session, name, facts)
                 jwe = seal_to(tee_key, produce(session, name, entry))
                 self.journal.record(entry | {"decision": "granted"})
         except Refused as refusal:
@@ -147,29 +151,41 @@ class Broker:
         return jwe
 
     def _allow(
-        self, session: Session, claims: Mapping[str, Any], plugin: str, name: Resource, query: Mapping[str, str]
-    ) -> None:
+        self, session: Session, claims: Mapping[str, Any], plugin: str, name: Resource, query: Mapping[str, str],
+        facts: ResourceFacts | None,
+    ) -> None:  # fmt: skip
         if self.policies.release is None:
             raise Refused.policy("no release policy is set, so nothing is released")
-        data = {"plugin": plugin, "resource-path": list(name), "query": dict(query)}
+        data = request_data(plugin, tuple(name), query, facts.owner if facts else None)
         decision = self.policies.release.decide(claims, data)
         if not decision.granted:
-            raise Refused.policy(decision.reason) if decision.made else Refused.unable(decision.reason)
-        verdict, version = self._check_standing(session, name)
-        context = {"tenant": name.repository, "version": version, "keeper": session.keeper}
+            if not decision.made:
+                raise Refused.unable(decision.reason)
+            raise Refused.policy(decision.reason + _without_lists(claims))
+        verdict, facts = self._check_standing(session, name, facts)
+        context = {
+            "tenant": name.repository, "version": facts.version, "owner": facts.owner, "keeper": session.keeper,
+        }  # fmt: skip
         denials = self.plugins.vetoes(verdict, str(name), context)
         if denials:
             raise Refused.policy("; ".join(f"{plugin}: {denial.reason}" for plugin, denial in denials))
 
-    def _check_standing(self, session: Session, name: Resource) -> tuple[Verdict, int | None]:
-        """(what the session was judged to be, the resource's version) where neither is revoked or too old."""
+    def _check_standing(
+        self, session: Session, name: Resource, decided: ResourceFacts | None
+    ) -> tuple[Verdict, ResourceFacts]:
+        """(what the session was judged to be, the resource's facts) where neither is revoked or too old.
+
+        `decided` are the facts that the policy saw: what was replaced meanwhile is decided anew.
+        """
         facts = self.store.resource_facts(name)
         if facts is None:
             raise Refused.plugin(f"there is no resource {name}")
+        if facts != decided:
+            raise Refused.unable(f"{name} was replaced while its release was decided")
         if session.verdict is None:
             raise Refused.bad_token("this session was never judged")
         leases.check_standing(self.store, session, name, facts)
-        return session.verdict, facts[1]
+        return session.verdict, facts
 
     def _document(self, session: Session, name: Resource, entry: dict[str, Any]) -> bytes:
         stored = self.store.resource(name)
@@ -191,7 +207,7 @@ class Broker:
             raise Refused.plugin("epoch is a number")
 
         def produce(session: Session, name: Resource, entry: dict[str, Any]) -> bytes:
-            archive = (self.store.resource_facts(name) or (None,))[0]
+            archive = (self.store.resource_facts(name) or ResourceFacts()).archive
             if archive is None:
                 raise Refused.plugin(f"{name} is no model key")
             now = self.clock()
@@ -219,6 +235,13 @@ class Broker:
             self.store.set_policy("appraisal", text, at=int(self.clock()))
             self.journal.record({"event": "policy-set", "policy": "appraisal", "digest": digest, "administrator": by})
         self.policies.appraisal = policy
+
+
+def _without_lists(claims: Mapping[str, Any]) -> str:
+    """What our log says beside a policy's no, since the shipped policies ask for it: whose revocation nobody judged."""
+    said = {name: each.get(REVOCATION) for name, each in claims.get("submods", {}).items()}
+    found = [name for name, status in said.items() if status == RevocationStatus.NOT_JUDGED]
+    return f"; no current revocation list was at hand for {', '.join(found)}" if found else ""
 
 
 def _summary(claims: Mapping[str, Any]) -> dict[str, str]:

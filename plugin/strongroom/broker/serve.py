@@ -88,7 +88,10 @@ def set_policies(broker: Broker, policy: Path | None, rego: Path | str | None) -
             broker.set_appraisal_policy(Policy.load(policy, broker.plugins.verifiers()), text, by="serve")
     if rego is not None:
         path = Path(rego)
-        release = ReleasePolicy.parse(policy_text(path)) if path.is_file() else ReleasePolicy.template(str(rego))
+        offered = broker.plugins.policies()
+        release = (
+            ReleasePolicy.parse(policy_text(path)) if path.is_file() else ReleasePolicy.template(str(rego), offered)
+        )
         if release.text != broker.store.policy("release"):
             broker.set_release_policy(release, by="serve")
 

@@ -27,7 +27,7 @@ from strongroom.broker.protocol import Resource
 from strongroom.encoding import labelled
 from strongroom.errors import MalformedInput, StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESOURCE_LIMIT = 65536
 """Bytes of one stored resource; keys belong here, not models."""
 
@@ -36,7 +36,7 @@ CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT 
 CREATE TABLE secrets (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE resources (
   path TEXT PRIMARY KEY, sealed BLOB NOT NULL, added_at INTEGER NOT NULL,
-  archive TEXT, version INTEGER, author TEXT
+  archive TEXT, version INTEGER, author TEXT, owner TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE policies (name TEXT PRIMARY KEY, text TEXT NOT NULL, set_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE administrators (
@@ -55,6 +55,9 @@ CREATE TABLE audit (number INTEGER PRIMARY KEY, entry BLOB NOT NULL, leaf BLOB N
 CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT;
 """
 
+_MIGRATIONS = {1: "ALTER TABLE resources ADD COLUMN owner TEXT"}
+"""Format of an earlier release → what makes the next format of it."""
+
 _INDEX = "CREATE INDEX IF NOT EXISTS leases_by_keeper ON leases (path, keeper)"
 
 
@@ -66,6 +69,16 @@ class Revocation:
     value: str
     reason: str
     at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceFacts:
+    """What stands beside a resource in the clear: of a model key digest, version, author and owner, where known."""
+
+    archive: str | None = None
+    version: int | None = None
+    author: str | None = None
+    owner: str | None = None
 
 
 REVOCABLE = ("archive", "lineage", "author", "measurement", "keeper")
@@ -89,14 +102,25 @@ class Store:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA secure_delete=ON")
             self._db.execute("PRAGMA trusted_schema=OFF")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == SCHEMA_VERSION:
-                self._db.execute(_INDEX)  # stores of earlier releases have another
+            version = self._format()
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be opened as a store: {error}") from error
-        if version != SCHEMA_VERSION:
-            raise StoreError(f"{path} is a store of format {version}, this release reads {SCHEMA_VERSION}")
+        if version != SCHEMA_VERSION and version not in _MIGRATIONS:
+            raise StoreError(f"{path} is a store of format {version}, this release reads up to {SCHEMA_VERSION}")
         self.secret("root-key-check")  # the wrong root key is found now, not at the first release
+        if version != SCHEMA_VERSION:
+            self._migrate()
+        self._do(_INDEX)  # stores of earlier releases have another
+
+    def _migrate(self) -> None:
+        """Bring a store of an earlier release to today's format, all of it or nothing."""
+        with self.transaction():
+            while (version := self._format()) in _MIGRATIONS:  # looked at again: another process may have been first
+                self._do(_MIGRATIONS[version])
+                self._do(f"PRAGMA user_version={version + 1}")
+
+    def _format(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _begin(self, path: Path, root_key: bytes) -> None:
         self.path = path
@@ -236,13 +260,15 @@ class Store:
         archive: str | None = None,
         version: int | None = None,
         author: str | None = None,
+        owner: str | None = None,
     ) -> None:
         """Keep a resource, replacing one of that name. Raises `MalformedInput` for more than `RESOURCE_LIMIT`."""
         if len(octets) > RESOURCE_LIMIT:
             raise MalformedInput(f"a resource of {len(octets)} bytes, the limit is {RESOURCE_LIMIT}")
         self.write(
-            "INSERT OR REPLACE INTO resources VALUES (?, ?, ?, ?, ?, ?)",
-            str(name), self._seal(f"resource/{name}", octets), at, archive, version, author,
+            "INSERT OR REPLACE INTO resources (path, sealed, added_at, archive, version, author, owner)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            str(name), self._seal(f"resource/{name}", octets), at, archive, version, author, owner,
         )  # fmt: skip
 
     def resource(self, name: Resource) -> bytes | None:
@@ -250,10 +276,10 @@ class Store:
         rows = self.rows("SELECT sealed FROM resources WHERE path = ?", str(name))
         return self._open(f"resource/{name}", rows[0][0]) if rows else None
 
-    def resource_facts(self, name: Resource) -> tuple[str | None, int | None, str | None] | None:
-        """(archive digest in hex, version, author) of a resource; None where there is no such resource."""
-        rows = self.rows("SELECT archive, version, author FROM resources WHERE path = ?", str(name))
-        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+    def resource_facts(self, name: Resource) -> ResourceFacts | None:
+        """What is known of a resource; None where there is no such resource."""
+        rows = self.rows("SELECT archive, version, author, owner FROM resources WHERE path = ?", str(name))
+        return ResourceFacts(*rows[0]) if rows else None
 
     def delete_resource(self, name: Resource) -> bool:
         """Forget a resource; whether there was one."""

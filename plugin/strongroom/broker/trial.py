@@ -11,7 +11,7 @@ from typing import Any
 
 from strongroom.broker.handshake import no_endorsements
 from strongroom.broker.protocol import Resource
-from strongroom.broker.rego import Decision, ReleasePolicy
+from strongroom.broker.rego import Decision, ReleasePolicy, request_data
 from strongroom.broker.trace import Statement, trace
 from strongroom.encoding import Fields, parse_json, unb64url
 from strongroom.errors import ConfigurationInvalid, EvidenceRefused
@@ -34,9 +34,9 @@ class Trial:
     statements: tuple[Statement, ...]
 
 
-def trial(policy: ReleasePolicy, claims: Mapping[str, Any], resource: Resource) -> Trial:
-    """Decide over `claims`, as a broker would for that resource, and look into every rule."""
-    data = {"plugin": "resource", "resource-path": list(resource), "query": {}}
+def trial(policy: ReleasePolicy, claims: Mapping[str, Any], resource: Resource, *, owner: str | None = None) -> Trial:
+    """Decide over `claims`, as a broker would for that resource of that owner, and look into every rule."""
+    data = request_data("resource", list(resource), {}, owner)
     rules = tuple((name, policy.value_of(name, claims, data)) for name in policy.rules())
     return Trial(policy.decide(claims, data), rules, trace(policy, claims, data))
 

@@ -48,7 +48,16 @@ def add(
     check_version(core.version)
     key = load_model_key(key_file, of=core.digest)
     register_model_key(
-        broker, admin_key, core.resource, core.digest, key, version=core.version, author=author, lease_s=lease, ca=ca
+        broker,
+        admin_key,
+        core.resource,
+        core.digest,
+        key,
+        version=core.version,
+        author=author,
+        owner=core.owner,
+        lease_s=lease,
+        ca=ca,
     )
     print(f"{'/'.join(core.resource)}: its key is at {broker}")
 
@@ -68,7 +77,8 @@ def list_keys(
         return
     for each in found:
         version = "-" if each["version"] is None else each["version"]
-        print(f"{each['resource']}  version {version}")
+        owner = f"  owner {each['owner']}" if each.get("owner") else ""
+        print(f"{each['resource']}  version {version}{owner}")
     print(f"{len(found)} keys")
 
 

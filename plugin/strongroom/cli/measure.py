@@ -86,9 +86,7 @@ def measure(
         print(json.dumps(measured.serialise()))
     else:
         print(measured.toml(), end="")
-    print(
-        f"{found.tee}: {len(measured.values)} reference values; check that this is the guest you trust", file=sys.stderr
-    )
+    print(f"{found.tee}: {measured.compared} reference values; check that this is the guest you trust", file=sys.stderr)
 
 
 def _init_data(path: Path, tee: str | None, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +32,7 @@ def set_policy(
     ],
     broker: Url,
     admin_key: AdminKeyFile,
+    plugin: PluginNames = None,
     ca: Ca = None,
 ) -> None:
     """Put an appraisal policy (TOML) or a release policy (Rego) in force.
@@ -46,7 +47,7 @@ def set_policy(
         link.set_appraisal_policy(policy_text(path))
         print(f"{policy}: in force as the appraisal policy")
         return
-    link.set_release_policy(release_policy(policy).text)
+    link.set_release_policy(release_policy(policy, plugin).text)
     print(f"{policy}: in force as the release policy")
 
 
@@ -105,6 +106,9 @@ def try_policy(
         Path | None, typer.Option(metavar="FILE", help="the appraisal policy that judges it first")
     ] = None,
     resource: Annotated[str, typer.Option(metavar="R/T/T", help="the name that is asked for")] = "tenant/lineage/1-00",
+    owner: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="the owner that its archive was sealed with (seal --owner)")
+    ] = None,
     plugin: PluginNames = None,
     collateral: Collateral = STORE,
     offline: Offline = False,
@@ -128,7 +132,9 @@ def try_policy(
         plugins=Plugins.load(plugin or ()),
         endorse=endorsements(collateral, offline=offline),
     )
-    result = trial(release_policy(policy), claims, Resource.parse(resource)) if claims is not None else None
+    result = None
+    if claims is not None:
+        result = trial(release_policy(policy, plugin), claims, Resource.parse(resource), owner=owner)
     granted = result is not None and result.decision.granted
     if as_json:
         told = {
@@ -163,23 +169,42 @@ def _submodules(claims: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(each, dict):
             vector = each.get("ear.trustworthiness-vector")
             words = [f"{word} {value}" for word, value in vector.items()] if isinstance(vector, dict) else []
+            revocation = each.get("strongroom.revocation")
+            words += [f"revocation {revocation}"] if isinstance(revocation, str) else []
             yield f"token {name} is {each.get('ear.status')}: {', '.join(words) or 'no claims'}"
 
 
-def templates() -> None:
-    """List the release policies that come along.
+def templates(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="print the text of this one")] = None,
+    plugin: PluginNames = None,
+) -> None:
+    """List the policies to start from: the release policies that come along, and what plugins offer.
 
-    Example: `strongroom policy templates`
+    Examples: `strongroom policy templates` · `strongroom policy templates measured`
     """
-    from strongroom.broker.rego import TEMPLATES, ReleasePolicy
+    from strongroom.errors import ConfigurationInvalid
+    from strongroom.plugins import Plugins
 
-    for name in TEMPLATES:
-        print(f"{name:<22}{ReleasePolicy.template(name).text.splitlines()[0].removeprefix(f'# {name}: ')}")
+    offered = Plugins.load(plugin or ()).policies()
+    if name is None:
+        for each in offered.values():
+            first = each.text.partition("\n")[0].removeprefix("# ").removeprefix(f"{each.name}: ")
+            print(f"{each.name:<22}{'appraisal: ' if each.kind == 'toml' else ''}{first}")
+    elif name in offered:
+        print(offered[name].text, end="" if offered[name].text.endswith("\n") else "\n")
+    else:
+        raise ConfigurationInvalid(
+            f"no policy template is called {name!r}",
+            hint=f"there are {', '.join(offered)}; --plugin NAME brings those of a plugin",
+        )
 
 
-def release_policy(text: str) -> ReleasePolicy:
-    """A release policy from a file or by a template's name."""
+def release_policy(text: str, plugins: Sequence[str] | None = None) -> ReleasePolicy:
+    """A release policy from a file, or by the name of a template: one that comes along, or one of these plugins'."""
     from strongroom.broker.rego import ReleasePolicy, policy_text
+    from strongroom.plugins import Plugins
 
     path = Path(text)
-    return ReleasePolicy.parse(policy_text(path)) if path.is_file() else ReleasePolicy.template(text)
+    if path.is_file():
+        return ReleasePolicy.parse(policy_text(path))
+    return ReleasePolicy.template(text, Plugins.load(plugins or ()).policies())

@@ -67,6 +67,7 @@ def holder(
                 sealed.key,
                 version=sealed.core.version,
                 author=sealed.core.author,
+                owner=sealed.core.owner,
                 lease_s=lease_s,
                 ca=ca,
             )

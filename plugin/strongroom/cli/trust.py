@@ -18,7 +18,7 @@ Kems = Annotated[
     typer.Option("--kem", metavar="NAME", help="accept x-wing, x25519 or p-256, in this order [default: x-wing]"),
 ]
 PluginNames = Annotated[
-    list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this verifier plugin (repeatable)")
+    list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this plugin (repeatable)")
 ]
 Token = Annotated[
     str | None,

@@ -22,7 +22,7 @@ from strongroom.evidence.allowlist import HexSet, check_allowed, hex_set
 from strongroom.evidence.cca_token import LONGEST_TOKEN, PlatformClaims, RealmClaims, Token, parse_cpak
 from strongroom.evidence.cose import Sign1
 from strongroom.evidence.door import at_the_door
-from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Word
+from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, RevocationStatus, Word
 
 SECURED = range(0x3000, 0x3100)
 ACCEPTED = (-7, -35, -36)
@@ -130,6 +130,7 @@ class CcaVerifier:
             found="none" if cpak is None else "given", source=_TOKEN,
             hint="ask the platform's vendor for it, and add it to [cca.cpaks] in the policy",
         )  # fmt: skip
+        checks.note_revocation(RevocationStatus.NO_LIST)  # a CPAK is a bare key: who no longer trusts it, takes it away
         if cpak is not None:
             key = parse_cpak(cpak) if isinstance(cpak, bytes) else cpak
             genuine &= _signed(token.platform, key, checks, "platform", "the CPAK is another platform's")

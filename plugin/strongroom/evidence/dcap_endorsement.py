@@ -26,7 +26,7 @@ from strongroom.evidence.dcap_collateral import Collateral, PckExtension
 from strongroom.evidence.dcap_tcb import QeIdentity, TcbInfo
 from strongroom.evidence.door import at_the_door
 from strongroom.evidence.ecdsa import verifies
-from strongroom.evidence.types import Checklist, Word
+from strongroom.evidence.types import Checklist, RevocationStatus, Word
 
 COLLATERAL_SOURCE = "Intel PCS API V4, Get TCB Info and Get Quoting Enclave Identity"
 REFRESH = "refresh it: strongroom collateral fetch EVIDENCE"
@@ -184,7 +184,11 @@ def _crl_holds(crl: RevocationList, issuer: Certificate, now: datetime, checks: 
 def _check_revoked(
     path: tuple[Certificate, ...], crls: tuple[RevocationList, ...], checks: Checklist, name: str
 ) -> None:
-    """Look every certificate below the root up in its issuer's list, one of `crls` that hold."""
+    """Look every certificate below the root up in its issuer's list, one of `crls` that hold.
+
+    Without lists that hold and are current there is no verdict (step 3 of docs/attestation/tdx.md), so every verdict
+    has judged revocation.
+    """
     trouble = []
     for certificate, issuer in pairwise(path):
         own = next((crl for crl in crls if crl.issuer == issuer.subject), None)
@@ -192,6 +196,7 @@ def _check_revoked(
             trouble.append(f"no CRL of {name_of(issuer)}")
         elif own.has(certificate):
             trouble.append(f"revoked: {name_of(certificate)}")
+    checks.note_revocation(RevocationStatus.NOT_JUDGED if trouble else RevocationStatus.JUDGED)
     checks.that(
         not trouble, f"{name}.revoked", Word.REVOCATION, expected="no certificate of the chain is revoked",
         found="; ".join(trouble) or f"{len(path) - 1} certificates looked up, none revoked",

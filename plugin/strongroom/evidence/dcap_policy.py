@@ -1,7 +1,7 @@
 """What a policy may ask of any DCAP quote's platform: the part that ``[sgx]`` and ``[tdx]`` share.
 
-`TcbPolicy` holds the keys, `appraise_tcb` and `appraise_padding` the judgement; the values come from
-`dcap.verify_quote`.
+`TcbPolicy` holds the keys, `appraise_tcb`, `appraise_platform` and `appraise_padding` the judgement; the values come
+from `dcap.verify_quote`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,34 @@ from dataclasses import dataclass
 
 from strongroom.encoding import Fields
 from strongroom.errors import MalformedInput
+from strongroom.evidence.allowlist import HexSet, check_allowed, hex_set
 from strongroom.evidence.dcap import QUOTE_SOURCE, Verified
 from strongroom.evidence.dcap_endorsement import COLLATERAL_SOURCE, REFRESH
 from strongroom.evidence.dcap_tcb import TcbStatus
 from strongroom.evidence.types import Checklist, Word
 
+_PLATFORM = "Intel SGX PCK Certificate and CRL Profile Specification"
+_IDENTITIES = {"fmspcs": 6, "ppids": 16, "platform_instance_ids": 16}
+"""Policy key → bytes of a value."""
+
 
 @dataclass(frozen=True, slots=True)
 class TcbPolicy:
-    """Which TCB a policy accepts. `REVOKED` and `NOT_SUPPORTED` cannot be named."""
+    """Which TCB and which platforms a policy accepts. `REVOKED` and `NOT_SUPPORTED` cannot be named.
+
+    Lists hold lower-case hex, None asks nothing.
+    """
 
     allowed_statuses: frozenset[TcbStatus] = frozenset({TcbStatus.UP_TO_DATE})
     min_evaluation_number: int = 0
     accepted_advisories: frozenset[str] | None = None
     """Where given, every advisory that touches this platform must be in it."""
+    fmspcs: HexSet | None = None
+    """Kinds of platform: processor family, model, stepping and platform type, 6 bytes."""
+    ppids: HexSet | None = None
+    """Processor packages, 16 bytes."""
+    platform_instance_ids: HexSet | None = None
+    """Platforms, 16 bytes; only certificates of Intel's platform CA have one."""
 
     @classmethod
     def read(cls, table: Fields) -> TcbPolicy:
@@ -37,7 +51,15 @@ class TcbPolicy:
         if statuses & never:
             raise MalformedInput(f"{table.where}: allowed_tcb_statuses: {', '.join(statuses & never)} is never allowed")
         advisories = frozenset(table.texts("accepted_advisories")) if table.has("accepted_advisories") else None
-        return cls(statuses, table.number("min_tcb_evaluation_data_number", default=0, high=0xFFFF_FFFF), advisories)
+        least = table.number("min_tcb_evaluation_data_number", default=0, high=0xFFFF_FFFF)
+        return cls(statuses, least, advisories, **{name: _identities(table, name) for name in _IDENTITIES})
+
+
+def _identities(table: Fields, name: str) -> HexSet | None:
+    listed = hex_set(table, name, sizes=(_IDENTITIES[name],))
+    if any(not each.strip("0") for each in listed or ()):
+        raise MalformedInput(f"{table.where}: {name}: a value of zeros names no platform")
+    return listed
 
 
 def tcb_claims(verified: Verified) -> dict[str, object]:
@@ -49,6 +71,7 @@ def tcb_claims(verified: Verified) -> dict[str, object]:
         "fmspc": pck.fmspc.hex() if pck else "",
         "pce_id": pck.pce_id.hex() if pck else "",
         "ppid": pck.ppid.hex() if pck else "",
+        "platform_instance_id": pck.platform_instance_id.hex() if pck else "",
         "tcb_status": str(tcb.overall) if tcb else "",
         "platform_status": str(tcb.platform) if tcb else "",
         "module_status": str(tcb.module) if tcb and tcb.module else "",
@@ -99,6 +122,20 @@ def appraise_tcb(verified: Verified, policy: TcbPolicy, checks: Checklist, name:
             found=", ".join(open_ones) or "none beyond those", source="Intel PCS API V4, advisoryIDs",
             hint="apply the platform vendor's firmware, or name the advisory in accepted_advisories",
         )  # fmt: skip
+
+
+def appraise_platform(verified: Verified, policy: TcbPolicy, checks: Checklist, name: str) -> None:
+    """Hold what the PCK certificate says about the platform against the lists of `policy`."""
+    claims = tcb_claims(verified)
+    for key, allowed, claim, check in (
+        ("fmspcs", policy.fmspcs, "fmspc", f"{name}.platform-fmspc"),
+        ("ppids", policy.ppids, "ppid", f"{name}.ppid"),
+        (
+            "platform_instance_ids", policy.platform_instance_ids, "platform_instance_id",
+            f"{name}.platform-instance-id",
+        ),
+    ):  # fmt: skip
+        check_allowed(allowed, str(claims[claim]), checks, name=check, word=Word.IDENTITY, key=key, source=_PLATFORM)
 
 
 def _advice(status: TcbStatus) -> str:

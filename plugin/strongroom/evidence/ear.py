@@ -28,12 +28,23 @@ from strongroom.evidence.jws import ALGORITHMS, LONGEST_TOKEN, CompactJws, Publi
 from strongroom.evidence.revocation import Lists, check_status
 from strongroom.evidence.trustee_names import merged
 from strongroom.evidence.trustworthiness import AFFIRMING, TIERS, status, trust_vector
-from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Provenance, Word
+from strongroom.evidence.types import (
+    Checklist,
+    Claim,
+    Claims,
+    Endorsements,
+    Evidence,
+    Provenance,
+    RevocationStatus,
+    Word,
+)
 
 TEE = "ear"
 SOURCE = "draft-ietf-rats-ear section 4"
 PROFILE = "tag:github.com,2024:confidential-containers/Trustee"
 VERIFIER_ID = {"developer": "strongroom", "build": f"strongroom {strongroom.__version__}"}
+REVOCATION = "strongroom.revocation"
+"""The member of a submodule that says whether its revocation was judged, one of `RevocationStatus`."""
 _ANNOTATED = "ear.veraison.annotated-evidence"
 
 
@@ -63,6 +74,7 @@ def ear_claims(
             "ear.status": status(vector),
             "ear.trustworthiness-vector": vector,
             "ear.appraisal-policy-id": verdict.policy.name,
+            REVOCATION: str(each.revocation),
             _ANNOTATED: {
                 "report_data": each.claims.report_data.hex(),
                 "runtime_data_claims": dict(runtime_data_claims if own else device_runtime_data_claims or {}),
@@ -167,6 +179,8 @@ class EarVerifier:
         key = _trusted_key(token, endorsements, now, policy, checks)
         _check_signature(token, key, checks)
         _check_dates(token.payload, now, policy, checks)
+        for said in _revocation(token.payload):
+            checks.note_revocation(said)
         values = {
             "claims": token.payload,
             "issuer": token.payload.get("iss", ""),
@@ -220,6 +234,7 @@ def _trusted_key(
         return leaf if path is not None and same else None  # type: ignore[return-value]
     name = token.header.get("kid")
     key = policy.keys.get(name) if isinstance(name, str) else None
+    checks.note_revocation(RevocationStatus.NO_LIST)  # of the pinned key; its devices have their own
     checks.that(
         key is not None, "ear.chain", Word.CHAIN, expected="a key or certificate that the policy pins",
         found=f"kid {name!r}" if name is not None else "a certificate chain" if chain else "no kid and no x5c",
@@ -287,6 +302,15 @@ def _statuses(payload: Mapping[str, Any]) -> dict[str, str]:
         name: str(each.get("ear.status", "none")) if isinstance(each, Mapping) else "none"
         for name, each in submodules.items()
     }
+
+
+def _revocation(payload: Mapping[str, Any]) -> list[RevocationStatus]:
+    """What the other verifier said of its devices; one that says nothing, as most do, has not judged it for us."""
+    submodules = payload.get("submods")
+    found = list(submodules.values()) if isinstance(submodules, Mapping) else []
+    said = [each.get(REVOCATION) if isinstance(each, Mapping) else None for each in found or [None]]
+    known = {str(each): each for each in RevocationStatus}
+    return [known.get(str(each), RevocationStatus.NOT_JUDGED) for each in said]
 
 
 def _appraise_submodules(payload: Mapping[str, Any], policy: EarPolicy, checks: Checklist) -> None:

@@ -29,6 +29,7 @@ from strongroom.evidence.types import (
     DeviceVerifier,
     Endorsements,
     Evidence,
+    RevocationStatus,
     Verifier,
     Word,
 )
@@ -50,10 +51,11 @@ class Presented:
 
 @dataclass(frozen=True, slots=True)
 class Submodule:
-    """What was found about one device: EAR's submodule (``cpu0``, ``gpu0``, …)."""
+    """What was found about one device: EAR's submodule (``cpu0``, ``gpu0``, …), and whether revocation was judged."""
 
     claims: Claims
     checks: tuple[Check, ...]
+    revocation: RevocationStatus = RevocationStatus.NOT_JUDGED
 
 
 @final
@@ -120,6 +122,7 @@ class Verdict:
                     "tee": each.claims.tee,
                     "claims": serialise_claims(each.claims),
                     "checks": [check.serialise() for check in each.checks],
+                    "revocation": str(each.revocation),
                 }
                 for name, each in self.submodules.items()
             },
@@ -199,7 +202,7 @@ def judge_composite(
     submodules: dict[str, Submodule] = {}
     claims = _one(primary, binding, policy, now, verifiers, checks, expected_class="cpu")
     if claims is not None:
-        submodules["cpu0"] = Submodule(claims, checks.all)
+        submodules["cpu0"] = Submodule(claims, checks.all, checks.revocation)
     found: list[Claims] = []
     everything = list(checks.all)
     for number, device in enumerate(_taken_apart(devices, verifiers)):
@@ -208,7 +211,7 @@ def judge_composite(
         label = f"device{number}"
         if claims is not None:
             label = f"{claims.device_class}{sum(each.device_class == claims.device_class for each in found)}"
-            submodules[label] = Submodule(claims, own.all)
+            submodules[label] = Submodule(claims, own.all, own.revocation)
             found.append(claims)
         everything += [replace(check, name=f"{label}/{check.name}") for check in own]
     counted = Checklist()

@@ -34,7 +34,12 @@ _REGISTERS = {  # TEE → the PCRs that belong to firmware, boot loader and imag
     "az-tdx-vtpm": ("4", "7", "9", "11"),
     "aws-nitro": ("0", "1", "2"),
 }
-_ALWAYS: dict[str, dict[str, Any]] = {"simulated": {"protects_nothing": True}}
+_REVOCATION = {"require_revocation_status": True}
+"""Stands in every table that knows it. CCA has no lists, and DCAP's are demanded whatever a policy says."""
+_ALWAYS: dict[str, dict[str, Any]] = {
+    "simulated": {"protects_nothing": True},
+    **dict.fromkeys(("snp", "az-snp-vtpm", "nvidia", "tpm", "aws-nitro"), _REVOCATION),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,16 @@ class ReferencePolicy:
     tee: str
     values: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_measurement(cls, name: str, tee: str, measurement: bytes) -> ReferencePolicy:
+        """A policy for a measurement that was computed, before any machine of it ran."""
+        return cls(name, tee, {**_ALWAYS.get(tee, {}), "measurements": [measurement.hex()]})
+
+    @property
+    def compared(self) -> int:
+        """How many reference values there are; what every policy of this TEE says is none."""
+        return len(set(self.values) - set(_ALWAYS.get(self.tee, {})))
 
     def serialise(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -83,12 +98,22 @@ def reference_policy(evidence: Evidence, verifiers: Mapping[str, Verifier], *, n
     notes: tuple[str, ...] = ()
     if tee == "tpm":
         notes = _trust_in_the_key(evidence, claims, values)
+    if tee in ("tdx", "sgx", "az-tdx-vtpm"):
+        notes = _platform(claims)
     if tee == "cca":
         instance = _text(claims.get("instance_id"))
         notes = (f'Whose platform it is: its maker\'s key, a JWK, under [cca.cpaks] as "{instance}".',)
     if not set(values) - {*_ALWAYS.get(tee, {}), "ak_trust", "pinned_aks"}:
         raise EvidenceMalformed(f"this {tee} evidence holds nothing to compare with")
     return ReferencePolicy(name, tee, values, notes)
+
+
+def _platform(claims: Claims) -> tuple[str, ...]:
+    """How to accept this very platform: a guest may move, so the values are told and not demanded."""
+    named = {"platform_instance_ids": "platform_instance_id", "ppids": "ppid", "fmspcs": "fmspc"}
+    known = [(key, _text(claims.get(claim))) for key, claim in named.items()]
+    listed = [f'{key} = ["{value}"]' for key, value in known if value.strip("0")]
+    return (f"If you want no other platform than this one, add one of: {', '.join(listed)}.",) if listed else ()
 
 
 def _trust_in_the_key(evidence: Evidence, claims: Claims, values: dict[str, Any]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 from strongroom.errors import EvidenceMalformed
 from strongroom.evidence.certificates import UNREADABLE, name_of, parse_certificate, public_key_info, serial_of
 from strongroom.evidence.crl import RevocationList, check_crl, parse_crl
-from strongroom.evidence.types import Checklist, Word
+from strongroom.evidence.types import Checklist, RevocationStatus, Word
 
 _SOURCE = "RFC 6960, RFC 5280 section 6.3"
 MOST_LISTS = 64
@@ -122,9 +122,10 @@ def check_status(
     """Judge every certificate of a verified `path` (leaf to root) by `lists`; records ``<name>.revoked``.
 
     A list or answer that was handed in is judged even where none is required; a stale one is
-    `Word.VALIDITY_PERIOD` where status is not required, and no answer at all where it is.
+    `Word.VALIDITY_PERIOD` where status is not required, and no answer at all where it is. Either way
+    what was found is noted (`Checklist.note_revocation`).
     """
-    revoked, missing, looked_up = [], [], 0
+    revoked, unanswered, looked_up = [], [], 0
     good = True
     for certificate, issuer in pairwise(path):
         answers = [each for each in lists.responses if speaks_of(each, certificate, issuer)]
@@ -145,8 +146,13 @@ def check_status(
             if crl.has(certificate):
                 revoked.append(name_of(certificate))
         looked_up += answered
-        if required and can_be_revoked(certificate) and not answered:
-            missing.append(name_of(certificate))
+        if can_be_revoked(certificate) and not answered:
+            unanswered.append(name_of(certificate))
+    if unanswered:
+        checks.note_revocation(RevocationStatus.NOT_JUDGED)
+    else:
+        checks.note_revocation(RevocationStatus.JUDGED if looked_up else RevocationStatus.NO_LIST)
+    missing = unanswered if required else []
     if not required and not looked_up and not revoked:
         return good
     trouble = [f"revoked: {each}" for each in revoked] + [f"no fresh answer for {each}" for each in missing]

@@ -16,7 +16,14 @@ from strongroom.encoding import Fields
 from strongroom.errors import EvidenceMalformed
 from strongroom.evidence.allowlist import HexSet, check_allowed, hex_set
 from strongroom.evidence.dcap import Verified, parse_quote, verify_quote
-from strongroom.evidence.dcap_policy import TcbPolicy, appraise_padding, appraise_tcb, device_id, tcb_claims
+from strongroom.evidence.dcap_policy import (
+    TcbPolicy,
+    appraise_padding,
+    appraise_platform,
+    appraise_tcb,
+    device_id,
+    tcb_claims,
+)
 from strongroom.evidence.dcap_quote import LONGEST_QUOTE, EnclaveReport, TdReport
 from strongroom.evidence.door import at_the_door, base64_field
 from strongroom.evidence.roots import root
@@ -119,6 +126,7 @@ class SgxVerifier:
         report = claims.verified.quote.body
         if claims.verified.genuine and isinstance(report, EnclaveReport):
             appraise_tcb(claims.verified, policy.tcb, checks, "sgx")
+            appraise_platform(claims.verified, policy.tcb, checks, "sgx")
             _appraise_enclave(report, claims, policy, checks)
         appraise_padding(claims.verified, checks, "sgx")
 

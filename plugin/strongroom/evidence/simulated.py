@@ -22,7 +22,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from strongroom.encoding import Fields, b64, canonical_json, labelled, unb64, unhex
 from strongroom.errors import EvidenceMalformed, MalformedInput
-from strongroom.evidence.types import Checklist, Claim, Claims, Endorsements, Evidence, Provenance, Word
+from strongroom.evidence.types import (
+    Checklist,
+    Claim,
+    Claims,
+    Endorsements,
+    Evidence,
+    Provenance,
+    RevocationStatus,
+    Word,
+)
 
 TEE = "simulated"
 SOURCE = "docs/attestation/simulated.md"
@@ -152,6 +161,7 @@ class SimulatedVerifier:
             found="that signature, which anyone can make" if signed else "another signature", source=SOURCE,
             hint="the evidence was changed after it was made",
         )  # fmt: skip
+        checks.note_revocation(RevocationStatus.NO_LIST)  # there is no certificate
         values = {name: Claim(value, Provenance.SELF_ASSERTED) for name, value in report.asserted.items()}
         values["measurement"] = Claim(report.measurement, Provenance.SELF_ASSERTED)
         return Claims(TEE, values, report.report_data)

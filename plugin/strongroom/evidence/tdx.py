@@ -19,7 +19,14 @@ from strongroom.encoding import Fields
 from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.allowlist import HexSet, check_allowed, hex_set
 from strongroom.evidence.dcap import Verified, parse_quote, verify_quote
-from strongroom.evidence.dcap_policy import TcbPolicy, appraise_padding, appraise_tcb, device_id, tcb_claims
+from strongroom.evidence.dcap_policy import (
+    TcbPolicy,
+    appraise_padding,
+    appraise_platform,
+    appraise_tcb,
+    device_id,
+    tcb_claims,
+)
 from strongroom.evidence.dcap_quote import LONGEST_QUOTE, TdReport
 from strongroom.evidence.door import at_the_door, base64_field
 from strongroom.evidence.launch_policy import LaunchPolicy, orderly
@@ -208,6 +215,7 @@ def appraise_td(claims: TdxClaims, policy: TdxPolicy, checks: Checklist, *, name
         raise EvidenceMalformed("claims without the quote that they were read from")
     if verified.genuine:
         appraise_tcb(verified, policy.tcb, checks, name)
+        appraise_platform(verified, policy.tcb, checks, name)
         _appraise_attributes(verified.quote.body, policy, checks, name)
         _appraise_module(verified.quote.body, checks, name)
         _appraise_service_td(verified.quote.body, policy, checks, name)

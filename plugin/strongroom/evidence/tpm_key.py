@@ -44,7 +44,7 @@ from strongroom.evidence.tpm_structures import (
     Quote,
     TpmPublic,
 )
-from strongroom.evidence.types import Checklist, Claim, Endorsements, Word
+from strongroom.evidence.types import Checklist, Claim, Endorsements, RevocationStatus, Word
 
 HIERARCHIES = {0x40000001: "owner", 0x4000000B: "endorsement", 0x4000000C: "platform", 0x40000007: "null"}
 _PROFILE = "TCG EK Credential Profile 2.5 section 3"
@@ -157,6 +157,7 @@ class KeyExamination:
         names = {str(claim.value) for name, claim in self.claims.items() if name in ("ak_key", "ak_name")}
         pinned = self.policy.pinned_aks
         if names:
+            self.checks.note_revocation(RevocationStatus.NO_LIST)  # the list of pinned keys is what takes one back
             self.checks.that(
                 bool(names & pinned), "tpm.pinned", Word.IDENTITY,
                 expected="one of " + (", ".join(sorted(pinned)) or "none: the list is empty"),

@@ -12,7 +12,7 @@ which `judge` records as a failed `format` check.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -70,6 +70,23 @@ class Provenance(StrEnum):
     SELF_ASSERTED = "self-asserted"
 
 
+class RevocationStatus(StrEnum):
+    """What is known of the revocation of everything that vouches for one device (docs/attestation/ear.md).
+
+    `JUDGED` every certificate that can be revoked was looked up in a current list or answer, and is good · `NO_LIST`
+    there is nothing to look up: no certificate names a list, or a policy pins the key itself · `NOT_JUDGED` else.
+    """
+
+    JUDGED = "judged"
+    NO_LIST = "no-list"
+    NOT_JUDGED = "not-judged"
+
+    @classmethod
+    def worst(cls, found: Iterable[RevocationStatus]) -> RevocationStatus:
+        """Of several chains: one that was not judged decides, then one that was. `NOT_JUDGED` of none at all."""
+        return max(found, key=(cls.NO_LIST, cls.JUDGED, cls.NOT_JUDGED).index, default=cls.NOT_JUDGED)
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing that was looked at: what was expected, what was found, and what to do next.
@@ -100,10 +117,11 @@ class Check:
 
 
 class Checklist:
-    """Collects checks in the order they were made."""
+    """Collects checks in the order they were made, and what was found about revocation beside them."""
 
     def __init__(self) -> None:
         self._checks: list[Check] = []
+        self._revocation: list[RevocationStatus] = []
 
     def that(
         self, ok: bool, name: str, word: Word, *, expected: str, found: str, source: str = "", hint: str = ""
@@ -111,6 +129,15 @@ class Checklist:
         """Record one check; returns `ok` so that a verifier can skip what depends on it."""
         self._checks.append(Check(name, word, bool(ok), expected, found, source, "" if ok else hint))
         return bool(ok)
+
+    def note_revocation(self, status: RevocationStatus) -> None:
+        """What was found about one chain or pinned key. It refuses nothing by itself: a release policy may."""
+        self._revocation.append(status)
+
+    @property
+    def revocation(self) -> RevocationStatus:
+        """The worst of what was noted; a verifier that notes nothing has not judged revocation."""
+        return RevocationStatus.worst(self._revocation)
 
     def __iter__(self) -> Iterator[Check]:
         return iter(self._checks)
@@ -219,7 +246,8 @@ class Verifier(Protocol):
 
         Signatures, chains to pinned roots, validity at `now`, revocation, identities, replays. A check
         that depends on a failed one is left out. `policy` is only consulted where it changes what is
-        verified (an accepted key kind, a bank, trailing bytes).
+        verified (an accepted key kind, a bank, trailing bytes). What was found about revocation is noted
+        by `Checklist.note_revocation`, once for each chain and for each key that the policy pins.
         """
 
     def appraise(self, claims: Claims, policy: Any, checks: Checklist) -> None:

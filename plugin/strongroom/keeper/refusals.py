@@ -17,6 +17,8 @@ from strongroom.errors import (
     ReleaseError,
     ResourceMissing,
 )
+from strongroom.evidence.ear import REVOCATION
+from strongroom.evidence.types import RevocationStatus
 
 NOT_KBS = "is the URL that of a key broker, without a path?"
 
@@ -126,7 +128,7 @@ def _statuses(token: str) -> str:
     submodules = unverified_claims(token).get("submods")
     if not isinstance(submodules, dict) or not submodules:
         return "nothing about any device"
-    return ", ".join(
-        f"{name}: {each.get('ear.status', 'none') if isinstance(each, dict) else 'none'}"
-        for name, each in sorted(submodules.items())
-    )
+    told = {name: each if isinstance(each, dict) else {} for name, each in sorted(submodules.items())}
+    unjudged = [name for name, each in told.items() if each.get(REVOCATION) == RevocationStatus.NOT_JUDGED]
+    said = ", ".join(f"{name}: {each.get('ear.status', 'none')}" for name, each in told.items())
+    return said + (f"; without a current revocation list for {', '.join(unjudged)}" if unjudged else "")

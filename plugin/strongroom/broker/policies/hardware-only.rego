@@ -1,5 +1,8 @@
 # hardware-only: a genuine, up-to-date, non-debug TEE of a kind that the appraisal policy names.
 #
+# Asks, for every submodule, that its chain was looked up in current revocation lists, or that its vendor
+# publishes none: a device whose list is missing or stale gets no key.
+#
 # What this does NOT check: which software runs in the TEE. No measurement is compared, so any
 # guest image that anybody starts on genuine hardware gets the key. It does not ask for a GPU, and
 # where GPUs are attested it does not show that they sit in the same machine as the CPU.
@@ -22,6 +25,7 @@ allow if {
 genuine(name, submod) if {
 	vector := submod["ear.trustworthiness-vector"]
 	affirming(vector.hardware)
+	submod["strongroom.revocation"] in {"judged", "no-list"}
 	evidence := submod["ear.veraison.annotated-evidence"]
 	not evidence.sample
 	not evidence.sampledevice
