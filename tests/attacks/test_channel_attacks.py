@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from doubles.direct_link import Served
@@ -18,7 +19,7 @@ from strongroom.channel.hpke import RecipientContext
 from strongroom.channel.kem import KEMS
 from strongroom.channel.ohttp import Form, RequestHead
 from strongroom.channel.problems import OHTTP_KEY, Problem
-from strongroom.channel.varint import MAX_VARINT, varint
+from strongroom.channel.varint import MAX_VARINT, read_varint, varint
 from strongroom.errors import ChannelError, EncapsulationInvalid, MessageInvalid, StreamTruncated
 
 SECRET = b"scan of patient smith"
@@ -50,11 +51,11 @@ def single(served, name="X25519", request=REQUEST):
     return bytes(message), opener
 
 
-def in_chunks(served, name="X25519", pieces=(b"one", b"two", b"three")):
-    """(front, [framed chunks, the last one final], opener) of a request whose body is `pieces`."""
+def in_chunks(served, name="X25519", request=REQUEST):
+    """(front, [framed chunks, the last one final], opener) of a request in thirds."""
     config = config_of(served, name)
     sealer = chunked.RequestSealer(config, config.pairs[0])
-    plain = REQUEST.serialise()
+    plain = request.serialise()
     third = len(plain) // 3
     framed = [sealer.seal(plain[:third]), sealer.seal(plain[third : 2 * third]), sealer.seal(plain[2 * third :])]
     return sealer.front, [*framed, sealer.finish()], sealer.response_opener()
@@ -351,9 +352,9 @@ def read_stream(opener, octets):
     return b"".join([*pieces, opener.finish()])
 
 
-def streamed(served):
+def streamed(served, request=REQUEST):
     """(a function that makes an opener, the bytes of a chunked answer)."""
-    front, framed, opener = in_chunks(served)
+    front, framed, opener = in_chunks(served, request=request)
     answer = bytes(served.ask("message/ohttp-chunked-req", front + b"".join(framed)).body)
     return lambda: chunked.ResponseOpener(opener._context, opener._enc), answer
 
@@ -386,6 +387,38 @@ def test_swapped_answers_open_for_neither_client(served):
         first.open(answers[1])
     with pytest.raises(EncapsulationInvalid):
         second.open(answers[0])
+
+
+def chunks_of(answer):
+    """The framed chunks behind the response nonce of a suite with a 16-byte key; the last one is final."""
+    found, at = [], 16
+    while at < len(answer):
+        size, start = read_varint(answer, at)
+        end = start + size if size else len(answer)
+        found.append(answer[at:end])
+        at = end
+    return found
+
+
+def test_swapped_streams_open_for_neither_client(served):
+    """Whole, and chunk for chunk: the head of one's own answer and the rest of the other's."""
+    long = replace(REQUEST, content=SECRET * 2000)
+    (one, first), (two, second) = streamed(served, long), streamed(served, long)
+    assert read_stream(one(), first) == read_stream(two(), second)  # both said the same, and still
+    for fresh, own, other in ((one, first, second), (two, second, first)):
+        with pytest.raises((EncapsulationInvalid, StreamTruncated)):
+            read_stream(fresh(), other)
+        with pytest.raises((EncapsulationInvalid, StreamTruncated)):
+            read_stream(fresh(), own[:16] + other[16:])
+        ours, theirs = chunks_of(own), chunks_of(other)
+        assert len(ours) == len(theirs) == 4
+        for place in range(len(ours)):
+            mixed = own[:16] + b"".join([*ours[:place], theirs[place], *ours[place + 1 :]])
+            opener, came = fresh(), []
+            with pytest.raises((EncapsulationInvalid, StreamTruncated)):
+                came += opener.feed(mixed)
+                opener.finish()
+            assert len(came) <= place
 
 
 def test_a_single_answer_does_not_pass_for_a_chunked_one(served):

@@ -428,22 +428,23 @@ def test_the_keeper_and_the_server_do_not_look_for_code_in_the_operators_folder(
 
 
 def test_what_a_hostile_folder_offers_to_a_child_is_not_taken(tmp_path, monkeypatch):
-    """The control: without -P the planted module runs."""
+    """The planted module is one that the command line imports at once. The control: without -P it runs."""
     import subprocess
 
-    (tmp_path / "cbor2.py").write_text("print('EVIL')\nraise SystemExit(3)\n")
-    for flags, evil in (([], True), (["-P"], False)):
-        done = subprocess.run(
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    (tmp_path / "typer.py").write_text("print('EVIL')\nraise SystemExit(3)\n")
+    told = {
+        flags: subprocess.run(
             [sys.executable, *flags, "-m", "strongroom.cli", "keeper", "--help"],
             cwd=tmp_path,
             capture_output=True,
             text=True,
         )
-        assert ("EVIL" in done.stdout) is (
-            (evil and "cbor2" in done.stdout + done.stderr) or (evil and done.returncode == 3)
-        )
-        if not evil:
-            assert done.returncode == 0
+        for flags in ((), ("-P",))
+    }
+    assert (told[()].returncode, told[()].stdout) == (3, "EVIL\n")
+    assert told["-P",].returncode == 0
+    assert "EVIL" not in told["-P",].stdout and "keeper" in told["-P",].stdout
 
 
 def test_the_key_file_is_copied_where_the_operator_looks_and_readable_by_no_other(tmp_path):

@@ -8,13 +8,17 @@ import time
 
 import grpc
 import pytest
+import requests
 from doubles.envelopes import enveloped
+from doubles.event_source import parse_events
 from doubles.grpc_inference import Inference
 from doubles.houses import archives, sealed_stage, session_for
+from doubles.observer import chunk_sizes
 from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import MessageReader, Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
 from strongroom.channel.keylist import KeyList
+from strongroom.channel.ohttp import Form
 from strongroom.client.grpc_inference import SealedInference
 from strongroom.errors import StreamTruncated
 
@@ -25,6 +29,8 @@ SETTINGS += '[worker.envelopes]\nbodied = "body"\nlisted = "json"\n'
 MODELS = {"talk": "talking_handler.py", "bodied": "instances_handler.py", "listed": "instances_handler.py"}
 ONE_WORKER = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\n"
 PATH = "/predictions/talk"
+PADDED = '[worker]\ngather_ms = 1\nstream_padding = "bucket:512"\n'
+WORDS = (["a", "of", "I", "no"], ["internationalisation", "counterrevolutionary", "misunderstandings" * 5, "a"])
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,14 @@ def stage(tmp_path_factory):
 @pytest.fixture(scope="module")
 def session(stage):
     return session_for(stage)
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory):
+    models = {"talk": MODELS["talk"]}
+    store = archives(tmp_path_factory.mktemp("padded-store") / "plain", models, ONE_WORKER)
+    with sealed_stage(store, models, PADDED) as stage:
+        yield stage
 
 
 def key(inference: Inference):
@@ -63,6 +77,40 @@ def test_without_gathering_each_piece_leaves_on_its_own(stage, session):
     tokens = [f"t{n} " for n in range(20)]
     answer = session.post(stage.url + PATH, json={"pieces": tokens, "last": "end"}, stream=True, timeout=30)
     assert list(answer.iter_content(None)) == [*(token.encode() for token in tokens), b"end"]
+
+
+def overheard(stage, **wish) -> tuple[list[int], bytes]:
+    """A chunked answer: the sizes of its chunks, as the host reads them, and the content that the client opened."""
+    answer = requests.post(stage.url + PATH, data=b"{}", headers={"Content-Type": KEYS_REQUEST_TYPE}, timeout=60)
+    sealer = chunked.RequestSealer(*KeyList.parse(KeyBundle.parse(answer.content).parts.ohttp_keys).choose())
+    body = sealer.front + sealer.seal(inner(**wish)) + sealer.finish()
+    headers = {"Content-Type": Form.CHUNKED.request_type}
+    received = requests.post(stage.url + PATH, data=bytes(body), headers=headers, timeout=60).content
+    opener, reader = sealer.response_opener(), MessageReader(response=True)
+    events = [*reader.feed(b"".join(opener.feed(received)) + opener.finish()), *reader.finish()]
+    *sizes, _ = chunk_sizes(received[32:])  # behind the response nonce
+    return sizes, b"".join(each for each in events if isinstance(each, bytes))
+
+
+def test_with_stream_padding_the_chunks_of_a_slow_models_events_do_not_tell_its_tokens_apart(stage, padded):
+    """Each token comes long after the one before, so gathering alone does not hide it: the other stage shows that."""
+    lengths = []
+    for words in WORDS:
+        wish = {"pieces": [f"data: {word}\n\n" for word in words], "last": "data: [DONE]\n\n", "pause": 0.15}
+        sizes, content = overheard(padded, type="text/event-stream", **wish)
+        assert parse_events(content) == [("message", word) for word in [*words, "[DONE]"]]
+        assert set(sizes) == {512 + 16}
+        bare, same = overheard(stage, type="text/event-stream", **wish)
+        assert parse_events(same) == parse_events(content)
+        lengths.append(bare)
+    assert lengths[0] != lengths[1]
+
+
+def test_with_stream_padding_other_content_leaves_in_whole_buckets_unchanged(padded):
+    for words in WORDS:
+        sizes, content = overheard(padded, type="text/plain", pieces=words * 20, last="end")
+        assert content == "".join(words * 20).encode() + b"end"
+        assert all(size % 512 == 16 for size in sizes)
 
 
 def test_with_padding_answers_of_different_lengths_look_alike_outside(stage, session):

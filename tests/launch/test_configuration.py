@@ -59,6 +59,7 @@ def test_the_digest_is_of_the_exact_bytes(tmp_path):
         (SMALLEST + "[channel]\nmode = 'fleet'\noverlap_s = 43201\n", "overlap_s"),
         (SMALLEST + "[worker]\noutput = 'print'\n", "output"),
         (SMALLEST + "[worker]\npadding = 'much'\n", "padding"),
+        (SMALLEST + "[worker]\nstream_padding = 'bucket:20000'\n", "a bucket of 20000 bytes"),
         (SMALLEST + "[worker.envelopes]\ndigits = 'seldon'\n", "digits"),
         (SMALLEST.replace("simulated", "snp") + "[worker]\noutput = 'pass'\n", "the TEE here is 'snp'"),
         (SMALLEST + "[keys]\nprovider = 5\n", "provider is not a string"),

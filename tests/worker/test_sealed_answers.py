@@ -14,9 +14,11 @@ from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import Limits, Request, RequestHead, RequestWriter, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeysRequest
 from strongroom.channel.kem import X25519
-from strongroom.channel.padding import Padding
+from strongroom.channel.padding import Padding, StreamPadding
 from strongroom.errors import KeeperUnavailable, MalformedInput, ModelUnavailable
 from strongroom.keeper.keyring import Allowance
+from strongroom.keeper.service import _settings
+from strongroom.launch.config import Worker
 from strongroom.worker.link import Settings
 from strongroom.worker.service import Answer, Outer, SealedService, _date
 
@@ -143,17 +145,20 @@ def test_dates_in_other_forms_are_read_or_count_as_none(written, read):
     assert _date(Request("POST", "http", "h", "/", (("date", written),))) == read
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {},
-        {"gather": -1, "padding": "none", "envelope": "", "rerun": False, "grpc_streaming": False},
-        {"gather": 20, "padding": "none", "envelope": "", "rerun": 1, "grpc_streaming": False},
-    ],
-)
-def test_settings_that_are_not_settings_are_refused(answer):
+TOLD = _settings(Worker(stream_padding=StreamPadding("bucket:512")), "m")
+
+
+def test_what_the_keeper_tells_of_the_configuration_is_what_a_worker_reads():
+    assert Settings.parse(TOLD) == Settings(stream_padding=StreamPadding("bucket:512"))
+
+
+@pytest.mark.parametrize("wrong", [{"gather": -1}, {"rerun": 1}, {"stream_padding": 512}, {"room": None}])
+def test_settings_that_are_not_settings_are_refused(wrong):
     with pytest.raises(MalformedInput):
-        Settings.parse(answer)
+        Settings.parse(TOLD | wrong)
+    for name in TOLD:
+        with pytest.raises(MalformedInput):
+            Settings.parse({each: value for each, value in TOLD.items() if each != name})
 
 
 def test_fields_that_belong_to_one_connection_are_not_shown_to_the_handler():

@@ -106,7 +106,9 @@ class KeySet:
 
         This deletion is the only forward secrecy there is (RFC 9458 section 6.6).
         """
-        over = frozenset(generation for generation, until in self._retiring.items() if until <= now)
+        over = frozenset([generation for generation, until in self._retiring.items() if until <= now])
+        if not over:
+            return over
         self._held = tuple(held for held in self._held if held.generation not in over)
         for generation in over:
             del self._retiring[generation]

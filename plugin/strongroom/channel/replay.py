@@ -137,6 +137,11 @@ class ReplayMemory:
         with self._lock:
             self._not_before = not_before
 
+    @property
+    def latest(self) -> float:
+        """The latest time that was told, in seconds since the epoch."""
+        return self._latest
+
     def terms(self) -> DateTerms:
         """Which Dates are taken now, for whoever opens what was reserved."""
         with self._lock:

@@ -9,6 +9,7 @@ over a client's nonce it is made on demand, at a bounded rate, because a quoting
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -123,7 +124,8 @@ class HostKeys:
             if now - self._rotated >= self._rotation:
                 self._keys.rotate(now, self._overlap)
                 self._rotated = now
-            self.memory.forget(self._keys.forget(now))
+            if over := self._keys.forget(now):
+                self.memory.forget(over)
         return self._keys
 
     def offer(self) -> Offer:
@@ -149,7 +151,7 @@ class HostKeys:
 
     def _begin_anew_if_set_back(self, now: float) -> None:
         """A wall clock set back by more than the window: keys and memory go together (docs/protocol.md section 5)."""
-        wall, latest = self._clock(), self.memory.terms().latest
+        wall, latest = self._clock(), self.memory.latest
         if wall >= latest - self.memory.window:
             return
         _log.warning("the clock was set back by %.0f s: a model has new request keys", latest - wall)
@@ -248,6 +250,7 @@ class RequestKeys:
         self.source.memory.abandon(reservation)
 
 
+@functools.lru_cache(maxsize=64)
 def _head(octets: bytes) -> RequestHead:
     if len(octets) != 7:
         raise KeyUnknown("an encapsulated request's head has 7 bytes")

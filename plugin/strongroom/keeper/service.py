@@ -270,6 +270,7 @@ def _settings(worker: Worker, model: str) -> dict[str, Any]:
     return {
         "gather": worker.gather,
         "padding": worker.padding.policy,
+        "stream_padding": worker.stream_padding.policy,
         "envelope": worker.envelopes.get(model, ""),
         "rerun": worker.rerun,
         "grpc_streaming": worker.grpc_streaming,

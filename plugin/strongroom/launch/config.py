@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.channel.bundle import MODES
-from strongroom.channel.padding import NO_PADDING, Padding
+from strongroom.channel.padding import NO_PADDING, NO_STREAM_PADDING, Padding, StreamPadding
 from strongroom.encoding import Fields, unhex
 from strongroom.errors import ConfigurationInvalid, MalformedInput
 from strongroom.keys import ArchiveDigest
@@ -99,8 +99,9 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """How workers serve. `gather` is in milliseconds; `padding` is a policy of `strongroom.channel.padding`.
+    """How workers serve. `gather` is in milliseconds.
 
+    `padding` (of whole answers) and `stream_padding` are policies of `strongroom.channel.padding`.
     `envelopes` maps a model's name to one of `ENVELOPES`, the server's request envelopes, applied to what was
     opened. `rerun` runs the items of a failed batch again, one by one. `grpc_streaming` answers gRPC calls in
     pieces (docs/limitations.md says what a caller can then break). `network` says whether the handler may make
@@ -116,6 +117,7 @@ class Worker:
     user: str = ""
     gather: int = 20
     padding: Padding = NO_PADDING
+    stream_padding: StreamPadding = NO_STREAM_PADDING
     envelopes: Mapping[str, str] = field(default_factory=dict)
     rerun: bool = False
     grpc_streaming: bool = False
@@ -305,6 +307,7 @@ def _worker(read: Fields) -> Worker:
         user=read.text("user", limit=32, default=""),
         gather=read.number("gather_ms", low=0, high=10_000, default=20),
         padding=Padding(read.text("padding", limit=64, default="none")),
+        stream_padding=StreamPadding(read.text("stream_padding", limit=64, default="none")),
         envelopes={name: _one_of(envelopes, name, ENVELOPES, "body") for name in envelopes.left()},
         rerun=read.truth("rerun", default=False),
         grpc_streaming=read.truth("grpc_streaming", default=False),

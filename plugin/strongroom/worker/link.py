@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom import errors
-from strongroom.channel.padding import NO_PADDING, Padding
+from strongroom.channel.padding import NO_PADDING, NO_STREAM_PADDING, Padding, StreamPadding
 from strongroom.channel.replay import DateTerms
 from strongroom.encoding import Fields
 from strongroom.errors import DateRefused, KeeperRefused, KeeperUnavailable, MalformedInput, StrongroomError
@@ -55,6 +55,7 @@ class Settings:
 
     gather: float = 0.020
     padding: Padding = NO_PADDING
+    stream_padding: StreamPadding = NO_STREAM_PADDING
     envelope: str = ""
     rerun: bool = False
     grpc_streaming: bool = False
@@ -70,6 +71,7 @@ class Settings:
         return cls(
             gather=read.number("gather") / 1000,
             padding=Padding(read.text("padding", limit=64)),
+            stream_padding=StreamPadding(read.text("stream_padding", limit=64)),
             envelope=read.text("envelope", limit=64),
             rerun=read.truth("rerun"),
             grpc_streaming=read.truth("grpc_streaming"),

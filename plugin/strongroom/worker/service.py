@@ -245,7 +245,9 @@ class SealedService:
         if not requests:
             return
         sealers = {each.index: each.sealer if batch[each.index].streams else None for each in wanted}
-        stream = BatchStream(sealers, send, gather=self.settings.gather, limit=self._limit)
+        stream = BatchStream(
+            sealers, send, gather=self.settings.gather, limit=self._limit, padding=self.settings.stream_padding
+        )
         try:
             responses = handler(requests, [each.index for each in wanted], stream)
         finally:

@@ -1,8 +1,9 @@
 """Pieces that a handler sends before it is done, sealed chunk by chunk (docs/protocol.md, streams).
 
 A client that asked in the chunked form gets each piece as it comes, gathered for some milliseconds so that
-the sizes of single tokens do not show; one that asked in the single-shot form gets them all in its one
-answer. A handler that fails midway leaves the stream without its final chunk, and the client knows.
+the sizes of single tokens do not show; `pieces` says what of it may leave, and fills it where the policy says
+so. One that asked in the single-shot form gets them all in its one answer. A handler that fails midway leaves
+the stream without its final chunk, and the client knows.
 
 The timer that flushes gathered pieces runs in a thread of its own; a lock keeps it and the handler's thread
 from speaking at once, and `close` is final.
@@ -11,15 +12,16 @@ from speaking at once, and `close` is final.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from strongroom.channel.bhttp import Response, ResponseWriter
+from strongroom.channel.bhttp import Headers, Response, ResponseWriter
 from strongroom.channel.chunked import ResponseSealer
+from strongroom.channel.padding import NO_STREAM_PADDING, StreamPadding
 from strongroom.channel.problems import HANDLER_FAILED
 from strongroom.errors import MessageInvalid
+from strongroom.worker.pieces import Pieces, pieces_for
 
-Headers = tuple[tuple[str, str], ...]
 Send = Callable[[Mapping[int, bytes]], None]
 """Hands sealed bytes to the framework, by place in the batch, for sending now."""
 
@@ -29,59 +31,66 @@ class _Item:
     """One answer on its way. Without a sealer nothing leaves early: pieces are gathered for the end."""
 
     sealer: ResponseSealer | None
-    head: bytes | None = None
+    pieces: Pieces | None = None
     status: int = 200
     headers: Headers = ()
     started: bool = False
     failed: bool = False
-    waiting: bytearray = field(default_factory=bytearray)
 
-    def begin(self, status: int, headers: Headers) -> None:
+    def begin(self, status: int, headers: Headers, padding: StreamPadding, most: int) -> Pieces:
         """The first piece settles status and headers; fields that cannot be sent make the item fail."""
         self.status, self.headers = status, headers
+        head = b""
         try:
-            self.head = ResponseWriter().head(status, headers)
+            head = ResponseWriter().head(status, headers)
         except MessageInvalid:
-            self.head, self.failed = b"", True
+            self.failed = True
+        self.pieces = pieces_for(padding, head, headers, most)
+        return self.pieces
 
     def take(self, most: int) -> bytes:
-        """Up to `most` waiting bytes, sealed for sending now."""
-        assert self.sealer is not None
-        piece = bytes(self.waiting[:most])
-        del self.waiting[:most]
-        return self._front() + self.sealer.seal(self._start() + ResponseWriter().content(piece))
+        """About `most` of the waiting bytes, sealed for sending now; empty where none may leave yet."""
+        plaintext = self.pieces.take(most) if self.pieces is not None else b""
+        return self._sealed(plaintext) if plaintext else b""
 
-    def end(self) -> bytes:
-        """All that waits and the authenticated end."""
-        assert self.sealer is not None
-        front, start = self._front(), self._start()
-        content = ResponseWriter().content(bytes(self.waiting)) + ResponseWriter().finish()
-        self.waiting.clear()
-        return front + self.sealer.seal(start + content) + self.sealer.finish()
+    def rest(self, most: int) -> Iterable[bytes]:
+        """What may still leave of an answer that failed."""
+        while sealed := self.take(most):
+            yield sealed
 
-    def _front(self) -> bytes:
-        assert self.sealer is not None
-        return b"" if self.started else self.sealer.front
+    def end(self, most: int) -> Iterable[bytes]:
+        """All that waits and the end of the message; the authenticated end comes behind the last of it."""
+        assert self.pieces is not None
+        return map(self._sealed, self.pieces.end(most))
 
-    def _start(self) -> bytes:
-        start = b"" if self.started else self.head or b""
+    def _sealed(self, plaintext: bytes) -> bytes:
+        assert self.sealer is not None and self.pieces is not None
+        front = b"" if self.started else self.sealer.front
         self.started = True
-        return start
+        return front + b"".join(map(self.sealer.seal, self.pieces.chunks(plaintext)))
 
 
 class BatchStream:
     """The streams of one batch.
 
     `sealers` maps a place in the batch to its sealer, or to None where nothing can leave before the end.
-    `gather` is in seconds. `limit` is the most bytes that the framework takes at once for one item.
+    `gather` is in seconds. `limit` is the most bytes that the framework takes at once for one item; of a padded
+    stream that is one chunk at least.
     """
 
     def __init__(
-        self, sealers: Mapping[int, ResponseSealer | None], send: Send | None, *, gather: float, limit: int
+        self,
+        sealers: Mapping[int, ResponseSealer | None],
+        send: Send | None,
+        *,
+        gather: float,
+        limit: int,
+        padding: StreamPadding = NO_STREAM_PADDING,
     ) -> None:
         self._items = {index: _Item(sealer if send is not None else None) for index, sealer in sealers.items()}
         self._send = send
         self._gather = gather
+        self._padding = padding
         self._most = max(1, limit // 2)  # the rest is room for the head and for what sealing adds
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -93,14 +102,13 @@ class BatchStream:
             item = self._items.get(index)
             if item is None or self._closed:
                 return
-            if item.head is None:
-                item.begin(status, headers)
+            pieces = item.pieces or item.begin(status, headers, self._padding, self._most)
             if item.failed:
                 return
-            item.waiting += piece
+            pieces.waiting += piece
             if item.sealer is None:
                 return
-            if self._gather <= 0 or len(item.waiting) >= self._most:
+            if self._gather <= 0 or len(pieces.waiting) >= self._most:
                 self._flush()
             elif self._timer is None:
                 self._timer = threading.Timer(self._gather, self._on_time)
@@ -109,7 +117,7 @@ class BatchStream:
 
     def used(self, indices: Sequence[int]) -> bool:
         """Whether any of these has sent a piece."""
-        return any(self._items[index].head is not None for index in indices)
+        return any(self._items[index].pieces is not None for index in indices)
 
     def fail(self, indices: Sequence[int]) -> None:
         """The handler failed for these: what was begun stays without an end."""
@@ -123,12 +131,22 @@ class BatchStream:
                 self._flush()
 
     def _flush(self) -> None:
-        """Send what waits, at most `_most` bytes of an item at a time."""
+        """Send what waits and may leave, about `_most` bytes of an item at a time."""
         assert self._send is not None
         while sealed := {
-            index: item.take(self._most) for index, item in self._items.items() if item.sealer and item.waiting
+            index: taken for index, item in self._items.items() if item.sealer and (taken := item.take(self._most))
         }:
             self._send(sealed)
+
+    def _hand_over(self, index: int, messages: Iterable[bytes]) -> bytes:
+        """Send all but the last of these, which goes out with the framework's own answer."""
+        last = b""
+        for message in messages:
+            if last:
+                assert self._send is not None
+                self._send({index: last})
+            last = message
+        return last
 
     def close(self) -> None:
         """No piece leaves by the timer after this; called before the last answer is handed to the framework."""
@@ -144,16 +162,13 @@ class BatchStream:
         A stream that failed ends without its final chunk, which the client reports as `StreamTruncated`.
         """
         item = self._items[index]
-        if item.head is None:
+        if item.pieces is None:
             return response
         if item.failed:
             if item.started:
-                return item.take(self._most) if item.waiting else b""
+                return self._hand_over(index, item.rest(self._most))
             return response if response.status >= 400 else HANDLER_FAILED.response()
         if item.sealer is None:
-            return Response(item.status, item.headers, bytes(item.waiting) + response.content)
-        assert self._send is not None
-        item.waiting += response.content
-        while len(item.waiting) > self._most:
-            self._send({index: item.take(self._most)})
-        return item.end()
+            return Response(item.status, item.headers, bytes(item.pieces.waiting) + response.content)
+        item.pieces.waiting += response.content
+        return self._hand_over(index, item.end(self._most)) + item.sealer.finish()
