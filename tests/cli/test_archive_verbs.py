@@ -49,6 +49,8 @@ def test_a_model_is_sealed_inspected_and_verified(keyed, tmp_path):
     said = keyed("seal", "tiny.mar", "--author", "author.key", "--key-out", "tiny.modelkey").stdout
     assert said == "tiny.sealed.mar: 5 files sealed, 2 left readable for TorchServe\n"
 
+    told = keyed("inspect", "tiny.sealed.mar").stderr
+    assert told.startswith("tiny.sealed.mar: what everybody can read;")
     shown = json.loads(keyed("inspect", "--json", "tiny.sealed.mar").stdout)
     assert shown["resource"].startswith("default/tiny/1-")
     assert "tiny_handler" not in json.dumps(shown)
@@ -58,7 +60,7 @@ def test_a_model_is_sealed_inspected_and_verified(keyed, tmp_path):
 
 
 def test_sealing_for_nobody_is_refused(keyed, tmp_path):
-    failed = keyed("seal", "tiny.mar", "--author", "author.key", status=1)
+    failed = keyed("seal", "tiny.mar", "--author", "author.key", status=2)
 
     assert "nobody would keep the key" in failed.stderr
     assert "hint: " in failed.stderr
@@ -369,7 +371,7 @@ def test_a_folder_without_a_name_is_sealed_only_under_a_name_that_was_given(keye
         (["--expires", "2020-01-01T00:00:00+14:00"], 1, "in the past"),
         (["--version", "99999999999999999999999"], 2, "18446744073709551615"),
         (["--owner", b"\xff"], 1, "the owner is no text"),
-        (["--lease", "900"], 1, "--lease is about the key at a broker"),
+        (["--lease", "900"], 2, "--lease is about the key at a broker"),
         (["--lease", "0"], 2, "--lease"),
         (["--version", "4294967296", "--broker", "http://127.0.0.1:9", "--admin-key", "a"], 1, "up to 4294967295 only"),
     ],

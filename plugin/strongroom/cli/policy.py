@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect, tell
 from strongroom.cli.trust import STORE, Collateral, Offline, PluginNames
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def set_policy(
     broker: Url,
     admin_key: AdminKeyFile,
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put an appraisal policy (TOML) or a release policy (Rego) in force.
 
@@ -44,10 +45,11 @@ def set_policy(
         from strongroom.broker.rego import policy_text
 
         link.set_appraisal_policy(policy_text(path))
-        print(f"{policy}: in force as the appraisal policy")
-        return
-    link.set_release_policy(release_policy(policy).text)
-    print(f"{policy}: in force as the release policy")
+        kind = "appraisal"
+    else:
+        link.set_release_policy(release_policy(policy).text)
+        kind = "release"
+    tell(f"{policy}: in force as the {kind} policy", as_json=as_json, kind=kind, policy=policy)
 
 
 def get(
@@ -56,20 +58,23 @@ def get(
     admin_key: AdminKeyFile,
     role: Role = "admin",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the policy in force.
 
     Example: `strongroom policy get release --broker https://keys.example --admin-key admin.key`
     """
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import ConfigurationInvalid, WrongUse
 
     if kind not in ("appraisal", "release"):
-        raise ConfigurationInvalid(f"no policy is called {kind!r}", hint="there are appraisal and release")
+        raise WrongUse(f"no policy is called {kind!r}", hint="there are appraisal and release")
     link = connect(broker, admin_key, role, ca)
     text = link.appraisal_policy() if kind == "appraisal" else link.release_policy()
     if text is None:
         raise ConfigurationInvalid(f"no {kind} policy is set", hint="strongroom policy set")
-    print(text, end="" if text.endswith("\n") else "\n")
+    tell(text.removesuffix("\n"), as_json=as_json, kind=kind, policy=text)
+    if not as_json:
+        typer.echo(f"{broker}: this {kind} policy is in force", err=True)
 
 
 def allow(
@@ -79,6 +84,7 @@ def allow(
     admin_key: AdminKeyFile,
     field: Annotated[str, typer.Option(help="the list in that table")] = "measurements",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Accept one more measurement, leaving the rest of the appraisal policy as it is written.
 
@@ -91,8 +97,10 @@ def allow(
     text = link.appraisal_policy()
     if text is None:
         raise ConfigurationInvalid("no appraisal policy is set", hint="strongroom policy set FILE.toml")
-    link.set_appraisal_policy(extended(text, tee, field, measurement.lower()))
-    print(f"[{tee}] {field}: {measurement.lower()} is accepted")
+    measurement = measurement.lower()
+    link.set_appraisal_policy(extended(text, tee, field, measurement))
+    line = f"[{tee}] {field}: {measurement} is accepted"
+    tell(line, as_json=as_json, tee=tee, field=field, measurement=measurement)
 
 
 def try_policy(
@@ -166,15 +174,22 @@ def _submodules(claims: Mapping[str, Any]) -> Iterator[str]:
             yield f"token {name} is {each.get('ear.status')}: {', '.join(words) or 'no claims'}"
 
 
-def templates() -> None:
+def templates(as_json: AsJson = False) -> None:
     """List the release policies that come along.
 
     Example: `strongroom policy templates`
     """
+    import json
+
     from strongroom.broker.rego import TEMPLATES, ReleasePolicy
 
-    for name in TEMPLATES:
-        print(f"{name:<22}{ReleasePolicy.template(name).text.splitlines()[0].removeprefix(f'# {name}: ')}")
+    said = {name: ReleasePolicy.template(name).text.splitlines()[0].removeprefix(f"# {name}: ") for name in TEMPLATES}
+    if as_json:
+        print(json.dumps([{"name": name, "grants": grants} for name, grants in said.items()]))
+        return
+    for name, grants in said.items():
+        print(f"{name:<22}{grants}")
+    typer.echo(f"{len(said)} templates; `strongroom policy set NAME` puts one in force", err=True)
 
 
 def release_policy(text: str) -> ReleasePolicy:

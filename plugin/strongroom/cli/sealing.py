@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from strongroom.archive.seal import BeforePublish, Sealed
 from strongroom.cli.connection import VERSION_LIMIT
-from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
+from strongroom.errors import ConfigurationInvalid, KeyFileInvalid, WrongUse
 
 if TYPE_CHECKING:
     from strongroom.archive.passphrase import Passphrase
@@ -36,20 +36,18 @@ def holder(
 ) -> BeforePublish:
     """Who gets the model key before the archive takes its name.
 
-    Whatever would keep them from it is found now, not after an hour of sealing: raises `ConfigurationInvalid`, also
-    for nobody, and `KeyFileInvalid`.
+    Whatever would keep them from it is found now, not after an hour of sealing: raises `WrongUse`, also for nobody,
+    `ConfigurationInvalid` and `KeyFileInvalid`.
     """
     if (broker is None) != (admin_key is None):
-        raise ConfigurationInvalid(
-            "--broker and --admin-key belong together", hint="`strongroom broker init` makes the admin key"
-        )
+        raise WrongUse("--broker and --admin-key belong together", hint="`strongroom broker init` makes the admin key")
     if broker is None and key_out is None and not others:
-        raise ConfigurationInvalid(
+        raise WrongUse(
             "nobody would keep the key, and the archive could never be opened",
             hint="say --broker URL --admin-key FILE, --key-out FILE, or --recipient",
         )
     if broker is None and lease_s is not None:
-        raise ConfigurationInvalid("--lease is about the key at a broker", hint="say --broker URL --admin-key FILE")
+        raise WrongUse("--lease is about the key at a broker", hint="say --broker URL --admin-key FILE")
     if broker is not None:
         check_version(version)
     if key_out is not None:
@@ -190,7 +188,7 @@ def moment(text: str | None) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigurationInvalid(f"{text!r} is no date", hint="write 2027-01-31 or 2027-01-31T12:00:00Z") from error
+        raise WrongUse(f"{text!r} is no date", hint="write 2027-01-31 or 2027-01-31T12:00:00Z") from error
     found = found if found.tzinfo else found.replace(tzinfo=UTC)
     if found <= datetime.now(UTC):
         raise ConfigurationInvalid(
