@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -183,6 +184,34 @@ def test_archive_seals_without_a_plaintext_copy(keyed, sources, tmp_path):
     assert said == "cats.mar: 4 files sealed, 2 left readable for TorchServe\n"
     assert b"w" * 64 not in (tmp_path / "cats.mar").read_bytes()
     keyed("verify", "cats.mar", "--author", "author.pub", "--key", "cats.modelkey")
+
+
+def test_an_archive_is_packaged_on_the_terms_on_which_one_is_sealed(keyed, sources, tmp_path):
+    pytest.importorskip("model_archiver", reason="SKIPPED LOUDLY: no torch-model-archiver here")
+    words = (
+        "archive", "--model-name", "cats", "-v", "2.0", "--handler", sources / "serve.py", "--serialized-file",
+        sources / "weights.pt", "--author", "author.key",
+    )  # fmt: skip
+    more = ("--expires", "2999-01-31", "--lease-required", "--owner", "acme", "--padding", "--passphrase")
+    keyed(*words, *more, stdin="correct horse\n")
+
+    shown = json.loads(keyed("inspect", "cats.mar", "--json").stdout)
+    assert (shown["expires"], shown["lease_required"]) == ("2999-01-31T00:00:00+00:00", True)
+    assert (shown["owner"], shown["recipients"]) == ("acme", ["passphrase"])
+    assert "--lease is about the key" in keyed(*words, "-f", "--passphrase", "--lease", "9", status=2).stderr
+    wrong = keyed(*words, "--key-out", "k", "--archive-format", "tgz", status=2).stderr
+    assert "--archive-format tgz cannot be sealed" in wrong
+    assert "is no PEM public key" in keyed(*words, "--key-out", "k", "--broker-key", "author.key", status=1).stderr
+
+
+def test_whoever_may_set_terms_when_sealing_may_do_so_when_packaging():
+    from strongroom.cli.archive import archive
+    from strongroom.cli.seal import seal
+
+    packaging = set(inspect.signature(archive).parameters)
+    # These have other names there: those of torch-model-archiver.
+    other = {"source", "output", "directory"}
+    assert set(inspect.signature(seal).parameters) - other <= packaging
 
 
 PLUGIN = '''

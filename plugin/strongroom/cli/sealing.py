@@ -1,4 +1,4 @@
-"""What `seal` and `archive` share: who keeps the key, the progress bar, the closing line."""
+"""What `seal` and `archive` share: who keeps the key, the sealing itself, the progress bar, the closing line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strongroom.archive.seal import BeforePublish, Sealed
+from strongroom.archive.seal import BeforePublish, Sealed, Terms, seal_source
 from strongroom.cli.connection import VERSION_LIMIT
 from strongroom.errors import ConfigurationInvalid, KeyFileInvalid, WrongUse
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from strongroom.archive.provider import ProviderRecipient
     from strongroom.archive.recipients import KeyIdentity, Recipient
     from strongroom.archive.signature import Signer
+    from strongroom.archive.source import Source
     from strongroom.plugins import Plugins
 
 
@@ -111,6 +112,43 @@ def _check_key_out(key_out: Path, output: Path) -> None:
         raise KeyFileInvalid(
             f"{key_out} cannot be written: {folder} is no folder that you may write to", hint="look at --key-out"
         )
+
+
+def seal_for(
+    source: Source,
+    output: Path,
+    *,
+    author: str,
+    terms: Terms,
+    keep: BeforePublish,
+    recipients: Iterable[str],
+    passphrase: bool,
+    plugins: Iterable[str],
+    form: str,
+    padding: bool,
+    allow_requirements: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Seal with the people whom the options name, show how far it is, and say what came of it."""
+    plugins = tuple(plugins)
+    wraps = [recipient(each, plugins) for each in recipients]
+    phrase = [ask_passphrase(confirm=True)] if passphrase else []
+    with progress_bar("sealing", quiet=as_json) as progress:
+        sealed = seal_source(
+            source,
+            output,
+            author=signer(author, plugins),
+            terms=terms,
+            form=form,
+            recipients=[*wraps, *phrase],
+            padding=padding,
+            allow_requirements=allow_requirements,
+            overwrite=overwrite,
+            progress=progress,
+            before_publish=keep,
+        )
+    report(sealed, as_json=as_json)
 
 
 def output_for(source: Path, *, directory: bool) -> Path:
