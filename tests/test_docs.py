@@ -121,6 +121,17 @@ def test_ci_runs_the_readmes_test_command():
     assert re.search(r"^STRONGROOM_SKIP_IS_FAILURE=1 make test$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
 
+def test_programs_that_tests_skip_without_are_in_cis_list_of_packages():
+    packages = (ROOT / ".ci" / "apt.txt").read_text().splitlines()
+    homes = {"node": "nodejs", "softhsm2-util": "softhsm2"}
+    programs = {
+        program
+        for path in (ROOT / "tests").rglob("*.py")
+        for program in re.findall(r"which\(\"([\w-]+)\"\)", path.read_text())
+    }
+    assert {homes.get(each, each) for each in programs} - {"schemathesis"} <= set(packages)  # that comes by pip
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
