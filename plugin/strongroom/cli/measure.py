@@ -57,6 +57,8 @@ def measure(
     if ovmf is not None:
         from strongroom.attest.launch_inputs import SnpLaunch
 
+        if kernel is None and (initrd is not None or append):
+            raise WrongUse("--initrd and --append go only with a kernel", hint="give --kernel FILE")
         try:
             features = int(guest_features, 16)
         except ValueError as error:
