@@ -27,6 +27,10 @@ class ConfigurationInvalid(StrongroomError):
     """A configuration, policy or flag cannot be used as it stands."""
 
 
+class WrongUse(ConfigurationInvalid):
+    """A command lacks an option, or has options that do not go together; the command line exits with 2."""
+
+
 class KeyFileInvalid(StrongroomError):
     """A key file is missing, of the wrong kind, or readable by others."""
 

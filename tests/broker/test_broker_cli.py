@@ -405,6 +405,89 @@ def test_the_last_administrator_cannot_be_forgotten(run, room):
     assert room.admin().status()
 
 
+# -- what programs read, and the line that people do -------------------------------------
+
+
+def test_what_changes_a_broker_is_told_as_json_too(run, room, tmp_path):
+    name, archive, _ = room.register(1, lease_s=600)
+    room.client().fetch(tuple(name), archive)
+    [lease] = json.loads(run("release", "list", "--json").stdout)
+
+    def told(*words, **options):
+        return json.loads(run(*words, "--json", **options).stdout)
+
+    assert told("release", "revoke", "lineage", "acme/digits") == {
+        "kind": "lineage", "value": "acme/digits", "revoked": True,
+    }  # fmt: skip
+    assert told("release", "restore", "lineage", "acme/digits")["revoked"] is False
+    assert told("release", "minimum", "acme/digits", 1) == {"lineage": "acme/digits", "version": 1}
+    assert told("release", "limit", "acme/digits", "--keepers", 3) == {
+        "lineage": "acme/digits", "keepers": 3, "lease_s": None,
+    }  # fmt: skip
+    assert told("release", "end", lease["lease"]) == {"lease": lease["lease"], "ended": True}
+    assert told("key", "revoke", archive) == {"kind": "archive", "value": str(archive), "revoked": True}
+    assert told("key", "delete", name) == {"resource": str(name), "deleted": True}
+    assert told("policy", "set", "hardware-only") == {"kind": "release", "policy": "hardware-only"}
+    assert "hardware-only" in told("policy", "get", "release")["policy"]
+    assert told("policy", "allow", "simulated", "--measurement", "AB" * 32)["measurement"] == "ab" * 32
+    made = told("broker", "administrator", room.folder, tmp_path / "a.key", connected=False)
+    assert (made["role"], made["key"]) == ("auditor", str(tmp_path / "a.key"))
+    gone = told("broker", "administrator", room.folder, "--remove", made["id"], connected=False)
+    assert gone == {"id": made["id"], "removed": True}
+    entries = json.loads(run("broker", "status", "--json").stdout)["audit_entries"]
+    exported = told("audit", "export", tmp_path / "log")
+    assert exported["directory"] == str(tmp_path / "log") and exported["entries"] >= entries
+
+
+def test_a_key_of_an_archive_that_was_sealed_elsewhere_is_added(run, room, tmp_path):
+    from archive.makings import model_files, write_mar
+    from strongroom.archive.modelkey import save_model_key
+    from strongroom.archive.seal import seal_archive
+    from strongroom.archive.signature import AuthorKey
+
+    write_mar(tmp_path / "tiny.mar", model_files())
+    sealed = seal_archive(tmp_path / "tiny.mar", tmp_path / "s.mar", author=AuthorKey.generate())
+    save_model_key(tmp_path / "k", sealed.digest, sealed.key)
+    told = json.loads(run("key", "add", sealed.path, "--key", tmp_path / "k", "--lease", 60, "--json").stdout)
+
+    resource = "/".join(sealed.resource)
+    assert told == {"resource": resource, "digest": str(sealed.digest), "broker": room.url, "lease_s": 60}
+    assert resource in run("key", "list").stdout
+
+
+def test_a_backup_a_restore_and_a_rotation_are_told_as_json_too(run, tmp_path):
+    folder, copy = tmp_path / "b", tmp_path / "copy"
+
+    def told(*words):
+        return json.loads(run(*words, "--json", connected=False).stdout)
+
+    told("broker", "init", folder)
+    backup = told("broker", "backup", folder, copy)
+    assert backup["backup"] == str(copy) and backup["size"] > 0
+    restored = told("broker", "restore", copy, folder)
+    assert set(restored) == {"directory", "entries", "replayed", "lost", "administrators", "policies"}
+    assert restored["directory"] == str(folder) and restored["lost"] == []
+    assert told("key", "rotate", folder) == {"directory": str(folder), "sealed_values": 3}
+
+
+def test_what_is_shown_ends_with_a_line_for_people_and_not_for_programs(run, room, tmp_path):
+    log = tmp_path / "log"
+    run("audit", "export", log)
+    verifier = room.broker.audit.key.serialise()
+    for words, connected, said in (
+        (["broker", "status"], True, "the broker answers"),
+        (["audit", "show"], True, "entries"),
+        (["audit", "prove", log, "--key", verifier, "--entry", 0], False, "checks it without the log"),
+        (["policy", "get", "appraisal"], True, "is in force"),
+        (["policy", "templates"], False, "4 templates"),
+    ):
+        shown = run(*words, connected=connected)
+        assert said in shown.stderr.splitlines()[-1] and said not in shown.stdout
+        assert run(*words, "--json", connected=connected).stderr == ""
+    told = json.loads(run("policy", "templates", "--json", connected=False).stdout)
+    assert {"name", "grants"} == set(told[0]) and "measured" in {each["name"] for each in told}
+
+
 # -- editing a policy's text ------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -49,6 +50,8 @@ def test_a_model_is_sealed_inspected_and_verified(keyed, tmp_path):
     said = keyed("seal", "tiny.mar", "--author", "author.key", "--key-out", "tiny.modelkey").stdout
     assert said == "tiny.sealed.mar: 5 files sealed, 2 left readable for TorchServe\n"
 
+    told = keyed("inspect", "tiny.sealed.mar").stderr
+    assert told.startswith("tiny.sealed.mar: what everybody can read;")
     shown = json.loads(keyed("inspect", "--json", "tiny.sealed.mar").stdout)
     assert shown["resource"].startswith("default/tiny/1-")
     assert "tiny_handler" not in json.dumps(shown)
@@ -58,7 +61,7 @@ def test_a_model_is_sealed_inspected_and_verified(keyed, tmp_path):
 
 
 def test_sealing_for_nobody_is_refused(keyed, tmp_path):
-    failed = keyed("seal", "tiny.mar", "--author", "author.key", status=1)
+    failed = keyed("seal", "tiny.mar", "--author", "author.key", status=2)
 
     assert "nobody would keep the key" in failed.stderr
     assert "hint: " in failed.stderr
@@ -181,6 +184,34 @@ def test_archive_seals_without_a_plaintext_copy(keyed, sources, tmp_path):
     assert said == "cats.mar: 4 files sealed, 2 left readable for TorchServe\n"
     assert b"w" * 64 not in (tmp_path / "cats.mar").read_bytes()
     keyed("verify", "cats.mar", "--author", "author.pub", "--key", "cats.modelkey")
+
+
+def test_an_archive_is_packaged_on_the_terms_on_which_one_is_sealed(keyed, sources, tmp_path):
+    pytest.importorskip("model_archiver", reason="SKIPPED LOUDLY: no torch-model-archiver here")
+    words = (
+        "archive", "--model-name", "cats", "-v", "2.0", "--handler", sources / "serve.py", "--serialized-file",
+        sources / "weights.pt", "--author", "author.key",
+    )  # fmt: skip
+    more = ("--expires", "2999-01-31", "--lease-required", "--owner", "acme", "--padding", "--passphrase")
+    keyed(*words, *more, stdin="correct horse\n")
+
+    shown = json.loads(keyed("inspect", "cats.mar", "--json").stdout)
+    assert (shown["expires"], shown["lease_required"]) == ("2999-01-31T00:00:00+00:00", True)
+    assert (shown["owner"], shown["recipients"]) == ("acme", ["passphrase"])
+    assert "--lease is about the key" in keyed(*words, "-f", "--passphrase", "--lease", "9", status=2).stderr
+    wrong = keyed(*words, "--key-out", "k", "--archive-format", "tgz", status=2).stderr
+    assert "--archive-format tgz cannot be sealed" in wrong
+    assert "is no PEM public key" in keyed(*words, "--key-out", "k", "--broker-key", "author.key", status=1).stderr
+
+
+def test_whoever_may_set_terms_when_sealing_may_do_so_when_packaging():
+    from strongroom.cli.archive import archive
+    from strongroom.cli.seal import seal
+
+    packaging = set(inspect.signature(archive).parameters)
+    # These have other names there: those of torch-model-archiver.
+    other = {"source", "output", "directory"}
+    assert set(inspect.signature(seal).parameters) - other <= packaging
 
 
 PLUGIN = '''
@@ -369,7 +400,7 @@ def test_a_folder_without_a_name_is_sealed_only_under_a_name_that_was_given(keye
         (["--expires", "2020-01-01T00:00:00+14:00"], 1, "in the past"),
         (["--version", "99999999999999999999999"], 2, "18446744073709551615"),
         (["--owner", b"\xff"], 1, "the owner is no text"),
-        (["--lease", "900"], 1, "--lease is about the key at a broker"),
+        (["--lease", "900"], 2, "--lease is about the key at a broker"),
         (["--lease", "0"], 2, "--lease"),
         (["--version", "4294967296", "--broker", "http://127.0.0.1:9", "--admin-key", "a"], 1, "up to 4294967295 only"),
     ],

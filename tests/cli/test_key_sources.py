@@ -131,6 +131,20 @@ def test_a_keeper_of_its_own_refuses_it_too(run, sealed, folder):
     assert done.returncode == 1 and "only under a lease" in done.stderr
 
 
+def test_a_keeper_of_its_own_says_where_it_listens_and_that_it_stopped(run, sealed, folder):
+    sealed()
+    configure(folder, FILES)
+    words = ["keeper", "--config", "strongroom.toml", "--socket", "keeper.sock", "digits=model_store/digits.mar"]
+    command = [sys.executable, "-m", "strongroom.cli", *words, "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True) as keeper:
+        told = json.loads(keeper.stdout.readline())
+        keeper.terminate()
+        _, said = keeper.communicate(timeout=60)
+    assert (told["socket"], list(told["archives"]), keeper.returncode) == ("keeper.sock", ["digits"], 0)
+    assert said.endswith("strongroom: stopped\n")
+
+
 def test_doctor_looks_at_the_configured_source(run, folder):
     configure(folder, FILES)
     said = run("doctor", "--config", "strongroom.toml", status=1).stdout

@@ -86,19 +86,19 @@ def test_what_is_printed_is_a_policy_that_knows_the_guest(inputs):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "status", "said"),
     [
-        (("--vcpu-type", "Z80"), "vcpu type"),
-        (("--append", "quiet"), "only with a kernel"),
-        (("--initrd", "/etc/hostname"), "only with a kernel"),
-        (("--guest-features", "many"), "not hexadecimal"),
-        (("--kernel", "/no/such/kernel"), "no such file"),
-        (("--vmm", "bochs"), "hypervisor"),
+        (("--vcpu-type", "Z80"), 1, "vcpu type"),
+        (("--append", "quiet"), 2, "only with a kernel"),
+        (("--initrd", "/etc/hostname"), 2, "only with a kernel"),
+        (("--guest-features", "many"), 2, "not hexadecimal"),
+        (("--kernel", "/no/such/kernel"), 1, "no such file"),
+        (("--vmm", "bochs"), 1, "hypervisor"),
     ],
 )
-def test_launch_inputs_that_make_no_guest_are_refused(inputs, options, said):
+def test_launch_inputs_that_make_no_guest_are_refused(inputs, options, status, said):
     done = strongroom("measure", "--ovmf", inputs["ovmf"], *options)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
 
 

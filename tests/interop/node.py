@@ -20,11 +20,12 @@ HERE = Path(__file__).parent
 
 def install(folder: Path) -> Callable[..., dict[str, Any]]:
     """A function that runs the client: (url, form, kem, body[, media type]) → what it printed."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
+    ready = os.environ.get("INTEROP_NODE_MODULES")
+    if shutil.which("node") is None or (shutil.which("npm") is None and not ready):
         pytest.skip("SKIPPED LOUDLY: node and npm are needed for the interoperability tests")
     for name in ("package.json", "client.mjs"):
         shutil.copy(HERE / name, folder)
-    if ready := os.environ.get("INTEROP_NODE_MODULES"):
+    if ready:
         (folder / "node_modules").symlink_to(ready)
     else:
         command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"]

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import strongroom
 import strongroom.torch
 import torch
 from strongroom.archive.signature import AuthorKey
@@ -229,6 +230,43 @@ def only_what_lies_in_a_room_goes_our_way_to_a_device(folder):
         assert asked == []
     finally:
         staging.to_cuda = plain
+
+
+def a_safetensors_member_of_an_open_archive_is_a_state_dict(folder):
+    from safetensors.torch import save
+
+    state = {"a": torch.arange(6).reshape(2, 3), "b": torch.ones(4, dtype=torch.float16)}
+    model = folder / "toy"
+    (model / "MAR-INF").mkdir(parents=True)
+    described = {"modelName": "toy", "modelVersion": "1.0", "handler": "toy.py", "serializedFile": "model.safetensors"}
+    (model / "MAR-INF/MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": described}))
+    (model / "toy.py").write_text("# code\n")
+    (model / "model.safetensors").write_bytes(save(state))
+    AUTHOR.save(folder / "author.key")
+    AUTHOR.public.save(folder / "author.pub")
+    sealed = strongroom.seal(model, folder / "toy.mar", author=folder / "author.key")
+    with strongroom.open_archive(sealed.path, sealed.key, authors=[folder / "author.pub"]) as archive:
+        loaded = archive.load_state_dict("model.safetensors")
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def a_checkpoint_with_a_handler_is_an_archive_that_a_launcher_admits(folder):
+    from strongroom.launch.admission import Gate
+    from strongroom.launch.config import Admission
+
+    AUTHOR.public.save(folder / "author.pub")
+    (folder / "serve.py").write_text("def handle(data, context): ...\n")
+    sealed = strongroom.torch.save(
+        {"x": torch.ones(3)}, folder / "last.mar", author=AUTHOR, name="last", version=3,
+        files={"serve.py": folder / "serve.py"}, manifest={"handler": "serve.py"},
+    )  # fmt: skip
+    (folder / "fronts").mkdir()
+    [admitted] = Gate(Admission((folder / "author.pub",), {}, False)).admit({"last": sealed.path}, folder / "fronts")
+    assert (admitted.archive, admitted.lineage, admitted.version) == (sealed.digest, "last", 3)
+    with strongroom.open_archive(sealed.path, sealed.key, authors=[AUTHOR.public]) as archive:
+        assert json.load(archive["MAR-INF/MANIFEST.json"])["model"]["handler"] == "serve.py"
+        assert torch.equal(archive.load_state_dict("model.pt")["x"], torch.ones(3))
 
 
 def a_safetensors_file_heeds_where_it_shall_go(folder):

@@ -43,6 +43,10 @@ class Unanswered(Exception):
     """The interpreter died of this question, or did not answer it in time; its text says which."""
 
 
+class Uninstalled(Unanswered):
+    """There is no interpreter here to ask."""
+
+
 class Engine:
     """One interpreter process, started at the first question. May be asked from many threads."""
 
@@ -91,7 +95,7 @@ class Engine:
                 return self._link
             self._end()
         if importlib.util.find_spec("regopy") is None:
-            raise Unanswered("the interpreter is not installed: pip install 'strongroom[broker]'")
+            raise Uninstalled("the interpreter, regopy, is not installed")
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(

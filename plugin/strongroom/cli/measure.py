@@ -49,7 +49,7 @@ def measure(
     import sys
 
     from strongroom.attest.machine import chosen, tees
-    from strongroom.errors import AttesterUnavailable, ConfigurationInvalid
+    from strongroom.errors import AttesterUnavailable, WrongUse
     from strongroom.evidence.presentation import read_evidence, write_evidence
     from strongroom.evidence.reference import reference_policy
     from strongroom.plugins import Plugins
@@ -57,10 +57,12 @@ def measure(
     if ovmf is not None:
         from strongroom.attest.launch_inputs import SnpLaunch
 
+        if kernel is None and (initrd is not None or append):
+            raise WrongUse("--initrd and --append go only with a kernel", hint="give --kernel FILE")
         try:
             features = int(guest_features, 16)
         except ValueError as error:
-            raise ConfigurationInvalid(f"--guest-features {guest_features}: not hexadecimal") from error
+            raise WrongUse(f"--guest-features {guest_features}: not hexadecimal", hint="for instance 0x21") from error
         launch = SnpLaunch(ovmf, vcpus, vcpu_type, kernel, initrd, append, features, vmm)
         computed = launch.reference_policy(name)
         print(json.dumps(computed.serialise()) if as_json else computed.toml(), end="\n" if as_json else "")
@@ -94,7 +96,7 @@ def _init_data(path: Path, tee: str | None, as_json: bool) -> None:
     import base64
     import json
 
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import WrongUse
     from strongroom.evidence.init_data import FIELDS, VIRTUAL_TPMS, fitted
     from strongroom.launch.init_files import read
 
@@ -102,7 +104,7 @@ def _init_data(path: Path, tee: str | None, as_json: bool) -> None:
     names = {"snp": "HOST_DATA", "tdx": "MRCONFIGID", "sgx": "CONFIGID", "cca": "personalization value"}
     known = [*FIELDS, *sorted(VIRTUAL_TPMS)]
     if tee is not None and tee not in known:
-        raise ConfigurationInvalid(f"no field of {tee!r} holds init-data", hint=f"one of {', '.join(known)}")
+        raise WrongUse(f"no field of {tee!r} holds init-data", hint=f"one of {', '.join(known)}")
     values = {each: fitted(read_data.digest, each) for each in known if tee in (None, each)}
     told = {
         each: {"hex": value.hex(), "base64": base64.b64encode(value).decode()}

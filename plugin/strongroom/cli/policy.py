@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect, tell
 from strongroom.cli.trust import STORE, Collateral, Offline, PluginNames
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def set_policy(
     admin_key: AdminKeyFile,
     plugin: PluginNames = None,
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put an appraisal policy (TOML) or a release policy (Rego) in force.
 
@@ -45,10 +46,11 @@ def set_policy(
         from strongroom.broker.rego import policy_text
 
         link.set_appraisal_policy(policy_text(path))
-        print(f"{policy}: in force as the appraisal policy")
-        return
-    link.set_release_policy(release_policy(policy, plugin).text)
-    print(f"{policy}: in force as the release policy")
+        kind = "appraisal"
+    else:
+        link.set_release_policy(release_policy(policy, plugin).text)
+        kind = "release"
+    tell(f"{policy}: in force as the {kind} policy", as_json=as_json, kind=kind, policy=policy)
 
 
 def get(
@@ -57,20 +59,23 @@ def get(
     admin_key: AdminKeyFile,
     role: Role = "admin",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the policy in force.
 
     Example: `strongroom policy get release --broker https://keys.example --admin-key admin.key`
     """
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import ConfigurationInvalid, WrongUse
 
     if kind not in ("appraisal", "release"):
-        raise ConfigurationInvalid(f"no policy is called {kind!r}", hint="there are appraisal and release")
+        raise WrongUse(f"no policy is called {kind!r}", hint="there are appraisal and release")
     link = connect(broker, admin_key, role, ca)
     text = link.appraisal_policy() if kind == "appraisal" else link.release_policy()
     if text is None:
         raise ConfigurationInvalid(f"no {kind} policy is set", hint="strongroom policy set")
-    print(text, end="" if text.endswith("\n") else "\n")
+    tell(text.removesuffix("\n"), as_json=as_json, kind=kind, policy=text)
+    if not as_json:
+        typer.echo(f"{broker}: this {kind} policy is in force", err=True)
 
 
 def allow(
@@ -80,6 +85,7 @@ def allow(
     admin_key: AdminKeyFile,
     field: Annotated[str, typer.Option(help="the list in that table")] = "measurements",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Accept one more measurement, leaving the rest of the appraisal policy as it is written.
 
@@ -92,8 +98,10 @@ def allow(
     text = link.appraisal_policy()
     if text is None:
         raise ConfigurationInvalid("no appraisal policy is set", hint="strongroom policy set FILE.toml")
-    link.set_appraisal_policy(extended(text, tee, field, measurement.lower()))
-    print(f"[{tee}] {field}: {measurement.lower()} is accepted")
+    measurement = measurement.lower()
+    link.set_appraisal_policy(extended(text, tee, field, measurement))
+    line = f"[{tee}] {field}: {measurement} is accepted"
+    tell(line, as_json=as_json, tee=tee, field=field, measurement=measurement)
 
 
 def try_policy(
@@ -177,26 +185,37 @@ def _submodules(claims: Mapping[str, Any]) -> Iterator[str]:
 def templates(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="print the text of this one")] = None,
     plugin: PluginNames = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the policies to start from: the release policies that come along, and what plugins offer.
 
     Examples: `strongroom policy templates` · `strongroom policy templates measured`
     """
+    import json
+
     from strongroom.errors import ConfigurationInvalid
     from strongroom.plugins import Plugins
 
     offered = Plugins.load(plugin or ()).policies()
-    if name is None:
-        for each in offered.values():
-            first = each.text.partition("\n")[0].removeprefix("# ").removeprefix(f"{each.name}: ")
-            print(f"{each.name:<22}{'appraisal: ' if each.kind == 'toml' else ''}{first}")
-    elif name in offered:
-        print(offered[name].text, end="" if offered[name].text.endswith("\n") else "\n")
-    else:
+    if name is not None and name not in offered:
         raise ConfigurationInvalid(
             f"no policy template is called {name!r}",
             hint=f"there are {', '.join(offered)}; --plugin NAME brings those of a plugin",
         )
+    if name is not None:
+        text = offered[name].text
+        print(json.dumps({"name": name, "kind": offered[name].kind, "text": text}) if as_json else text.rstrip("\n"))
+        return
+    said = {
+        each.name: each.text.partition("\n")[0].removeprefix("# ").removeprefix(f"{each.name}: ")
+        for each in offered.values()
+    }
+    if as_json:
+        print(json.dumps([{"name": each, "kind": offered[each].kind, "grants": said[each]} for each in said]))
+        return
+    for each, grants in said.items():
+        print(f"{each:<22}{'appraisal: ' if offered[each].kind == 'toml' else ''}{grants}")
+    typer.echo(f"{len(said)} templates; `strongroom policy set NAME` puts one in force", err=True)
 
 
 def release_policy(text: str, plugins: Sequence[str] | None = None) -> ReleasePolicy:

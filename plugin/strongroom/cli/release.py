@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from strongroom.cli import connection
-from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect
+from strongroom.cli.connection import AdminKeyFile, AsJson, Ca, Role, Url, connect, tell
 
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="archive, lineage, author, measurement or keeper")]
 Value = Annotated[
@@ -61,24 +61,42 @@ def revoke(
     reason: Annotated[str, typer.Option(help="one sentence, for the audit log")] = "",
     role: Role = "admin",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Release no more keys for this archive, lineage, author, measurement or keeper.
 
     Example: `strongroom release revoke lineage acme/digits --broker https://keys.example --admin-key admin.key`
     """
+    _check_kind(kind)
     connect(broker, admin_key, role, ca).revoke(kind, value, reason=reason)
-    print(f"{kind} {value}: revoked; it takes effect when a lease is renewed")
+    line = f"{kind} {value}: revoked; it takes effect when a lease is renewed"
+    tell(line, as_json=as_json, kind=kind, value=value, revoked=True)
 
 
 def restore(
-    kind: Kind, value: Value, broker: Url, admin_key: AdminKeyFile, role: Role = "admin", ca: Ca = None
+    kind: Kind,
+    value: Value,
+    broker: Url,
+    admin_key: AdminKeyFile,
+    role: Role = "admin",
+    ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take a revocation back.
 
     Example: `strongroom release restore lineage acme/digits --broker https://keys.example --admin-key admin.key`
     """
+    _check_kind(kind)
     connect(broker, admin_key, role, ca).unrevoke(kind, value)
-    print(f"{kind} {value}: no longer revoked")
+    tell(f"{kind} {value}: no longer revoked", as_json=as_json, kind=kind, value=value, revoked=False)
+
+
+def _check_kind(kind: str) -> None:
+    from strongroom.broker.store import REVOCABLE
+    from strongroom.errors import WrongUse
+
+    if kind not in REVOCABLE:
+        raise WrongUse(f"nothing of the kind {kind!r} is revoked", hint=f"one of {', '.join(REVOCABLE)}")
 
 
 def minimum(
@@ -88,13 +106,14 @@ def minimum(
     admin_key: AdminKeyFile,
     role: Role = "admin",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Release no version of a lineage below this one. It never falls again.
 
     Example: `strongroom release minimum acme/digits 7 --broker https://keys.example --admin-key admin.key`
     """
     in_force = connect(broker, admin_key, role, ca).raise_minimum_version(lineage, version)
-    print(f"{lineage}: version {in_force} and newer")
+    tell(f"{lineage}: version {in_force} and newer", as_json=as_json, lineage=lineage, version=in_force)
 
 
 def limit(
@@ -109,13 +128,14 @@ def limit(
     ] = None,
     role: Role = "admin",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say how many keepers may hold keys of a lineage, and for how long at a time. What is not given stays as it is.
 
     Example: `strongroom release limit acme/digits --keepers 3 --lease 900 --broker https://keys.example
     --admin-key admin.key`
     """
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import WrongUse
 
     limits: dict[str, int | None] = {}
     if keepers is not None:
@@ -123,13 +143,14 @@ def limit(
     if lease is not None:
         limits["lease_s"] = _number(lease, "--lease", 1, connection.LEASE_LIMIT_S)
     if not limits:
-        raise ConfigurationInvalid("nothing to change", hint="give --keepers, --lease or both: a number, or none")
+        raise WrongUse("nothing to change", hint="give --keepers, --lease or both: a number, or none")
     known = connect(broker, admin_key, role, ca).set_limit(lineage, **limits)
     holders, seconds = known["keepers"], known["lease_s"]
-    print(
+    line = (
         f"{lineage}: {'any number of' if holders is None else holders} keepers, "
         f"{'any number of' if seconds is None else seconds} seconds"
     )
+    tell(line, as_json=as_json, lineage=lineage, keepers=holders, lease_s=seconds)
 
 
 def _number(text: str, option: str, low: int, high: int) -> int | None:
@@ -147,10 +168,11 @@ def end(
     admin_key: AdminKeyFile,
     role: Role = "admin",
     ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Forget the lease of a keeper that is gone, so that it no longer counts.
 
     Example: `strongroom release end 5f0c… --broker https://keys.example --admin-key admin.key`
     """
     connect(broker, admin_key, role, ca).end_lease(lease)
-    print(f"lease {lease}: ended")
+    tell(f"lease {lease}: ended", as_json=as_json, lease=lease, ended=True)

@@ -87,13 +87,13 @@ def request(
 
 
 def _headers(lines: list[str]) -> dict[str, str]:
-    from strongroom.errors import ConfigurationInvalid
+    from strongroom.errors import WrongUse
 
     headers = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            raise ConfigurationInvalid(f"{line!r} is not a header field", hint="write -H 'Name: value'")
+            raise WrongUse(f"{line!r} is not a header field", hint="write -H 'Name: value'")
         headers[name.strip()] = value.strip()
     return headers
 

@@ -45,7 +45,11 @@ def rewrap(
     from strongroom.archive.rewrap import rewrap_archive
     from strongroom.archive.slots import PASSPHRASE, Slot
     from strongroom.cli import sealing
+    from strongroom.errors import WrongUse
     from strongroom.keys import ArchiveDigest
+
+    if identity is None and key is None and not passphrase:
+        raise WrongUse("nothing is named that opens it", hint="give --identity FILE, --key FILE or --passphrase")
 
     def drop(slot: Slot, digest: ArchiveDigest) -> bool:
         return replace or (remove_passphrases and slot.kind == PASSPHRASE)

@@ -1,4 +1,4 @@
-"""What `seal` and `archive` share: who keeps the key, the progress bar, the closing line."""
+"""What `seal` and `archive` share: who keeps the key, the sealing itself, the progress bar, the closing line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strongroom.archive.seal import BeforePublish, Sealed
+from strongroom.archive.seal import BeforePublish, Sealed, Terms, seal_source
 from strongroom.cli.connection import VERSION_LIMIT
-from strongroom.errors import ConfigurationInvalid, KeyFileInvalid
+from strongroom.errors import ConfigurationInvalid, KeyFileInvalid, WrongUse
 
 if TYPE_CHECKING:
     from strongroom.archive.passphrase import Passphrase
     from strongroom.archive.provider import ProviderRecipient
     from strongroom.archive.recipients import KeyIdentity, Recipient
     from strongroom.archive.signature import Signer
+    from strongroom.archive.source import Source
     from strongroom.plugins import Plugins
 
 
@@ -36,20 +37,18 @@ def holder(
 ) -> BeforePublish:
     """Who gets the model key before the archive takes its name.
 
-    Whatever would keep them from it is found now, not after an hour of sealing: raises `ConfigurationInvalid`, also
-    for nobody, and `KeyFileInvalid`.
+    Whatever would keep them from it is found now, not after an hour of sealing: raises `WrongUse`, also for nobody,
+    `ConfigurationInvalid` and `KeyFileInvalid`.
     """
     if (broker is None) != (admin_key is None):
-        raise ConfigurationInvalid(
-            "--broker and --admin-key belong together", hint="`strongroom broker init` makes the admin key"
-        )
+        raise WrongUse("--broker and --admin-key belong together", hint="`strongroom broker init` makes the admin key")
     if broker is None and key_out is None and not others:
-        raise ConfigurationInvalid(
+        raise WrongUse(
             "nobody would keep the key, and the archive could never be opened",
             hint="say --broker URL --admin-key FILE, --key-out FILE, or --recipient",
         )
     if broker is None and lease_s is not None:
-        raise ConfigurationInvalid("--lease is about the key at a broker", hint="say --broker URL --admin-key FILE")
+        raise WrongUse("--lease is about the key at a broker", hint="say --broker URL --admin-key FILE")
     if broker is not None:
         check_version(version)
     if key_out is not None:
@@ -114,6 +113,43 @@ def _check_key_out(key_out: Path, output: Path) -> None:
         raise KeyFileInvalid(
             f"{key_out} cannot be written: {folder} is no folder that you may write to", hint="look at --key-out"
         )
+
+
+def seal_for(
+    source: Source,
+    output: Path,
+    *,
+    author: str,
+    terms: Terms,
+    keep: BeforePublish,
+    recipients: Iterable[str],
+    passphrase: bool,
+    plugins: Iterable[str],
+    form: str,
+    padding: bool,
+    allow_requirements: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Seal with the people whom the options name, show how far it is, and say what came of it."""
+    plugins = tuple(plugins)
+    wraps = [recipient(each, plugins) for each in recipients]
+    phrase = [ask_passphrase(confirm=True)] if passphrase else []
+    with progress_bar("sealing", quiet=as_json) as progress:
+        sealed = seal_source(
+            source,
+            output,
+            author=signer(author, plugins),
+            terms=terms,
+            form=form,
+            recipients=[*wraps, *phrase],
+            padding=padding,
+            allow_requirements=allow_requirements,
+            overwrite=overwrite,
+            progress=progress,
+            before_publish=keep,
+        )
+    report(sealed, as_json=as_json)
 
 
 def output_for(source: Path, *, directory: bool) -> Path:
@@ -191,7 +227,7 @@ def moment(text: str | None) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigurationInvalid(f"{text!r} is no date", hint="write 2027-01-31 or 2027-01-31T12:00:00Z") from error
+        raise WrongUse(f"{text!r} is no date", hint="write 2027-01-31 or 2027-01-31T12:00:00Z") from error
     found = found if found.tzinfo else found.replace(tzinfo=UTC)
     if found <= datetime.now(UTC):
         raise ConfigurationInvalid(

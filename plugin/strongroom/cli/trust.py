@@ -45,11 +45,17 @@ def make_adapter(
     offline: bool,
     **more: Any,
 ) -> SealedAdapter:
-    """The adapter that these options describe; raises `ConfigurationInvalid`."""
+    """The adapter that these options describe; raises `WrongUse`, and `ConfigurationInvalid` for the policy."""
     from strongroom.channel.kem import XWING, kem_named
+    from strongroom.channel.padding import Padding
     from strongroom.client.adapter import SealedAdapter
+    from strongroom.errors import ConfigurationInvalid, WrongUse
 
-    ids = [kem_named(name).id for name in kems] if kems else [XWING]
+    try:
+        ids = [kem_named(name).id for name in kems] if kems else [XWING]
+        Padding(more.get("padding", "none"))
+    except ConfigurationInvalid as error:
+        raise WrongUse(str(error), hint=error.hint) from error
     endorse = endorsements(collateral, offline=offline)
     return SealedAdapter(policy, kems=ids, plugins=tuple(plugins or ()), endorse=endorse, **more)
 

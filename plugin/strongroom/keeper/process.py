@@ -277,8 +277,18 @@ def asserted(
     return told
 
 
-def run(configuration: Configuration, charge: Charge, socket: Path, *, attester: Attester | None = None) -> None:
-    """Serve until SIGTERM. `attester` replaces the configured one, for demonstrations."""
+def run(
+    configuration: Configuration,
+    charge: Charge,
+    socket: Path,
+    *,
+    attester: Attester | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM. `attester` replaces the configured one, for demonstrations.
+
+    `ready` is called when the socket answers, which is before the models are open.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="strongroom keeper: %(message)s")
     harden()
     lock_memory()
@@ -323,6 +333,7 @@ def run(configuration: Configuration, charge: Charge, socket: Path, *, attester:
     signal.signal(signal.SIGINT, stop)
     for model in held:
         model.start()
+    ready()
     try:
         service.run()
     finally:
