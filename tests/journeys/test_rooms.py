@@ -14,6 +14,7 @@ import psutil
 import pytest
 import requests
 from doubles.houses import HERE
+from doubles.hunted import HuntedStage
 from doubles.models import plain_archive
 from doubles.namespaces import only_root
 from strongroom.client.adapter import SealedAdapter
@@ -49,7 +50,7 @@ def house(tmp_path_factory):
     weights = (folder / "weights.pt").read_bytes()
     files = {"paths.py": (HERE / "paths_handler.py").read_bytes(), "weights.pt": weights}
     plain = plain_archive(folder / "paths.mar", files, name="paths", handler="paths.py")
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()
