@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class Ground:
 
     def __init__(self, *names: str, lease_s: int = 0) -> None:
         self.names = names or ("digits",)
+        self.counted: Counter[str] = Counter()  # for docs/reliability.md; what was answered wrongly is an assertion
         self.stage = Stage.make()
         self.canaries: dict[str, str | bytes] = {
             name: canary(name) for name in ("model", "weights", "request", "piece")
@@ -104,6 +106,7 @@ class Ground:
         """SIGKILL for the first of that kind."""
         pid = self.tree(kind)[0].pid
         os.kill(pid, signal.SIGKILL)
+        self.counted["killed"] += 1
         return pid
 
     # -- talking ------------------------------------------------------------------------------
@@ -118,6 +121,11 @@ class Ground:
 
     def status(self, session: requests.Session, name: str = "", timeout: float = 30) -> int:
         """The status of one honest request; 200 only with the right answer, 0 where there was none at all."""
+        status = self._asked(session, name, timeout)
+        self.counted["answered rightly" if status == 200 else "refused" if status else "not answered"] += 1
+        return status
+
+    def _asked(self, session: requests.Session, name: str, timeout: float) -> int:
         try:
             answer = session.post(self.url(name), json={"answer": self.canaries["request"]}, timeout=timeout)
         except StrongroomError as error:
@@ -215,7 +223,9 @@ class Ground:
         return (logs | private | {self.archive(name).name for name in self.names}) - searched
 
     def close(self) -> None:
+        """Stop everything, and print what was counted."""
         self.stage.close()
+        print(json.dumps(dict(sorted(self.counted.items()))))
 
 
 def patiently(talk: Callable[[], None], deadline: float) -> None:
