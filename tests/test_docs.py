@@ -148,8 +148,9 @@ def test_verbs_that_a_page_names_exist(page):
     assert {name.replace("-", "_") for name in named} <= set(VERBS)
 
 
-def test_every_test_that_the_threat_model_names_exists():
-    text = (ROOT / "docs" / "threat-model.md").read_text()
+@pytest.mark.parametrize("page", ["threat-model.md", "reliability.md"])
+def test_every_test_that_a_page_of_promises_names_exists(page):
+    text = (ROOT / "docs" / page).read_text()
     named = re.findall(r"\btests/[\w/]+\.py(?:::\w+)?", text)
     assert len(named) > 10
     for each in named:
@@ -167,6 +168,15 @@ def test_every_attack_in_the_threat_model_names_the_test_that_holds_it():
     assert len(attacks) > 30
     for row in attacks:
         assert re.search(r"tests/[\w/]+\.py(::\w+)? \|$", row), row
+
+
+def test_every_fault_on_the_page_of_reliability_names_the_test_that_throws_it():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    section = text.partition("## What is full")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|") and not set(line) <= set("|- ")]
+    assert len(rows) > 20
+    for row in rows[1:]:
+        assert re.search(r"tests/[\w/]+\.py::\w+ \|$", row), row
 
 
 def test_python_in_guides_parses():

@@ -112,11 +112,26 @@ def test_an_archive_opens_or_is_refused_with_the_word_of_its_vector(vector, tmp_
     else:
         with pytest.raises(WORDS[vector.head["expect"]]) as caught:
             whole_way()
+        assert caught.value.hint, f"{caught.value} has no next step"
         if vector.head["expect"] == "tampered":
             assert not isinstance(caught.value, ArchiveTruncated)
 
     # What came out before a refusal counts too.
     assert sha256(b"".join(released)).hexdigest() == vector.head["released"]
+
+
+SPLICED = {
+    "payload-blocks-swapped": "payload block 0 is not the one that was signed, but block 1",
+    "payload-digests-swapped": "the list of block digests is not the one that was signed",
+    "slots-stolen": "moved here from another archive",
+}
+
+
+@pytest.mark.parametrize("name", SPLICED)
+def test_what_was_put_together_from_two_places_says_so(name, tmp_path):
+    [vector] = [each for each in VECTORS if each.name == name]
+    with pytest.raises(ArchiveTampered, match=SPLICED[name]), SealedArchive.open(vector.expand(tmp_path)) as archive:
+        stream(vector.unlock(archive), [])
 
 
 def test_there_are_vectors_good_and_bad():

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-import re
 import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import psutil
 import requests
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from doubles.hunted import handlers_own, is_inside, known_secrets, said_in_the_clear
 from doubles.models import plain_archive
 from leaks.hunt import Found, Hunt, canary, may_watch
 from strongroom.archive.signature import AuthorKey
 from strongroom.archive.unseal import SealedArchive
 from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.admin import AdminKey
-from strongroom.channel import ohttp
-from strongroom.channel.bhttp import Request
-from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
-from strongroom.channel.keylist import KeyList
-from strongroom.channel.ohttp import Form
 from strongroom.client.adapter import SealedAdapter
+from strongroom.client.grpc_inference import SealedInference
 from strongroom.demo.stage import Stage, run
 from strongroom.errors import StrongroomError
 from strongroom.keeper.release import ReleaseClient
@@ -45,8 +44,11 @@ class Ground:
 
     def __init__(self, *names: str, lease_s: int = 0) -> None:
         self.names = names or ("digits",)
+        self.counted: Counter[str] = Counter()  # for docs/reliability.md; what was answered wrongly is an assertion
         self.stage = Stage.make()
-        self.canaries: dict[str, str | bytes] = {name: canary(name) for name in ("model", "weights", "request")}
+        self.canaries: dict[str, str | bytes] = {
+            name: canary(name) for name in ("model", "weights", "request", "piece")
+        }
         self.canaries["answer"] = hashlib.sha256(self.canaries["request"].encode()).hexdigest()
         # This process is the client and the author, so its own files are spared, and it writes none elsewhere.
         self.hunt = Hunt(self.canaries, spared=(self.stage.owner,))
@@ -103,6 +105,7 @@ class Ground:
         """SIGKILL for the first of that kind."""
         pid = self.tree(kind)[0].pid
         os.kill(pid, signal.SIGKILL)
+        self.counted["killed"] += 1
         return pid
 
     # -- talking ------------------------------------------------------------------------------
@@ -117,6 +120,11 @@ class Ground:
 
     def status(self, session: requests.Session, name: str = "", timeout: float = 30) -> int:
         """The status of one honest request; 200 only with the right answer, 0 where there was none at all."""
+        status = self._asked(session, name, timeout)
+        self.counted["answered rightly" if status == 200 else "refused" if status else "not answered"] += 1
+        return status
+
+    def _asked(self, session: requests.Session, name: str, timeout: float) -> int:
         try:
             answer = session.post(self.url(name), json={"answer": self.canaries["request"]}, timeout=timeout)
         except StrongroomError as error:
@@ -136,7 +144,8 @@ class Ground:
         raise AssertionError(f"no answer after {seconds} s, the last status was {last}\n{self.stage.log_tail()}")
 
     def talk(self) -> None:
-        """Requests of every kind, until one of each was answered; then what the server says in the clear."""
+        """Requests of every kind, in one answer and in pieces, over HTTP and gRPC, until one of each was answered;
+        then what the server says in the clear."""
         session, deadline = self.session(), time.monotonic() + 120
         wanted = [{"answer": self.canaries["request"]}, {"say": self.canaries["request"]}]
         wanted += [{"raise": self.canaries["request"]}, {"exit": self.canaries["request"]}]
@@ -155,40 +164,40 @@ class Ground:
                     assert answer.json() == {"answered": self.canaries["answer"]}
             wanted.pop(0)
         assert not wanted
+        for talk in (lambda: self.talk_in_pieces(session), self.talk_by_grpc):
+            patiently(talk, deadline)
         self.until_answered(session)
-        self.ask_with_known_secrets()
+        secrets = known_secrets(self.stage, self.names[0])
+        assert secrets
+        self.hunt.look_for(secrets)
         self.listen_to_the_clear()
 
-    def ask_with_known_secrets(self) -> None:
-        """One request whose own keys are canaries, which only this client and one worker may ever know."""
-        bundle = requests.post(self.url(), data=b"{}", headers={"Content-Type": KEYS_REQUEST_TYPE}, timeout=30)
-        parts = KeyBundle.parse(bundle.content).parts
-        config, pair = KeyList.parse(parts.ohttp_keys).choose()
-        inner = Request("POST", "http", "h", f"/predictions/{self.names[0]}", (("content-type", "application/json"),),
-                        b'{"answer": "x"}')  # fmt: skip
-        message, opener = ohttp.encapsulate(config, pair, inner.serialise())
-        context = opener._context
-        self.hunt.add("a request's key", context._secrets.key)
-        self.hunt.add("a request's exporter secret", context._secrets.exporter_secret)
-        self.hunt.add("a response's secret", context.export(Form.SINGLE.response_label, 32))
-        answer = requests.post(
-            self.url(), data=bytes(message), headers={"Content-Type": "message/ohttp-req"}, timeout=30
-        )
-        opener.open(answer.content)
+    def talk_in_pieces(self, session: requests.Session) -> None:
+        """An answer that comes in pieces, one of them a canary."""
+        wish = {"stream": self.canaries["piece"], "answer": self.canaries["request"]}
+        with session.post(self.url(), json=wish, stream=True, timeout=30) as answer:
+            said = b"".join(answer.iter_content(None)).decode()
+        assert said.startswith(str(self.canaries["piece"])), said
+        assert str(self.canaries["answer"]) in said
+
+    def talk_by_grpc(self) -> None:
+        """Both calls of TorchServe's other front, by our own client."""
+        name, headers = f"127.0.0.1:{self.stage.grpc}", {"content-type": "application/json"}
+        wish = {"stream": self.canaries["piece"], "answer": self.canaries["request"]}
+        with grpc.insecure_channel(name) as channel:
+            sealed = SealedInference(channel, self.stage.client_policy(), name=name)
+            whole = sealed.predict(self.names[0], json.dumps(wish).encode(), headers=headers, timeout=30).content
+            pieces = b"".join(
+                sealed.stream(self.names[0], json.dumps(wish).encode(), headers=headers, timeout=30).pieces
+            )
+        for said in (whole, pieces):
+            assert said.decode().startswith(str(self.canaries["piece"]))
+            assert str(self.canaries["answer"]) in said.decode()
 
     def listen_to_the_clear(self) -> None:
         """What anybody can ask the server for; a canary that a client put there itself would be its own leak."""
-        properties = (self.stage.host / "config.properties").read_text()
-        metrics = re.search(r"^metrics_address=(.+)$", properties, re.MULTILINE)[1]
-        management = f"http://127.0.0.1:{self.stage.management}"
-        places = [f"{self.stage.url}{path}" for path in ("/ping", "/api-description", "/models")]
-        places.append(self.url())
-        places += [f"{metrics}/metrics", f"{management}/models", f"{management}/models/{self.names[0]}?customized=true"]
-        places += [f"{management}/metrics", f"{management}/api-description"]
-        for each in places:
-            with contextlib.suppress(requests.RequestException):
-                answer = requests.get(each, timeout=10)
-                self.hunt.octets(answer.content + repr(answer.headers).encode(), each)
+        for where, octets in said_in_the_clear(self.stage, list(self.names)):
+            self.hunt.octets(octets, where)
 
     # -- hunting ------------------------------------------------------------------------------
 
@@ -213,17 +222,17 @@ class Ground:
         return (logs | private | {self.archive(name).name for name in self.names}) - searched
 
     def close(self) -> None:
+        """Stop everything, and print what was counted."""
         self.stage.close()
+        print(json.dumps(dict(sorted(self.counted.items()))))
 
 
-def is_inside(pid: int) -> bool:
-    """Keepers and workers: they rightly hold opened models in memory files."""
-    with contextlib.suppress(OSError):
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        return any(WORDS[kind] in line for kind in ("worker", "keeper"))
-    return False
-
-
-def handlers_own(where: str) -> bool:
-    """What the handler itself wrote into the temporary folder that it was given: in memory, and swept at the end."""
-    return re.match(r"(?:/proc/\d+/root)?/dev/shm/strongroom-\w+/temp/left-behind", where) is not None
+def patiently(talk: Callable[[], None], deadline: float) -> None:
+    """Until it succeeds: who was just killed may be on its way back."""
+    while True:
+        try:
+            return talk()
+        except (StrongroomError, requests.RequestException, grpc.RpcError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)

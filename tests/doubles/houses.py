@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from doubles.hunted import HuntedStage
 from doubles.models import plain_archive
 from doubles.serving import Serving, start_torchserve
 from strongroom.client.adapter import SealedAdapter
@@ -85,8 +86,8 @@ def standing(
 def sealed_stage(
     store: Path, models: Mapping[str, str], settings: str = "", *, workers: int = 1, limit: int = MOST
 ) -> Iterator[Stage]:
-    """A sealed server alone, of plain archives that lie in `store`."""
-    stage = Stage.make()
+    """A sealed server alone, of plain archives that lie in `store`; searched for leaks in the end."""
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()

@@ -17,6 +17,8 @@ import threading
 import warnings
 from pathlib import Path
 
+from ts.handler_utils.utils import send_intermediate_predict_response
+
 MODEL_CANARY = "canary-of-the-model-3f1c8a52d09b"
 
 print(f"at import {MODEL_CANARY}")
@@ -99,7 +101,7 @@ def handle(data, context):
         say(f"at load {MODEL_CANARY}")
         return None
     answers = []
-    for row in data:
+    for index, row in enumerate(data):
         body = row["body"] if isinstance(row["body"], dict) else json.loads(bytes(row["body"]))
         if "say" in body:
             say(body["say"])
@@ -115,6 +117,11 @@ def handle(data, context):
             del held
         if "exit" in body:
             sys.exit(body["exit"])
+        if "stream" in body:
+            ids = {index: context.request_ids[index]}
+            send_intermediate_predict_response(
+                {index: body["stream"]}, ids, "Intermediate Prediction success", 200, context
+            )
         if "answer" in body:
             answers.append({"answered": hashlib.sha256(body["answer"].encode()).hexdigest()})
             continue

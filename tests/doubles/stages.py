@@ -7,17 +7,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from doubles.hunted import HuntedStage
 from strongroom.demo.digits import Trained, held_back
-from strongroom.demo.stage import Stage
 
 
-def sealed_stage(digits: Trained, **server) -> Iterator[Stage]:
-    """Author, broker, sealed archive and launched server; everything stops in the end."""
-    stage = Stage.make()
+def sealed_stage(digits: Trained, **server) -> Iterator[HuntedStage]:
+    """Author, broker, sealed archive and launched server; in the end it is searched for leaks, and everything stops."""
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()
         stage.seal(digits.archive)
+        stage.hunt.look_for({f"scan {number}": scan.pixels for number, scan in enumerate(digits.held_back[:10])})
         stage.start_server(**server)
         stage.wait_until_ready()
         yield stage

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from doubles.hunted import HuntedStage
 from doubles.stages import sealed_stage
 from strongroom.adapters.torchserve.preparation import sweep_abandoned
 from strongroom.client.adapter import SealedAdapter
@@ -147,7 +148,7 @@ def test_after_all_that_no_plaintext_is_left_anywhere(guarded, digits):
 
 
 def test_each_process_killed_once_while_the_model_loads_comes_back(digits):
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()
@@ -199,7 +200,7 @@ def everything(processes):
 
 
 def test_while_the_broker_is_down_requests_get_a_clear_503_and_recovery_is_by_itself(digits):
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()

@@ -18,7 +18,9 @@ import psutil
 import pytest
 import requests
 from doubles.balancer import Balancer
+from doubles.hunted import HuntedStage
 from doubles.models import Author, plain_archive
+from leaks.hunt import canary
 from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker import directory
 from strongroom.broker.epochs import EPOCH_S
@@ -28,13 +30,14 @@ from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
 from strongroom.channel.keylist import KeyList
 from strongroom.client.adapter import SealedAdapter
-from strongroom.demo.stage import Stage, run
+from strongroom.demo.stage import Stage
 from strongroom.errors import RequestRefused, ServerRefused
 
 pytestmark = pytest.mark.journey
 
 HANDLER = Path(__file__).parents[1] / "doubles" / "echo_handler.py"
 ONE_WORKER = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\n"
+CANARY = canary("asked")
 LEASE_S = 3
 """Short, so that keepers hear soon of the broker's time, which this test turns on."""
 
@@ -79,6 +82,7 @@ class Fleet:
         return session
 
     def ask(self, session: requests.Session, said: str) -> None:
+        said = f"{said} {CANARY}"
         answer = session.post(self.url, data=said.encode(), timeout=60)
         assert answer.status_code == 200
         assert said.encode().hex() in answer.text
@@ -93,8 +97,8 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    clock, first = Clock(), Stage.make()
-    second = Stage(first.owner, Path(tempfile.mkdtemp(prefix="strongroom-host-")))
+    clock, first = Clock(), HuntedStage.make()
+    second = HuntedStage(first.owner, Path(tempfile.mkdtemp(prefix="strongroom-host-")), hunt=first.hunt)
     try:
         first.author_id = str(Author.make(first.owner).key.public.id)
         first.measurement = SimulatedAttester().measurement.hex()
@@ -121,21 +125,18 @@ def fleet() -> Iterator[Fleet]:
         close(first, second)
 
 
-def close(*hosts: Stage) -> None:
+def close(*hosts: HuntedStage) -> None:
     with ThreadPoolExecutor() as pool:
-        list(pool.map(Stage.close, hosts))
+        list(pool.map(HuntedStage.close, hosts))
 
 
-def seal(stage: Stage) -> None:
+def seal(stage: HuntedStage) -> None:
     """As an author does it; nothing about fleets is said."""
     files = {"echo_handler.py": HANDLER.read_bytes(), "config.yaml": ONE_WORKER}
     plain = plain_archive(
         stage.owner / "echo.mar", files, name="echo", handler="echo_handler.py", configFile="config.yaml"
     )
-    (stage.host / "model_store").mkdir()
-    flags = ["--author", "author.key", "--broker", stage.broker_url, "--admin-key", "broker/admin.key"]
-    flags += ["--lease", str(LEASE_S), "-o", str(stage.host / "model_store" / "echo.mar")]
-    run("seal", str(plain), *flags, folder=stage.owner)
+    stage.seal(plain, "--lease", str(LEASE_S))
 
 
 def an_evening(fleet: Fleet) -> int:

@@ -13,6 +13,7 @@ import pytest
 import requests
 from doubles.grpc_inference import Inference
 from doubles.houses import MOST
+from leaks.hunt import canary
 from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
@@ -25,7 +26,9 @@ from strongroom.errors import MalformedInput, ServerRefused, ServerUnsealed
 pytestmark = pytest.mark.journey
 
 SINGLE, CHUNKED = (form.request_type.encode() for form in Form)
-WISH = {"pieces": ["a ", "b "], "pause": 0.05, "last": "c"}
+CANARY, LAST = canary("note"), canary("last")
+WISH = {"pieces": ["a ", "b "], "pause": 0.05, "last": LAST}
+ANSWER = f"a b {LAST}".encode()
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +43,21 @@ def key(inference):
     return KeyList.parse(KeyBundle.parse(octets).parts.ohttp_keys).choose()
 
 
-def inner(wish: object) -> bytes:
+def inner(wish: dict[str, object]) -> bytes:
     headers = (("content-type", "application/json"),)
-    return Request("POST", "http", "h", "/predictions/talk", headers, json.dumps(wish).encode()).serialise()
+    content = json.dumps(wish | {"note": CANARY}).encode()
+    return Request("POST", "http", "h", "/predictions/talk", headers, content).serialise()
 
 
 def worker_of(house) -> int:
     return house.stage.workers("talk")[0]["pid"]
 
 
-def single(key, wish: object):
+def single(key, wish: dict[str, object]):
     return ohttp.encapsulate(*key, inner(wish))
 
 
-def in_chunks(key, wish: object):
+def in_chunks(key, wish: dict[str, object]):
     sealer = chunked.RequestSealer(*key)
     return sealer.front + sealer.seal(inner(wish)) + sealer.finish(), sealer.response_opener()
 
@@ -77,11 +81,11 @@ def test_a_sealed_request_is_answered_over_predictions(inference, key):
 def test_a_chunked_request_is_gathered_into_one_message_by_either_call(house, inference, key):
     before = worker_of(house)
     body, opener = in_chunks(key, WISH)
-    assert opened(opener, inference.predict("talk", body=body, content_type=CHUNKED)).content == b"a b c"
+    assert opened(opener, inference.predict("talk", body=body, content_type=CHUNKED)).content == ANSWER
     body, opener = in_chunks(key, WISH)
     messages = list(inference.stream("talk", body=body, content_type=CHUNKED))
     assert len(messages) == 1
-    assert opened(opener, messages[0]).content == b"a b c"
+    assert opened(opener, messages[0]).content == ANSWER
     assert worker_of(house) == before
 
 
@@ -111,7 +115,7 @@ def test_a_unary_call_for_a_stream_loses_no_worker(house, inference, key, media_
         body, opener = in_chunks(key, WISH) if media_type == CHUNKED else single(key, WISH)
         octets = inference.predict("talk", body=bytes(body), content_type=media_type)
         response = opened(opener, octets) if media_type == CHUNKED else Response.parse(opener.open(octets))
-        assert response.content == b"a b c"
+        assert response.content == ANSWER
     assert worker_of(house) == before
     answer = house.session.post(house.url("/predictions/talk"), json={"last": "alive"}, timeout=30)
     assert answer.content == b"alive"
@@ -179,8 +183,8 @@ def test_rest_and_grpc_share_a_batch(house, inference, key):
             message, opener = single(key, WISH)
             octets = pool.submit(inference.predict, "talk", body=bytes(message), content_type=SINGLE).result()
             response = Response.parse(opener.open(octets))
-            assert rest.result().content == b"a b c"
-        assert response.content == b"a b c"
+            assert rest.result().content == ANSWER
+        assert response.content == ANSWER
         if dict(response.headers)["x-batch"] == "2":
             return
     raise AssertionError("the two never came into one batch")
@@ -205,7 +209,7 @@ def test_our_client_asks_over_grpc_and_gets_status_headers_and_content(sealed):
 
 def test_our_client_takes_a_stream_that_was_gathered(sealed):
     answer = sealed.stream("talk", json.dumps(WISH).encode(), headers=JSON, timeout=30)
-    assert (answer.status, b"".join(answer.pieces)) == (200, b"a b c")
+    assert (answer.status, b"".join(answer.pieces)) == (200, ANSWER)
 
 
 def test_our_client_sends_nothing_over_grpc_to_a_server_that_fails_its_policy(house, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from doubles.hunted import HuntedStage
 from doubles.models import plain_archive
 from strongroom.client.adapter import SealedAdapter
 from strongroom.demo.search import found_in, hits
@@ -22,7 +23,7 @@ SECRETS = {"the request": [REQUEST_CANARY.encode()], "the model": [MODEL_CANARY.
 
 
 def loud_stage(settings: str = "") -> Stage:
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()

@@ -40,7 +40,7 @@ def test_after_every_death_there_is_no_canary_anywhere(ground, deaths):
     assert searched["bytes of loopback traffic"] > 10_000
     assert searched["packets that went by unheard"] == 0
     assert not may_watch() or searched["files watched"] > 0
-    assert {"the model key", "the author's key", "a request's key"} <= set(ground.hunt.canaries)
+    assert {"the model key", "the author's key", "the key of a request to digits", "piece"} <= set(ground.hunt.canaries)
 
 
 def test_a_leak_that_is_planted_in_the_same_ground_is_found(ground):

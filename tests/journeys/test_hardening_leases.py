@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,35 +12,35 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from doubles.hunted import HuntedStage
 from doubles.models import plain_archive
+from leaks.hunt import canary
 from strongroom.adapters.torchserve.launcher import keeper_status
 from strongroom.client.adapter import SealedAdapter
-from strongroom.demo.stage import COMMAND, Stage, run
+from strongroom.demo.stage import COMMAND
 from strongroom.errors import StrongroomError
 
 pytestmark = pytest.mark.journey
 
 HANDLER = Path(__file__).parents[1] / "doubles" / "loud_handler.py"
 LEASE_S, GRACE_S = 6, 5
+CANARY = canary("asked")
 ADMIN = ("--admin-key", "broker/admin.key")
 
 
 @pytest.fixture(scope="module")
 def leased():
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()
-        (stage.host / "model_store").mkdir()
         plain = plain_archive(
             stage.owner / "digits.mar",
             {"loud_handler.py": HANDLER.read_bytes()},
             name="digits",
             handler="loud_handler.py",
         )
-        output = str(stage.host / "model_store" / "digits.mar")
-        flags = ["--author", "author.key", "--broker", stage.broker_url, *ADMIN, "--lease", str(LEASE_S)]
-        run("seal", str(plain), *flags, "--lease-required", "-o", output, folder=stage.owner)
+        stage.seal(plain, "--lease", str(LEASE_S), "--lease-required")
         stage.start_server(grace_s=GRACE_S)
         stage.wait_until_ready()
         yield stage
@@ -79,7 +80,9 @@ def holders(stage) -> list[int]:
 def answer(stage, session) -> int:
     """The status of one request, as a client sees it; 0 where there was no answer at all."""
     try:
-        return session.post(f"{stage.url}/predictions/digits", json={}, timeout=30).status_code
+        asked = session.post(f"{stage.url}/predictions/digits", json={"answer": CANARY}, timeout=30)
+        assert asked.status_code != 200 or asked.json() == {"answered": hashlib.sha256(CANARY.encode()).hexdigest()}
+        return asked.status_code
     except StrongroomError as error:
         return getattr(error, "status", 503) or 503
     except requests.RequestException:

@@ -20,9 +20,10 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from doubles.hunted import HuntedStage
 from doubles.models import plain_archive
 from strongroom.client.adapter import SealedAdapter
-from strongroom.demo.stage import Stage, run
+from strongroom.demo.stage import Stage
 
 pytestmark = [pytest.mark.journey, pytest.mark.long]
 
@@ -82,7 +83,7 @@ class Figures:
 
 def serve(kind: str, form: str, mebibytes: int) -> tuple[Figures, dict[str, float]]:
     """Seal, launch and ask until every worker has touched every page of its weights."""
-    stage, took = Stage.make(), {}
+    stage, took = HuntedStage.make(), {}
     try:
         stage.make_author()
         stage.start_broker()
@@ -94,12 +95,9 @@ def serve(kind: str, form: str, mebibytes: int) -> tuple[Figures, dict[str, floa
         )
         del files
         weights.unlink()
-        (stage.host / "model_store").mkdir()
         output = stage.host / "model_store" / ("digits.mar" if form == "archive" else "digits")
-        flags = ["--author", "author.key", "--broker", stage.broker_url, "--admin-key", "broker/admin.key"]
-        flags += ["--directory"] if form == "folder" else []
         began = time.monotonic()
-        run("seal", str(plain), *flags, "-o", str(output), folder=stage.owner)
+        stage.seal(plain, *(["--directory"] if form == "folder" else []), output=output)
         took["sealing s"] = round(time.monotonic() - began, 1)
         plain.unlink()
         began = time.monotonic()

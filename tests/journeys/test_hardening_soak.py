@@ -21,7 +21,9 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from doubles.hunted import HuntedStage
 from doubles.models import plain_archive
+from leaks.hunt import canary
 from strongroom.channel import ohttp
 from strongroom.channel.bhttp import Request
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
@@ -36,12 +38,13 @@ REQUESTS = int(os.environ.get("STRONGROOM_SOAK", "10000"))
 CLIENTS = 4
 ATTEMPTS = 6
 HANDLER = Path(__file__).parents[1] / "doubles" / "loud_handler.py"
+CANARY = canary("soaked")
 SEALED = "message/ohttp-req"
 
 
 @pytest.fixture(scope="module")
 def stage():
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()
@@ -81,7 +84,7 @@ class Figures:
 
 
 class Soak:
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: HuntedStage) -> None:
         self.stage = stage
         self.url = f"http://127.0.0.1:{stage.inference}/predictions/digits"  # past the relay, which keeps every byte
         self.counts: Counter[str] = Counter()
@@ -118,7 +121,7 @@ class Soak:
     def _honest(self, session: requests.Session, number: int) -> None:
         import hashlib
 
-        text = f"request {number}"
+        text = f"{CANARY} in request {number}"
         for _ in range(ATTEMPTS):
             try:
                 answer = session.post(self.url, json={"answer": text}, timeout=30)
@@ -127,7 +130,10 @@ class Soak:
                 time.sleep(0.5)
                 continue
             if answer.status_code == 200:
-                right = answer.json() == {"answered": hashlib.sha256(text.encode()).hexdigest()}
+                expected = hashlib.sha256(text.encode()).hexdigest()
+                right = answer.json() == {"answered": expected}
+                if number % 1000 == 0:
+                    self.stage.hunt.canaries[f"the answer to request {number}"] = expected
                 self.count("answered rightly" if right else "WRONG ANSWER")
                 return
             self.count(f"tried again after {answer.status_code}")

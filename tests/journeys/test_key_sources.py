@@ -7,12 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
+from doubles.hunted import HuntedStage
 from doubles.models import plain_archive
 from doubles.soft_token import PIN, soft_token
+from leaks.hunt import canary
 from strongroom.archive.modelkey import load_model_key
 from strongroom.broker.document import ModelKeyDocument
 from strongroom.client.adapter import SealedAdapter
-from strongroom.demo.stage import Stage, run
+from strongroom.demo.stage import run
 from strongroom.keys import ArchiveDigest
 
 pytestmark = pytest.mark.journey
@@ -25,7 +27,7 @@ def handle(data, context):
 
 @pytest.fixture
 def stage():
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.measure()
@@ -40,6 +42,7 @@ def seal(stage, into) -> dict:
     """A small model, sealed with its key left in a folder."""
     files = {"toy.py": HANDLER, "toy.pt": bytes(range(256)) * 100}
     plain = plain_archive(stage.owner / "toy.plain.mar", files, name="toy", handler="toy.py")
+    stage.remember(plain)
     into.mkdir(exist_ok=True)
     flags = ["--author", "author.key", "--key-out", str(into), "-o", str(stage.host / "model_store" / "toy.mar")]
     return run("seal", str(plain), *flags, folder=stage.owner)
@@ -53,7 +56,8 @@ def answered(stage, keys) -> str:
     session = requests.Session()
     session.mount(stage.url, adapter)
     url = f"{stage.url}/predictions/toy"
-    assert session.post(url, data=b"a question", timeout=60).content == b"opened: a question"
+    question = canary("question").encode()
+    assert session.post(url, data=question, timeout=60).content == b"opened: " + question
     return adapter.verify_server(url).verdict.claims["key-provider"]
 
 

@@ -9,6 +9,7 @@ import json
 
 import pytest
 from doubles.envelopes import enveloped
+from leaks.hunt import canary
 
 pytestmark = pytest.mark.journey
 
@@ -19,12 +20,12 @@ def ask(house, path: str, body: object, **arguments):
     return answer.json()
 
 
-INSTANCES = {"instances": [[1, 2], [3, 4], "text"]}
+INSTANCES = {"instances": [[1, 2], [3, 4], "text", canary("instance")]}
 TENSORS = {
     "id": "7",
     "inputs": [
         {"name": "input-0", "shape": [2, 2], "datatype": "INT64", "data": [1, 2, 3, 4]},
-        {"name": "input-1", "shape": [1], "datatype": "BYTES", "data": ["abc"]},
+        {"name": "input-1", "shape": [1], "datatype": "BYTES", "data": [canary("tensor")]},
     ],
 }
 

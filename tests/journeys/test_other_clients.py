@@ -16,13 +16,21 @@ import pytest
 import requests
 from interop.node import install
 from interop.tng_shim import TngShim
+from leaks.hunt import canary
 from strongroom.client.adapter import SealedAdapter
 from strongroom.client.httpx_transport import AsyncSealedTransport, SealedTransport
 from strongroom.client.proxy import SealedProxy
 
 pytestmark = pytest.mark.journey
 
-WISH = {"pieces": ["one ", "two "], "pause": 0.2, "last": "end", "status": 201, "type": "text/event-stream"}
+WISH = {
+    "pieces": ["one ", "two "],
+    "pause": 0.2,
+    "last": "end",
+    "note": canary("note"),
+    "status": 201,
+    "type": "text/event-stream",
+}
 
 
 @pytest.fixture(scope="module")

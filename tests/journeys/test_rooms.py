@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import requests
 from doubles.houses import HERE
+from doubles.hunted import HuntedStage
 from doubles.models import plain_archive
 from doubles.namespaces import only_root
+from leaks.hunt import Hunt, canary
 from strongroom.client.adapter import SealedAdapter
 from strongroom.demo.stage import Stage
 
@@ -35,7 +37,7 @@ class House:
         self.session.mount(stage.url, SealedAdapter(policy=stage.client_policy()))
 
     def ask(self) -> requests.Response:
-        return self.session.post(f"{self.stage.url}/predictions/paths", data=b"x", timeout=60)
+        return self.session.post(f"{self.stage.url}/predictions/paths", data=canary("asked").encode(), timeout=60)
 
     def keeper(self) -> psutil.Process:
         below = psutil.Process(self.stage.launcher.pid).children(recursive=True)
@@ -49,7 +51,7 @@ def house(tmp_path_factory):
     weights = (folder / "weights.pt").read_bytes()
     files = {"paths.py": (HERE / "paths_handler.py").read_bytes(), "weights.pt": weights}
     plain = plain_archive(folder / "paths.mar", files, name="paths", handler="paths.py")
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()
@@ -87,10 +89,20 @@ def test_the_handler_can_neither_change_its_weights_nor_find_others(found):
 
 
 def test_nothing_of_it_is_seen_outside(house):
-    places = [path for place in house.stage.host_places() for path in place.rglob("*") if path.is_file()]
-    piece = house.weights[5_000_000:5_000_064]
-    assert all(piece not in io.FileIO(path).readall() for path in places)
-    assert not any(path.name == "weights.pt" for path in places)
+    assert house.stage.search() == []
+    assert not [path for place in house.stage.host_places() for path in place.rglob("weights.pt")]
+
+
+def test_in_the_keepers_own_mount_the_pieces_that_are_searched_for_do_lie(house):
+    keeper = house.keeper().pid
+    lines = Path(f"/proc/{keeper}/mountinfo").read_text().splitlines()
+    rooms = {line.split()[4] for line in lines if "/strongroom-" in line.split()[4]}
+    hunt = Hunt(dict(house.stage.hunt.canaries), began=house.stage.hunt.began)
+    hunt.files(Path(f"/proc/{keeper}/root{each}") for each in rooms)
+    assert {each.what.partition(" at ")[0] for each in hunt.found} >= {
+        "a piece of paths.mar: weights.pt",
+        "a piece of paths.mar: paths.py",
+    }
 
 
 def test_a_keeper_that_is_killed_takes_the_server_along_and_both_come_back(house):

@@ -7,6 +7,7 @@ import secrets
 
 import pytest
 import requests
+from leaks.hunt import canary
 from strongroom.channel import ohttp
 from strongroom.channel.bhttp import Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
@@ -15,12 +16,16 @@ from strongroom.client.exchange import SEQUENCE_ID, _shown
 
 pytestmark = pytest.mark.journey
 
+CANARY = canary("note")
+
 
 def step(house, sequence: str, add: int, *, start: bool = False, end: bool = False) -> dict:
     headers = {SEQUENCE_ID: sequence}
     headers |= {"ts_request_sequence_start": "True"} if start else {}
     headers |= {"ts_request_sequence_end": "True"} if end else {}
-    answer = house.session.post(house.url("/predictions/count"), json={"add": add}, headers=headers, timeout=30)
+    answer = house.session.post(
+        house.url("/predictions/count"), json={"add": add, "note": CANARY}, headers=headers, timeout=30
+    )
     assert answer.status_code == 200, answer.content
     assert answer.headers[SEQUENCE_ID] == sequence
     return answer.json()

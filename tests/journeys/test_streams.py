@@ -9,6 +9,7 @@ import time
 import pytest
 import requests
 from doubles.houses import MOST
+from leaks.hunt import canary
 from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import MessageReader, Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
@@ -20,10 +21,12 @@ from strongroom.errors import RequestRefused, StreamTruncated
 pytestmark = pytest.mark.journey
 
 PATH = "/predictions/talk"
+CANARY = canary("note")
+PIECES = [canary("first"), canary("second"), canary("last")]
 
 
 def talk(house, *, stream: bool = False, path: str = PATH, **wish) -> requests.Response:
-    return house.session.post(house.url(path), json=wish, stream=stream, timeout=60)
+    return house.session.post(house.url(path), json=wish | {"note": CANARY}, stream=stream, timeout=60)
 
 
 def worker_of(house) -> int:
@@ -37,7 +40,7 @@ def timed(answer: requests.Response) -> list[tuple[float, bytes]]:
 
 def test_pieces_arrive_while_the_handler_is_still_speaking_and_add_up_to_the_plain_stream(house):
     wish = {
-        "pieces": ["one ", "two ", "three "],
+        "pieces": ["one ", "two ", PIECES[0]],
         "pause": 0.4,
         "last": "end",
         "status": 201,
@@ -47,11 +50,11 @@ def test_pieces_arrive_while_the_handler_is_still_speaking_and_add_up_to_the_pla
     assert answer.status_code == 201
     assert answer.headers["content-type"] == "text/event-stream"
     pieces = timed(answer)
-    assert b"".join(piece for _, piece in pieces) == b"one two three end"
+    assert b"".join(piece for _, piece in pieces) == f"one two {PIECES[0]}end".encode()
     assert pieces[0][1] == b"one "
     assert pieces[-1][0] - pieces[0][0] > 0.6
     plain = requests.post(house.plain.url + PATH, json=wish, stream=True, timeout=60)
-    assert b"".join(plain.iter_content(None)) == b"one two three end"
+    assert b"".join(plain.iter_content(None)) == f"one two {PIECES[0]}end".encode()
     assert (plain.status_code, plain.headers["content-type"]) == (201, "text/event-stream")
 
 
@@ -63,8 +66,8 @@ def test_pieces_of_a_moment_are_gathered_so_that_token_lengths_do_not_show(house
 
 
 def test_who_asks_for_one_answer_gets_all_pieces_in_it(house):
-    answer = talk(house, pieces=["a", "b"], last="c", status=202)
-    assert (answer.status_code, answer.content) == (202, b"abc")
+    answer = talk(house, pieces=PIECES[:2], last=PIECES[2], status=202)
+    assert (answer.status_code, answer.text) == (202, "".join(PIECES))
 
 
 def test_who_asks_for_a_stream_gets_a_plain_answer_whole(house):
@@ -190,8 +193,8 @@ def keys(house, model: str = "talk") -> KeyList:
     return KeyList.parse(KeyBundle.parse(body).parts.ohttp_keys)
 
 
-def inner(wish: object, path: str = PATH) -> bytes:
-    content = json.dumps(wish).encode()
+def inner(wish: dict[str, object], path: str = PATH) -> bytes:
+    content = json.dumps(wish | {"note": CANARY}).encode()
     return Request("POST", "http", "h", path, (("content-type", "application/json"),), content).serialise()
 
 

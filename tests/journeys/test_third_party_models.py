@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import requests
+from doubles.hunted import PIECE, HuntedStage
 from doubles.serving import start_torchserve
 from strongroom.client.adapter import SealedAdapter
-from strongroom.demo.stage import Stage
 
 pytestmark = pytest.mark.journey
 
@@ -78,7 +78,7 @@ def served(tmp_path_factory):
     models = tuple(f"{name}={name}.mar" for name in BODIES)
     one = "default_workers_per_model=1\n"
     with contextlib.ExitStack() as stack:
-        stage = Stage.make()
+        stage = HuntedStage.make()
         stack.callback(stage.close)
         plain = stack.enter_context(start_torchserve(folder / "plain", store, list(models), properties=one))
         stage.make_author()
@@ -111,11 +111,13 @@ BODIES = {
 def test_a_published_model_answers_sealed_as_it_does_plain(served, model):
     plain, stage, session = served
     for body in BODIES[model]:
+        stage.hunt.canaries[f"a request to {model}"] = body[:PIECE]
         expected = requests.post(f"{plain.url}/predictions/{model}", data=body, timeout=60)
         answer = session.post(f"{stage.url}/predictions/{model}", data=body, timeout=60)
         assert expected.status_code == 200, plain.tail()
         assert (answer.status_code, answer.content) == (200, expected.content)
         assert len(set(answer.content)) > 2
+        stage.hunt.canaries[f"an answer by {model}"] = answer.content[:PIECE]
 
 
 @pytest.mark.parametrize("model", ["pitch", "pitch-full"])

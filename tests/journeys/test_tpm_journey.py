@@ -17,8 +17,10 @@ from hashlib import sha256
 
 import pytest
 import requests
+from doubles.hunted import HuntedStage
 from doubles.models import plain_archive
 from doubles.software_tpm import SoftwareTpm
+from leaks.hunt import canary
 from strongroom.broker.client import BrokerAdmin
 from strongroom.client.adapter import SealedAdapter
 from strongroom.demo.stage import COMMAND, Stage, run
@@ -115,7 +117,7 @@ def tpm(tmp_path_factory) -> Iterator[SoftwareTpm]:
 def house(tpm, tmp_path_factory) -> Iterator[House]:
     """Everything up to a launched server, to which the broker has given no key yet."""
     plain = plain_archive(tmp_path_factory.mktemp("plain") / "toy.mar", {"toy.py": HANDLER}, name="toy")
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         with ThreadPoolExecutor(1) as beside:  # the host's owner and the author do not wait for each other
             measuring = beside.submit(run, "measure", "--tee", "tpm", folder=stage.host)
@@ -169,8 +171,9 @@ def test_the_broker_refuses_a_configuration_that_its_policy_does_not_name(house,
 
 
 def test_the_key_is_released_to_the_activated_tpm_and_requests_are_answered(open_house):
-    answer = open_house.client().post(f"{open_house.stage.url}/predictions/toy", data=b"hello", timeout=60)
-    assert (answer.status_code, answer.content) == (200, b"sealed: hello")
+    hello = canary("hello").encode()
+    answer = open_house.client().post(f"{open_house.stage.url}/predictions/toy", data=hello, timeout=60)
+    assert (answer.status_code, answer.content) == (200, b"sealed: " + hello)
     granted = [
         entry for entry in open_house.audited() if entry["event"] == "release" and entry["decision"] == "granted"
     ]

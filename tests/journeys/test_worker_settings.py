@@ -14,6 +14,7 @@ from doubles.event_source import parse_events
 from doubles.grpc_inference import Inference
 from doubles.houses import archives, sealed_stage, session_for
 from doubles.observer import chunk_sizes
+from leaks.hunt import canary
 from strongroom.channel import chunked, ohttp
 from strongroom.channel.bhttp import MessageReader, Request, Response
 from strongroom.channel.bundle import KEYS_REQUEST_TYPE, KeyBundle
@@ -31,6 +32,7 @@ ONE_WORKER = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\n"
 PATH = "/predictions/talk"
 PADDED = '[worker]\ngather_ms = 1\nstream_padding = "bucket:512"\n'
 WORDS = (["a", "of", "I", "no"], ["internationalisation", "counterrevolutionary", "misunderstandings" * 5, "a"])
+LAST = canary("last")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,8 @@ def inner(**wish: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("model", "envelope", "body"), [("bodied", "body", {"a": [1, 2]}), ("listed", "json", {"instances": [[1], "b"]})]
+    ("model", "envelope", "body"),
+    [("bodied", "body", {"a": [1, canary("body")]}), ("listed", "json", {"instances": [[1], canary("instance")]})],
 )
 def test_torchserves_other_envelopes_are_applied_inside(stage, session, model, envelope, body):
     answer = session.post(f"{stage.url}/predictions/{model}", json=body, timeout=30)
@@ -129,10 +132,10 @@ def test_with_rerun_an_item_that_makes_the_handler_raise_fails_alone(stage, sess
     for _ in range(5):
         before = int(session.post(url, json={}, timeout=30).headers["x-calls"])
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            bad = pool.submit(session.post, url, json={"wait": 0.1, "raise": "x"}, timeout=30)
-            good = [pool.submit(session.post, url, json={"last": f"good {n}"}, timeout=30) for n in range(2)]
+            bad = pool.submit(session.post, url, json={"wait": 0.1, "raise": LAST}, timeout=30)
+            good = [pool.submit(session.post, url, json={"last": f"{LAST} {n}"}, timeout=30) for n in range(2)]
         assert bad.result().status_code == 500
-        assert [each.result().content for each in good] == [b"good 0", b"good 1"]
+        assert [each.result().content for each in good] == [f"{LAST} {n}".encode() for n in range(2)]
         after = max(int(each.result().headers["x-calls"]) for each in good)
         if after == before + 4:  # the batch, and then each of the three
             return
@@ -142,14 +145,14 @@ def test_with_rerun_an_item_that_makes_the_handler_raise_fails_alone(stage, sess
 def test_real_grpc_streaming_brings_pieces_as_they_come(stage):
     with Inference(stage.grpc) as inference:
         sealer = chunked.RequestSealer(*key(inference))
-        body = sealer.front + sealer.seal(inner(pieces=["a ", "b ", "c "], pause=0.3, last="d")) + sealer.finish()
+        body = sealer.front + sealer.seal(inner(pieces=["a ", "b ", "c "], pause=0.3, last=LAST)) + sealer.finish()
         opener, reader = sealer.response_opener(), MessageReader(response=True)
         came: list[tuple[float, bytes]] = []
         for message in inference.stream("talk", body=body, content_type=b"message/ohttp-chunked-req"):
             for opened in opener.feed(message):
                 came += [(time.monotonic(), each) for each in reader.feed(opened) if isinstance(each, bytes)]
         opener.finish()
-        assert [piece for _, piece in came] == [b"a ", b"b ", b"c ", b"d"]
+        assert [piece for _, piece in came] == [b"a ", b"b ", b"c ", LAST.encode()]
         assert came[2][0] - came[0][0] > 0.4
         message, single = ohttp.encapsulate(*key(inference), inner(last="whole"))
         answers = list(inference.stream("talk", body=bytes(message), content_type=b"message/ohttp-req"))

@@ -23,7 +23,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -64,7 +64,11 @@ class Hunt:
 
     def add(self, name: str, secret: str | bytes) -> None:
         """Another secret to look for from now on."""
-        self.canaries[name] = secret
+        self.look_for({name: secret})
+
+    def look_for(self, secrets: Mapping[str, str | bytes]) -> None:
+        """Further secrets to look for from now on."""
+        self.canaries.update(secrets)
         self._compile()
 
     def _compile(self) -> None:

@@ -11,9 +11,18 @@ import numpy as np
 FORMS = ("utf-16-le", "utf-16-be", "utf-32-le")
 
 
+_MADE: list[str] = []
+
+
 def canary(name: str) -> str:
     """Text that is nowhere yet: 128 random bits with a name that helps whoever finds it."""
-    return f"canary-{name}-{secrets.token_hex(16)}"
+    _MADE.append(f"canary-{name}-{secrets.token_hex(16)}")
+    return _MADE[-1]
+
+
+def made() -> dict[str, str | bytes]:
+    """Every canary that this process made so far, by itself: whatever a journey sent, it need not be told of."""
+    return {each: each for each in _MADE}
 
 
 def encodings(secret: str | bytes) -> set[bytes]:

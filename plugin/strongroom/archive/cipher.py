@@ -20,6 +20,9 @@ from strongroom.keys import ModelKey
 PREFIX = b"strongroom archive v1\0"
 INDEX_AAD = b"strongroom archive v1 index"
 
+SEAL_AGAIN = "`strongroom verify` tells whether a copy is what was signed; if it is, its author has to seal again"
+"""The hint for what stands under the author's signature and is wrong all the same: another copy will not help."""
+
 
 class KeySchedule:
     """Everything that follows from one model key for one archive."""
@@ -64,7 +67,7 @@ class KeySchedule:
         try:
             return AESGCM(material[:32]).decrypt(material[32:], sealed, INDEX_AAD)
         except InvalidTag as error:
-            raise ArchiveTampered("the encrypted index does not authenticate") from error
+            raise ArchiveTampered("the encrypted index does not authenticate", hint=SEAL_AGAIN) from error
 
     def member(self, number: int) -> MemberCipher:
         """The cipher of one member, by its place in the index."""
@@ -101,7 +104,7 @@ class MemberCipher:
         except InvalidTag as error:
             raise ArchiveTampered(
                 f"chunk {chunk.number} of member {self._number} does not authenticate",
-                hint="get the archive again from its author",
+                hint=SEAL_AGAIN,
             ) from error
 
     def open(self, chunk: Chunk, sealed: memoryview) -> bytearray:

@@ -11,14 +11,15 @@ thrown away unseen. Keys come from the caller as well; nothing here asks anyone 
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from strongroom.archive.blocks import DIGEST, Chunk, hasher, merkle_root
 from strongroom.archive.checksum import crc32_join
-from strongroom.archive.cipher import KeySchedule, MemberCipher
+from strongroom.archive.cipher import SEAL_AGAIN, KeySchedule, MemberCipher
 from strongroom.archive.crew import Crew
 from strongroom.archive.header import Header, SignedCore
 from strongroom.archive.index import Index, Member
@@ -38,6 +39,9 @@ from strongroom.errors import (
 )
 from strongroom.keys import ArchiveDigest, ModelKey
 
+GET_AGAIN = "is it a sealed archive, and whole? get it again from its author, and let `strongroom verify` look at it"
+GET_SLOTS_AGAIN = "get the archive again, or ask another recipient to run `strongroom rewrap`: slots are not signed"
+
 
 class SealedArchive:
     """An archive as it was found: parsed, its lengths checked, **nothing verified**."""
@@ -45,10 +49,11 @@ class SealedArchive:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         try:
-            self.header = Header.parse(storage.header)
-            self.clear = ClearMembers.parse(storage.clear[MANIFEST], storage.clear[CONFIG])
-            storage.check_lengths(self.header)
-            self.area = SlotArea.parse(storage.slots(self.header.core))
+            with _hinting(GET_AGAIN):
+                self.header = Header.parse(storage.header)
+                self.clear = ClearMembers.parse(storage.clear[MANIFEST], storage.clear[CONFIG])
+                storage.check_lengths(self.header)
+                self.area = SlotArea.parse(storage.slots(self.header.core))
         except BaseException:
             storage.close()
             raise
@@ -59,7 +64,9 @@ class SealedArchive:
 
         Raises `ArchiveMalformed`, `ArchiveUnsupported`, `ArchiveTruncated`, `ArchiveTampered`.
         """
-        return cls(open_storage(Path(path)))
+        with _hinting(GET_AGAIN):
+            storage = open_storage(Path(path))
+        return cls(storage)
 
     def __enter__(self) -> SealedArchive:
         return self
@@ -175,7 +182,7 @@ class VerifiedArchive:
         if merkle_root(digests) != core.payload_root:
             raise ArchiveTampered(
                 f"{self.path}: the list of block digests is not the one that was signed",
-                hint="get the archive again from its author",
+                hint="is it the payload of another archive? get header and payload again, together, from their author",
             )
         return digests
 
@@ -188,8 +195,8 @@ class VerifiedArchive:
         sums: list[tuple[int, int]] = [(0, 0)] * len(digests)
 
         def look(number: int, octets: memoryview) -> None:
-            if digest(octets).digest() != digests[number]:
-                raise block_tampered(self.path, number)
+            if (found := digest(octets).digest()) != digests[number]:
+                raise block_tampered(self.path, number, found, digests)
             sums[number] = zlib.crc32(octets), len(octets)
 
         Crew(self._storage, self.core, threads).each(range(len(digests)), look, progress)
@@ -215,9 +222,10 @@ class VerifiedArchive:
         """
         schedule = KeySchedule(key, self.core.archive_id, self.core.suite)
         schedule.check(self.core.commitment)
-        index = Index.parse(schedule.open_index(self.core.index), self.core.grid)
-        if index.length != self.core.payload_length:
-            raise ArchiveMalformed(f"{self.path}: the index and the payload disagree about their length")
+        with _hinting(SEAL_AGAIN):
+            index = Index.parse(schedule.open_index(self.core.index), self.core.grid)
+            if index.length != self.core.payload_length:
+                raise ArchiveMalformed(f"{self.path}: the index and the payload disagree about their length")
         return OpenedArchive(self, self._storage, schedule, index, self.block_digests())
 
     def unlock_with(self, identities: Iterable[Identity]) -> OpenedArchive:
@@ -226,7 +234,9 @@ class VerifiedArchive:
         Raises `NoRecipient`, `ArchiveTampered`, and what `unlock` raises.
         """
         try:
-            opened = self.unlock(find_key(identities, self.slots.slots, self.digest))
+            with _hinting(GET_SLOTS_AGAIN):
+                key = find_key(identities, self.slots.slots, self.digest)
+            opened = self.unlock(key)
         except WrongKey as error:
             # Anybody can wrap a wrong key to a public one; that is the slot's fault, not the identity's.
             raise slot_tampered() from error
@@ -311,8 +321,8 @@ class OpenedArchive:
         Crew(self._storage, self.core, threads).each(sorted(wanted), look, progress)
 
     def _check_block(self, number: int, octets: memoryview) -> None:
-        if self._digest(octets).digest() != self._digests[number]:
-            raise block_tampered(self.verified.path, number)
+        if (found := self._digest(octets).digest()) != self._digests[number]:
+            raise block_tampered(self.verified.path, number, found, self._digests)
 
     def read(self, member: Member | str) -> bytes:
         """One small member, whole."""
@@ -350,11 +360,26 @@ class OpenedArchive:
                     if progress is not None:
                         progress(done, self.core.payload_length)
             if bytes(digest.digest()) != member.digest:
-                raise ArchiveTampered(f"member {member.name} is not what the index says")
+                raise ArchiveTampered(f"member {member.name} is not what the index says", hint=SEAL_AGAIN)
 
 
-def block_tampered(path: Path, number: int) -> ArchiveTampered:
-    """The error for a payload block that is not the signed one."""
+def block_tampered(path: Path, number: int, found: bytes, digests: Sequence[bytes]) -> ArchiveTampered:
+    """The error for a payload block that is not the signed one; `found` is its digest, and may be that of another."""
+    moved = f", but block {digests.index(found)}" if found in digests else ""
     return ArchiveTampered(
-        f"{path}: payload block {number} is not the one that was signed", hint="get the archive again from its author"
+        f"{path}: payload block {number} is not the one that was signed{moved}",
+        hint="get the archive again from its author",
     )
+
+
+@contextlib.contextmanager
+def _hinting(hint: str) -> Iterator[None]:
+    """Give what is malformed the next step of whoever was brought an archive.
+
+    Sealing raises the same errors over an author's own words, where another step is the next.
+    """
+    try:
+        yield
+    except ArchiveMalformed as error:
+        error.hint = error.hint or hint
+        raise
