@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def wheel_file(tmp_path_factory):
     """A wheel built from a copy of the sources, without the network."""
     import shutil
 
@@ -31,7 +31,13 @@ def wheel(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     [path] = out.glob("*.whl")
-    return zipfile.ZipFile(path).namelist()
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file):
+    """The names in it."""
+    return zipfile.ZipFile(wheel_file).namelist()
 
 
 def tree(folder: Path, package: str, suffixes: tuple[str, ...]) -> set[str]:
@@ -49,6 +55,16 @@ def test_the_wheel_holds_every_data_file_of_the_package(wheel):
     data = tree(ROOT / "plugin" / "strongroom", "strongroom", (".rego", ".pem", ".der", "py.typed"))
     assert data <= set(wheel)
     assert "strongroom_handlers/py.typed" in wheel
+
+
+def test_what_starts_workers_is_installed_executable(wheel_file):
+    with zipfile.ZipFile(wheel_file) as archive:
+        modes = {
+            info.filename.rpartition("/")[2]: info.external_attr >> 16 & 0o777
+            for info in archive.infolist()
+            if "/isolated-" in info.filename
+        }
+    assert modes == {"isolated-python": 0o755, "isolated-system-python": 0o755}
 
 
 def test_the_folders_that_are_packaged_are_all_that_exist():

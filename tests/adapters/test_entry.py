@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from strongroom.adapters.torchserve.entry import ISOLATED_PYTHON, NETWORK_VARIABLE, PYTHON_VARIABLE
+from strongroom.adapters.torchserve import entry
+from strongroom.adapters.torchserve.entry import NETWORK_VARIABLE, PYTHON_VARIABLE, isolated_python
 from strongroom.adapters.torchserve.runtime import frontend_command
+from strongroom.errors import LaunchRefused
 
 TS = Path(str(importlib.util.find_spec("ts").origin)).parent
 WORKER = TS / "model_service_worker.py"
@@ -34,7 +36,7 @@ def run(folder: Path, *command: str, network: str = "deny") -> subprocess.Comple
 
 
 def test_what_lies_in_the_model_folder_is_not_imported_by_a_worker(planted):
-    done = run(planted, str(ISOLATED_PYTHON), str(WORKER), "--sock-type", "unix")
+    done = run(planted, str(isolated_python()), str(WORKER), "--sock-type", "unix")
     assert "No socket name given" in done.stdout, done.stderr  # TorchServe's own script ran
     assert not (planted / "ran").exists()
     run(planted, sys.executable, str(WORKER), "--sock-type", "unix")  # the control: so Java would have started it
@@ -42,14 +44,14 @@ def test_what_lies_in_the_model_folder_is_not_imported_by_a_worker(planted):
 
 
 def test_a_worker_is_confined_before_torchserves_script_is_read(tmp_path):
-    done = run(tmp_path, str(ISOLATED_PYTHON), str(WORKER), "--sock-type", "tcp", "--port", "0")
+    done = run(tmp_path, str(isolated_python()), str(WORKER), "--sock-type", "tcp", "--port", "0")
     assert "PermissionError" in done.stdout
 
 
 def test_the_collector_of_metrics_runs_as_java_names_it(planted):
     environment = {"PATH": os.environ["PATH"], PYTHON_VARIABLE: sys.executable, NETWORK_VARIABLE: "deny"}
     done = subprocess.run(
-        [str(ISOLATED_PYTHON), "ts/metrics/metric_collector.py", "--gpu", "0"],
+        [str(isolated_python()), "ts/metrics/metric_collector.py", "--gpu", "0"],
         cwd=TS.parent, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert "CPUUtilization" in done.stdout, done.stderr
@@ -60,7 +62,7 @@ def test_no_other_script_is_run(planted):
     other.write_text("print('ran')\n")
     (planted / "ts").symlink_to(TS)
     for script in (str(other), "", "-c", str(planted / "ts" / ".." / "other.py")):
-        done = run(planted, str(ISOLATED_PYTHON), script)
+        done = run(planted, str(isolated_python()), script)
         assert done.returncode != 0 and "ran" not in done.stdout
         assert "no script of the installed TorchServe" in done.stderr
 
@@ -74,4 +76,24 @@ def test_java_looks_for_classes_in_the_installed_package_alone():
     command = frontend_command(Path("/java"), Path("/tmp/x"), Path("/c"), Path("/store"), jvm="-Xmx1g -Xss1m")
     assert command[command.index("-cp") + 1] == f"{TS.resolve() / 'frontend'}/*"
     assert command[:1] == ["/java/bin/java"] and "-Xmx1g" in command[: command.index("-cp")]
-    assert command[command.index("--python") + 1] == str(ISOLATED_PYTHON)
+    assert command[command.index("--python") + 1] == str(isolated_python())
+
+
+def test_both_programs_are_executable_and_start_an_isolated_interpreter():
+    shell, system = (Path(entry.__file__).parent / name for name in ("isolated-python", "isolated-system-python"))
+    assert os.access(shell, os.X_OK) and os.access(system, os.X_OK)
+    assert system.read_text().startswith("#!/usr/bin/python3 -IB\n")
+    assert 'exec "${STRONGROOM_PYTHON' in shell.read_text() and " -I -B -m " in shell.read_text()
+
+
+def test_beside_the_systems_python_no_shell_is_needed(monkeypatch):
+    monkeypatch.setattr(entry, "SYSTEM_PYTHON", Path(sys.executable))
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    assert isolated_python().name == "isolated-system-python"
+
+
+def test_a_program_that_cannot_be_run_is_said_with_the_next_step(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(LaunchRefused, match="cannot be run") as refused:
+        isolated_python()
+    assert "chmod 755" in refused.value.hint

@@ -22,7 +22,23 @@ NETWORK_VARIABLE = "STRONGROOM_NETWORK"
 PYTHON_VARIABLE = "STRONGROOM_PYTHON"
 """The interpreter that `isolated-python` runs, set by the launcher."""
 
-ISOLATED_PYTHON = Path(__file__).parent / "isolated-python"
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+
+def isolated_python() -> Path:
+    """The program that starts workers in this very interpreter, isolated; raises `LaunchRefused` if it cannot be run.
+
+    It is a file of the package, since one in memory could be written to, and since pip makes no script with `-I`.
+    """
+    ours = Path(sys.executable)
+    system = sys.prefix == sys.base_prefix and ours.exists() and SYSTEM_PYTHON.exists() and ours.samefile(SYSTEM_PYTHON)
+    path = Path(__file__).parent / ("isolated-system-python" if system else "isolated-python")
+    if not os.access(path, os.X_OK) or not (system or os.access("/bin/sh", os.X_OK)):
+        raise LaunchRefused(
+            f"{path} cannot be run",
+            hint="it is executable as the wheel installs it (chmod 755); outside of /usr/bin/python3 it needs /bin/sh",
+        )
+    return path
 
 
 def main() -> None:

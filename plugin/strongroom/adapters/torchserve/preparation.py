@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from strongroom.adapters.torchserve.entry import ISOLATED_PYTHON
+from strongroom.adapters.torchserve.entry import isolated_python
 from strongroom.adapters.torchserve.environment import java_for, keeper_environment, server_environment
 from strongroom.adapters.torchserve.flags import (
     FILE_PROPERTIES,
@@ -318,7 +318,7 @@ def _give(folder: Path, user: User | None, wanted: Wanted, logs: Sequence[Path],
     user.check(
         [Path(__file__), *written, *certificates],
         writable,
-        [Path(sys.executable), ISOLATED_PYTHON, java / "bin" / "java"],
+        [Path(sys.executable), isolated_python(), java / "bin" / "java"],
     )
 
 

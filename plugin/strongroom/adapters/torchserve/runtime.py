@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from strongroom.adapters.torchserve.entry import ISOLATED_PYTHON
+from strongroom.adapters.torchserve.entry import isolated_python
 from strongroom.errors import LaunchRefused
 
 OLDEST_JAVA = 11
@@ -67,16 +67,12 @@ def frontend_command(java: Path, temporary: Path, settings: Path, store: Path, *
 
     The working folder is not first on the class path, where classes and log settings would be looked for. Workers are
     started by an isolated Python. `jvm` are further arguments of the virtual machine, separated by spaces.
-    Raises `LaunchRefused` without an installed TorchServe.
+    Raises `LaunchRefused` without an installed TorchServe, or where that Python cannot be run.
     """
     found = importlib.util.find_spec("ts")
     if found is None or found.origin is None:
         raise LaunchRefused("TorchServe is not installed", hint="install strongroom[torchserve]")
-    if not os.access(ISOLATED_PYTHON, os.X_OK):
-        raise LaunchRefused(
-            f"{ISOLATED_PYTHON} cannot be run", hint="it has to be executable, as the wheel installs it: chmod 755"
-        )
     package = Path(found.origin).resolve().parent
     command = [str(java / "bin" / "java"), f"-Dmodel_server_home={package.parent}", f"-Djava.io.tmpdir={temporary}"]
     command += [*jvm.split(), "-cp", f"{package / 'frontend'}/*", "org.pytorch.serve.ModelServer"]
-    return [*command, "--python", str(ISOLATED_PYTHON), "-f", str(settings), "-s", str(store), "-ncs"]
+    return [*command, "--python", str(isolated_python()), "-f", str(settings), "-s", str(store), "-ncs"]
