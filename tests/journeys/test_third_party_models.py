@@ -117,7 +117,8 @@ def test_a_published_model_answers_sealed_as_it_does_plain(served, model):
         assert expected.status_code == 200, plain.tail()
         assert (answer.status_code, answer.content) == (200, expected.content)
         assert len(set(answer.content)) > 2
-        stage.hunt.canaries[f"an answer by {model}"] = answer.content[:PIECE]
+        if len(answer.content) >= PIECE:  # a probability alone is four bytes, which stand anywhere
+            stage.hunt.canaries[f"an answer by {model}"] = answer.content[:PIECE]
 
 
 @pytest.mark.parametrize("model", ["pitch", "pitch-full"])

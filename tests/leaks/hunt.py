@@ -37,6 +37,7 @@ __all__ = ["Found", "Hunt", "canary"]
 
 BLOCK = 1 << 22
 OVERLAP = 1 << 10
+SHORTEST = 16
 PACKINGS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
 
 
@@ -72,6 +73,9 @@ class Hunt:
         self._compile()
 
     def _compile(self) -> None:
+        short = [name for name, secret in self.canaries.items() if len(secret) < SHORTEST]
+        if short:
+            raise ValueError(f"{', '.join(short)}: less than {SHORTEST} bytes may stand anywhere by accident")
         self._needles = Needles({each: name for name, secret in self.canaries.items() for each in encodings(secret)})
 
     # -- bytes ----------------------------------------------------------------------------

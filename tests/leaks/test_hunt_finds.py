@@ -205,6 +205,11 @@ def test_every_form_is_long_enough_to_be_no_accident():
     assert min(map(len, encodings(KEY))) >= 32
 
 
+def test_what_is_so_short_that_it_stands_anywhere_is_not_searched_for(hunt):
+    with pytest.raises(ValueError, match="a probability"):
+        hunt.add("a probability", b"\0\0\x80\x3f")
+
+
 # -- processes ------------------------------------------------------------------------------------
 
 READY = "print('ready', flush=True); sys.stdin.read()"
