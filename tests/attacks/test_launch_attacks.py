@@ -239,7 +239,7 @@ def test_an_archive_swapped_between_launcher_and_keeper_is_refused(host):
 
 def test_a_configuration_swapped_between_launcher_and_keeper_is_refused(host, tmp_path):
     host.seal()
-    charge = Charge.parse(host.launch().keeper.stdin)
+    charge = Charge.parse(host.launch().keeper.stdin())
     host.configure("hybrid_signatures = false\n")
     with pytest.raises(LaunchRefused, match="not the one that the launcher read"):
         # In a process of its own: a keeper hardens the process that it runs in.
@@ -260,7 +260,7 @@ def test_a_key_swapped_between_launcher_and_keeper_is_refused(host, tmp_path, sw
     host.config.write_text(host.config.read_text().replace("[attestation]", 'ca = "ca.pem"\n[attestation]'))
     host.seal()
     launch = host.launch()
-    charge = Charge.parse(launch.keeper.stdin)
+    charge = Charge.parse(launch.keeper.stdin())
     (tmp_path / "else").mkdir()
     other = Author.make(tmp_path / "else")
     text = other.public.read_text() if swapped == "author.pub" else "-----BEGIN CERTIFICATE-----\nBBBB\n"
@@ -423,7 +423,9 @@ def test_a_model_name_or_file_that_leaves_the_store_is_refused(host, model):
 def test_the_keeper_and_the_server_do_not_look_for_code_in_the_operators_folder(host):
     host.seal()
     launch = host.launch()
-    assert "-P" in launch.keeper.command and "-P" in launch.server.command
+    assert "-P" in launch.keeper.command
+    class_path = launch.server.command[launch.server.command.index("-cp") + 1]
+    assert class_path.startswith("/") and ":" not in class_path
     assert launch.server.folder == launch.folder / "home"
 
 

@@ -181,7 +181,7 @@ def test_configuration_and_keys_come_out_of_the_file_and_from_nowhere_else(host)
 def test_the_keeper_is_given_the_text_for_the_broker(host):
     host = host("snp")
     launch = host.prepare(lambda: snp(host.data.field("snp")))
-    assert Charge.parse(launch.keeper.stdin).init_data == host.data.text
+    assert Charge.parse(launch.keeper.stdin()).init_data == host.data.text
 
 
 @pytest.mark.alone
@@ -245,7 +245,7 @@ def test_a_tdx_guest_that_cannot_extend_goes_on_with_a_warning_where_mrconfigid_
 def test_what_only_an_event_vouches_for_is_not_sent_to_a_broker_that_would_look_into_the_field(host, tmp_path):
     host = host("tdx")
     guest = PretendTdxGuest(tmp_path)
-    assert Charge.parse(host.prepare(guest.attester).keeper.stdin).init_data is None
+    assert Charge.parse(host.prepare(guest.attester).keeper.stdin()).init_data is None
 
 
 def test_trust_roots_change_with_the_key_although_the_configuration_does_not(host):
