@@ -56,7 +56,8 @@ def broker_owner(folder: Path) -> None:
     (folder / "pass.txt").write_text("correct horse\n")
     (folder / "pass.txt").chmod(0o600)
     vector = {"hardware": 2, "executables": 33}
-    claims = {"submods": {"cpu0": {"ear.status": "warning", "ear.trustworthiness-vector": vector}}}
+    device = {"ear.status": "warning", "ear.trustworthiness-vector": vector, "strongroom.revocation": "judged"}
+    claims = {"submods": {"cpu0": device}}
     (folder / "token.jwt").write_text(".".join(b64url(part) for part in (b"{}", json.dumps(claims).encode(), b"s")))
 
 

@@ -485,7 +485,7 @@ def test_what_is_shown_ends_with_a_line_for_people_and_not_for_programs(run, roo
         assert said in shown.stderr.splitlines()[-1] and said not in shown.stdout
         assert run(*words, "--json", connected=connected).stderr == ""
     told = json.loads(run("policy", "templates", "--json", connected=False).stdout)
-    assert {"name", "grants"} == set(told[0]) and "measured" in {each["name"] for each in told}
+    assert {"name", "kind", "grants"} == set(told[0]) and "measured" in {each["name"] for each in told}
 
 
 # -- editing a policy's text ------------------------------------------------------------

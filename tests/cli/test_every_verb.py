@@ -133,7 +133,6 @@ def test_wrong_use_exits_with_2_and_a_failure_with_1(tmp_path):
         (["broker", "init", "b"], "joserfc", "broker"),
         (["broker", "serve", "b"], "uvicorn", "broker"),
         (["broker", "serve", "b"], "starlette", "broker"),
-        (["policy", "templates"], "regopy", "broker"),
         (["policy", "test", "measured", "claims.json", "--offline"], "regopy", "broker"),
         (["archive", "--model-name", "m", "-v", "1", "--handler", "h.py", "--author", "a", "--key-out", "k"],
          "model_archiver", "torchserve"),

@@ -218,7 +218,7 @@ class Ground:
         """Files that such a server surely wrote and that no search looked at: there should be none."""
         searched = {each.name for each in self.hunt.paths}
         logs = {"launch.log", "access_log.log", "model_log.log", "model_metrics.log", "ts_log.log", "ts_metrics.log"}
-        private = {"config.properties", ".model_server.pid", "MANIFEST.json", "header", "model-config.yaml"}
+        private = {"config.properties", "MANIFEST.json", "header", "model-config.yaml"}
         return (logs | private | {self.archive(name).name for name in self.names}) - searched
 
     def close(self) -> None:

@@ -69,7 +69,7 @@ def parent(pid):
 
 def look():
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
-    launcher = parent(parent(os.getppid()))
+    launcher = parent(os.getppid())
     keeper = next(
         each.name
         for each in Path("/proc").iterdir()

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import requests
+from doubles.hunted import HuntedStage
 from strongroom.client.adapter import SealedAdapter
-from strongroom.demo.stage import Stage
 
 pytestmark = pytest.mark.journey
 
@@ -46,7 +46,7 @@ sys.stdout.buffer.write(model.weight.detach().numpy().tobytes()[4000:4064])
 @pytest.fixture(scope="module")
 def trained():
     """A stage that serves a checkpoint, and a piece of its weights."""
-    stage = Stage.make()
+    stage = HuntedStage.make()
     try:
         stage.make_author()
         stage.start_broker()
@@ -54,6 +54,8 @@ def trained():
         output = stage.host / "model_store" / "last.mar"
         command = [sys.executable, "-c", TRAIN, str(stage.owner), str(output), stage.broker_url]
         piece = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout
+        stage.hunt.add("weights of the checkpoint", piece)
+        stage.models.append("last")
         stage.start_server(models=("last=last.mar",))
         stage.wait_until_ready(2, model="last")
         yield stage, piece

@@ -51,6 +51,7 @@ def seal(
     from strongroom.archive.source import open_source
     from strongroom.cli import sealing
 
+    expiry = sealing.moment(expires)
     output = output or sealing.output_for(source, directory=directory)
     keep = sealing.holder(
         broker,
@@ -71,7 +72,7 @@ def seal(
                 tenant=tenant,
                 lineage=lineage,
                 version=version,
-                expiry=sealing.moment(expires),
+                expiry=expiry,
                 lease_required=lease_required,
                 broker_key=sealing.broker_key(broker_key, broker, admin_key, broker_ca),
                 owner=owner,
