@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +60,9 @@ def keeper(
     def ready() -> None:
         archives = {each.name: str(each.archive) for each in charge.admitted}
         told = json.dumps({"socket": str(socket), "archives": archives})
-        print(told if as_json else f"keeper ready at {socket}, {len(archives)} archives", flush=True)
+        with contextlib.suppress(OSError):  # a log whose disk is full ends no keeper
+            print(told if as_json else f"keeper ready at {socket}, {len(archives)} archives", flush=True)
 
     run(configuration, charge, socket, ready=ready)
-    print("strongroom: stopped", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print("strongroom: stopped", file=sys.stderr)
