@@ -120,7 +120,7 @@ class Draft:
         try:
             _write_at(self.payload, digests, self.payload_at + header.core.payload_length)
             # Zeros are left out: the file is new, so they are holes, and small models stay small on the disk.
-            used, area = slots.rstrip(b"\0"), 2 * len(slots)
+            used, area = _without_zeros(slots), 2 * len(slots)
             if self._directory:
                 for name, octets in {**self._clear, HEADER: header.serialise(), SLOTS: used}.items():
                     _write_new(self._path / name, octets, size=area if name == SLOTS else None)
@@ -185,6 +185,13 @@ class Draft:
             shutil.rmtree(aside)
         else:
             aside.unlink(missing_ok=True)
+
+
+def _without_zeros(octets: bytes, page: bytes = bytes(4096)) -> bytes:
+    """Without the zeros at its end: by pages first, since `rstrip` looks at each byte."""
+    while octets.endswith(page):
+        octets = octets[: -len(page)]
+    return octets.rstrip(b"\0")
 
 
 def _write_at(descriptor: int, octets: bytes, at: int) -> None:
