@@ -43,6 +43,13 @@ def test_what_lies_in_the_model_folder_is_not_imported_by_a_worker(planted):
     assert (planted / "ran").read_text().startswith("sitecustomize")
 
 
+def test_what_a_worker_starts_does_not_look_in_the_model_folder_either(planted):
+    code = "import os, sys; from strongroom.adapters.torchserve import entry; import runpy\n"
+    code += "runpy.run_path = lambda *_, **__: print('PYTHONPATH' in os.environ)\n"
+    code += f"sys.argv = ['x', {str(WORKER)!r}]; entry.main()\n"
+    assert run(planted, sys.executable, "-I", "-c", code).stdout == "False\n"
+
+
 def test_a_worker_is_confined_before_torchserves_script_is_read(tmp_path):
     done = run(tmp_path, str(isolated_python()), str(WORKER), "--sock-type", "tcp", "--port", "0")
     assert "PermissionError" in done.stdout

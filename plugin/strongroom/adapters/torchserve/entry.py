@@ -46,6 +46,7 @@ def main() -> None:
     if not sys.flags.isolated:
         raise LaunchRefused("a worker's Python has to be isolated", hint="only `strongroom launch` starts workers")
     confine(network=os.environ.get(NETWORK_VARIABLE) == "allow")
+    os.environ.pop("PYTHONPATH", None)  # what the worker starts does not look there either
     del sys.argv[0]
     runpy.run_path(str(installed(sys.argv[0] if sys.argv else "")), run_name="__main__")
 
