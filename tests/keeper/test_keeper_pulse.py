@@ -100,4 +100,4 @@ def test_asking_never_waits(house):
         house.pulse()
         assert time.monotonic() - before < 0.4
         time.sleep(0.02)
-    assert threading.active_count() == threads  # and takes no thread: the launcher forks
+    assert threading.active_count() <= threads  # and takes no thread: the launcher forks
