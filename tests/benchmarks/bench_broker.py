@@ -85,7 +85,7 @@ def main() -> int:
         directory.init(folder / "broker")
         (folder / "appraisal.toml").write_text(APPRAISAL)
         lists = Endorsements({"crl": line.ark.crl(at=datetime.now(UTC))})
-        broker = directory.open_broker(folder / "broker", plugins=plugins, endorsements=lambda evidence: lists)
+        broker = directory.open_broker(folder / "broker", plugins=plugins, endorsements=lambda evidence, policy: lists)
         set_policies(broker, folder / "appraisal.toml", "measured")
         archive = ArchiveDigest(b"\1" * 32)
         resource = model_key_name("acme", "digits", 1, archive)

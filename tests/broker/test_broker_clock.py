@@ -161,7 +161,7 @@ def test_evidence_is_judged_at_the_brokers_date(tmp_path, step):
     lists = Endorsements({"crl": amd_keys("Milan").ark.crl(at=NOW + timedelta(seconds=step))})
     with broker_room(
         tmp_path, appraisal=appraisal, rego="measured", plugins=plugins, clock=lambda: NOW.timestamp() + step,
-        endorsements=lambda evidence: lists,
+        endorsements=lambda evidence, policy: lists,
     ) as room:  # fmt: skip
         room.broker.store.put_resource(NAME, ModelKeyDocument(ARCHIVE, KEY, version=1).serialise(), at=0)
         client = ReleaseClient(room.url, attester=Cpu(), pause_s=0.01)

@@ -47,7 +47,8 @@ lists = Endorsements({"crl": Path(sys.argv[4]).read_bytes()})
 import time
 serve.serve(
     folder, listen="127.0.0.1:0", policy=folder.parent / "appraisal.toml", rego="measured", plugins=plugins,
-    clock=lambda: time.time() + offset, endorsements=lambda evidence: lists, ready=lambda url: print(url, flush=True),
+    clock=lambda: time.time() + offset, endorsements=lambda evidence, policy: lists,
+    ready=lambda url: print(url, flush=True),
 )
 """
 

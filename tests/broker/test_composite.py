@@ -82,7 +82,7 @@ def room(tmp_path_factory, nvidia):
         appraisal=APPRAISAL,
         rego="measured-cpu-and-gpu",
         plugins=plugins,
-        endorsements=lambda evidence: Endorsements(given[evidence.tee]),
+        endorsements=lambda evidence, policy: Endorsements(given[evidence.tee]),
         clock=NOW.timestamp,
     ) as room:
         document = ModelKeyDocument(ARCHIVE, KEY, version=1)

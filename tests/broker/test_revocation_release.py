@@ -60,7 +60,7 @@ def running(tmp_path_factory):
         appraisal=APPRAISAL,
         rego="measured",
         plugins=plugins,
-        endorsements=lambda evidence: Endorsements(given[evidence.tee]),
+        endorsements=lambda evidence, policy: Endorsements(given[evidence.tee]),
         clock=NOW.timestamp,
     ) as room:
         document = ModelKeyDocument(ARCHIVE, KEY, version=1)

@@ -31,7 +31,7 @@ def room(tmp_path_factory):
     lists = Endorsements({"crl": amd_keys("Milan").ark.crl(at=datetime.now(UTC))})
     with broker_room(
         tmp_path_factory.mktemp("stock"), appraisal=APPRAISAL, rego="measured", plugins=plugins,
-        endorsements=lambda evidence: lists,
+        endorsements=lambda evidence, policy: lists,
     ) as room:  # fmt: skip
         document = ModelKeyDocument(ARCHIVE, KEY, version=1, lease_s=900)
         room.broker.store.put_resource(NAME, document.serialise(), at=0, archive=str(ARCHIVE), version=1)

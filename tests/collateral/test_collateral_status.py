@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from doubles.azure_guest import AzureGuest
 from doubles.nvidia_device import PretendNvidia
 from doubles.paper_tpm import NOW as TPM_NOW
-from doubles.paper_tpm import PaperTpm, der, maker
+from doubles.paper_tpm import Maker, PaperTpm, der, maker, rsa_key
 from doubles.tee_devices import nitro_document
 from doubles.vendor_services import VendorServices, vendor_services
 from evidence import pki, test_nitro
@@ -21,10 +22,13 @@ from strongroom.collateral.sources import CrlSource, OcspSource
 from strongroom.collateral.store import Store
 from strongroom.collateral.trusted import Trusted
 from strongroom.collateral.wanted import wanted_for
-from strongroom.encoding import Fields, b64
+from strongroom.encoding import Fields, b64, b64url
 from strongroom.errors import CollateralUnavailable
+from strongroom.evidence.ear import EarVerifier
 from strongroom.evidence.nitro import NitroVerifier
+from strongroom.evidence.policy import Policy
 from strongroom.evidence.tpm import TpmVerifier
+from strongroom.evidence.tpm_evidence import TpmEvidence
 from strongroom.evidence.types import Checklist, Endorsements, Evidence
 
 STRICT = {"require_revocation_status": True}
@@ -187,6 +191,57 @@ def test_the_lists_of_a_certified_attestation_key_satisfy_the_strictest_policy(s
 
     assert failed(endorsements) == []
     assert failed(Endorsements()) == ["tpm.ak-certificate.revoked"]
+
+
+@pytest.fixture
+def made():
+    """(evidence, policy text): a TPM whose maker only the policy names, and that shows its EK's certificate."""
+    ours = Maker("Maker of TPMs")
+    shown = der(ours.certificate(rsa_key(2048, 9), endorsement=True))
+    text = f'name = "ours"\n[tpm]\nek_roots = """\n{ours.pem}"""\n'
+    return ours, PaperTpm().evidence(ek_cert=shown), Policy.parse(text, {"tpm": TpmVerifier()})
+
+
+def test_the_lists_of_a_maker_that_a_policy_names_are_fetched_under_that_policy_alone(services, made, tmp_path):
+    ours, evidence, policy = made
+    for by in (0, 1):
+        services.answers[f"/crl/{by}"] = (ours.crl(by=by), {})
+    cache = cache_of(services, tmp_path, Trusted(), Clock(TPM_NOW))
+    assert cache(evidence).items == {}
+    assert services.log == [], "nobody vouched for these addresses"
+    other = Maker("Another maker")
+    text = f'name = "theirs"\n[tpm]\nek_roots = """\n{other.pem}"""\n'
+    assert cache(evidence, Policy.parse(text, {"tpm": TpmVerifier()})).items == {}
+    assert services.log == []
+    assert len(cache(evidence, policy).items) == 2
+    kept, missing = cache.fetch_for(evidence, policy)
+    assert (len(kept), missing) == (2, [])
+
+
+def test_an_endorsement_key_that_its_maker_took_back_is_refused(services, made, tmp_path):
+    ours, evidence, policy = made
+    octets = TpmEvidence.parse(evidence.body).ek_cert
+    services.answers["/crl/0"] = (ours.crl(by=0), {})
+    services.answers["/crl/1"] = (ours.crl(x509.load_der_x509_certificate(octets)), {})
+    given = cache_of(services, tmp_path, Trusted(), Clock(TPM_NOW))(evidence, policy)
+    checks = Checklist()
+    TpmVerifier().verify(evidence, given, TPM_NOW, policy.tees["tpm"], checks)
+    assert "tpm.ek-certificate.revoked" in {check.name for check in checks.failed}
+
+
+def test_the_lists_of_a_verifier_that_a_policy_names_are_fetched(services, tmp_path):
+    usage = ("key_cert_sign", "crl_sign")
+    root = pki.Authority.root("Verifier CA", usage=usage)
+    service = root.issue("Attestation service", extensions=(listed_at("verifier"),))
+    chain = [b64(each.certificate.public_bytes(Encoding.DER)) for each in (service, root)]
+    head = b64url(json.dumps({"alg": "ES256", "jwk": {"x5c": chain}}).encode())
+    evidence = Evidence("ear", {"token": f"{head}.{b64url(b'{}')}.{b64url(bytes(64))}"})
+    pem = root.certificate.public_bytes(Encoding.PEM).decode()
+    policy = Policy.parse(f'name = "x"\n[ear]\ntrusted_certificates = """\n{pem}"""\n', {"ear": EarVerifier()})
+    services.answers["/verifier"] = (root.crl().public_bytes(Encoding.DER), {})
+    cache = cache_of(services, tmp_path, Trusted(), Clock(pki.NOW))
+    assert cache(evidence).items == {}
+    assert len(cache(evidence, policy).items) == 1
 
 
 def test_amds_list_is_wanted_for_a_guest_on_azure_and_for_reports_that_bring_their_certificate(shared_evidence):

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
+from strongroom.evidence.tpm_certificate import EK_CERTIFICATE
 from strongroom.evidence.tpm_evidence import BankQuote, TpmEvidence
 from strongroom.evidence.tpm_structures import (
     DIGEST_SIZES,
@@ -133,10 +134,13 @@ class Maker:
         self.root = self._issue(f"{name} root", self._keys[0].public_key(), 0, ca=True)
         self.intermediate = self._issue(f"{name} intermediate", self._keys[1].public_key(), 0, ca=True)
 
-    def certificate(self, key: Any, *, by: int = 1, years: float = 5) -> x509.Certificate:
-        return self._issue("device", key.public_key(), by, ca=False, years=years)
+    def certificate(self, key: Any, *, by: int = 1, years: float = 5, endorsement: bool = False) -> x509.Certificate:
+        """For anything with a `public_key`; with `endorsement` it says that the key is a TPM's EK."""
+        return self._issue("device", key.public_key(), by, ca=False, years=years, endorsement=endorsement)
 
-    def _issue(self, subject: str, public: Any, by: int, *, ca: bool, years: float = 10) -> x509.Certificate:
+    def _issue(
+        self, subject: str, public: Any, by: int, *, ca: bool, years: float = 10, endorsement: bool = False
+    ) -> x509.Certificate:
         def name(text: str) -> x509.Name:
             return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
 
@@ -148,6 +152,9 @@ class Maker:
         address = x509.UniformResourceIdentifier(f"https://maker.example/crl/{by}")
         where = x509.DistributionPoint([address], None, None, None)
         builder = builder.add_extension(x509.CRLDistributionPoints([where]), critical=False)
+        if endorsement:
+            usage = x509.ExtendedKeyUsage([x509.ObjectIdentifier(EK_CERTIFICATE)])
+            builder = builder.add_extension(usage, critical=False)
         return builder.sign(self._keys[by], hashes.SHA256())
 
     def crl(self, *revoked: x509.Certificate, by: int = 1, at: datetime = NOW) -> bytes:

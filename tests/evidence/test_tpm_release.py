@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from broker.broker_in_a_room import broker_room
+from broker.test_composite import ARCHIVE, KEY, NAME
 from broker.trustee_double import trustee_running
+from cryptography import x509
+from doubles.paper_tpm import NOW, Maker, der
 from doubles.software_tpm import SoftwareTpm
+from doubles.vendor_services import vendor_services
+from strongroom.broker.document import ModelKeyDocument
 from strongroom.broker.statement import KeeperStatement
-from strongroom.errors import AttestationFailed
+from strongroom.collateral.cache import EndorsementCache
+from strongroom.collateral.patience import Patience
+from strongroom.collateral.sources import CrlSource, Web
+from strongroom.collateral.store import Store
+from strongroom.errors import AttestationFailed, ReleaseDenied
 from strongroom.keeper.release import ReleaseClient
 from strongroom.keys import ArchiveDigest
 
@@ -62,6 +72,33 @@ def test_an_activated_tpm_gets_the_key_under_the_measured_policy(room, attester)
     evidence = cpu["ear.veraison.annotated-evidence"]
     assert evidence["tpm"]["launch.configuration"] == CONFIGURATION.hex()
     assert evidence["provenance"]["launch.configuration"] == "event-log"
+
+
+def test_a_tpm_whose_maker_publishes_lists_gets_the_key_under_a_shipped_policy(tpm, attester, tmp_path, monkeypatch):
+    """The broker fetches the lists itself, from where the maker says that its appraisal policy names."""
+    ours = Maker("Maker with lists")
+    certificate = ours.certificate(x509.load_der_x509_certificate(attester.ek_certificate), endorsement=True)
+    monkeypatch.setattr(attester, "_ek_cert", der(certificate))
+    with vendor_services() as services:
+        here = [CrlSource(lambda url: f"{services.url}/{url.split('/', 3)[3]}", Web(timeout=5.0))]
+        patience = Patience(retry_after=timedelta(0))
+        options = {
+            "rego": "measured",
+            "appraisal": appraisal(tpm).replace(tpm.roots, ours.pem),
+            "clock": NOW.timestamp,
+            "endorsements": EndorsementCache(Store(tmp_path / "lists"), here, clock=lambda: NOW, patience=patience),
+        }
+        with broker_room(tmp_path / "room", **options) as room:
+            document = ModelKeyDocument(ARCHIVE, KEY, version=1)
+            room.broker.store.put_resource(NAME, document.serialise(), at=0, archive=str(ARCHIVE), version=1)
+            client = room.client(attester=attester, statement=STATEMENT)
+            with pytest.raises(ReleaseDenied, match=r"without a current revocation list for cpu0$"):
+                client.fetch(tuple(NAME), ARCHIVE)
+            for by in (0, 1):
+                services.answers[f"/crl/{by}"] = (ours.crl(by=by), {})
+            released = client.fetch(tuple(NAME), ARCHIVE)
+    assert released.key.reveal() == KEY.reveal()
+    assert released.claims["submods"]["cpu0"]["strongroom.revocation"] == "judged"
 
 
 def test_each_handshake_has_a_credential_of_its_own(room, attester):

@@ -34,7 +34,7 @@ from strongroom.archive.keyfile import sync_folder
 from strongroom.broker import admin
 from strongroom.broker.audit import AuditLog
 from strongroom.broker.certificate import check_host, self_signed
-from strongroom.broker.handshake import Policies, no_endorsements
+from strongroom.broker.handshake import Policies
 from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.release import Broker
 from strongroom.broker.rootkey import write_private
@@ -42,8 +42,8 @@ from strongroom.broker.store import Store
 from strongroom.broker.tokens import TokenSigner
 from strongroom.encoding import Fields, parse_json
 from strongroom.errors import ConfigurationInvalid, MalformedInput, StoreError
+from strongroom.evidence.judge import Endorse, no_endorsements
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import Endorsements, Evidence
 from strongroom.hookspecs import RootKeyProvider
 from strongroom.plugins import Plugins
 
@@ -277,7 +277,7 @@ def open_broker(
     *,
     passphrase: str | None = None,
     plugins: Plugins | None = None,
-    endorsements: Callable[[Evidence], Endorsements] = no_endorsements,
+    endorsements: Endorse = no_endorsements,
     clock: Callable[[], float] = time.time,
     steady: Callable[[], float] = time.monotonic,
 ) -> Broker:

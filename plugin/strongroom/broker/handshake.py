@@ -39,9 +39,9 @@ from strongroom.broker.tokens import TokenSigner
 from strongroom.encoding import b64
 from strongroom.errors import EvidenceMalformed, EvidenceRefused, MalformedInput, ProtocolMismatch
 from strongroom.evidence.ear import ear_claims
-from strongroom.evidence.judge import Presented, Verdict, judge_composite
+from strongroom.evidence.judge import Endorse, Presented, Verdict, judge_composite
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import ChallengingVerifier, Check, Endorsements, Evidence, SessionChallenge
+from strongroom.evidence.types import ChallengingVerifier, Check, Evidence, SessionChallenge
 from strongroom.plugins import Plugins
 
 
@@ -51,11 +51,6 @@ class Policies:
 
     appraisal: Policy | None = None
     release: ReleasePolicy | None = None
-
-
-def no_endorsements(evidence: Evidence) -> Endorsements:
-    """Evidence that brings its own certificates needs no more."""
-    return Endorsements()
 
 
 class Handshakes:
@@ -69,7 +64,7 @@ class Handshakes:
         *,
         plugins: Plugins,
         policies: Policies,
-        endorsements: Callable[[Evidence], Endorsements],
+        endorsements: Endorse,
         clock: Callable[[], float],
     ) -> None:
         self._sessions = sessions
@@ -183,6 +178,7 @@ class Handshakes:
     def _verdict(self, session: Session, attestation: Attestation, devices: tuple[Evidence, ...]) -> Verdict:
         primary = Evidence(session.request.tee, attestation.primary)
         document = primary_document(attestation.nonce, attestation.tee_key, attestation.additional)
+        policy = self._policies.appraisal
         verifiers = self._plugins.verifiers()
         proof, session.proof = session.proof, None  # one answer, right or wrong
         if proof is not None:
@@ -192,11 +188,11 @@ class Handshakes:
             except EvidenceMalformed as error:
                 raise MalformedInput(str(error)) from error
         return judge_composite(
-            Presented(primary, self._endorsements(primary)),
-            [Presented(each, self._endorsements(each)) for each in devices],
+            Presented(primary, self._endorsements(primary, policy)),
+            [Presented(each, self._endorsements(each, policy)) for each in devices],
             binding=document_digest(document),
             device_binding=document_digest(device_document(attestation.nonce, attestation.tee_key)),
-            policy=self._policies.appraisal,
+            policy=policy,
             now=datetime.fromtimestamp(self._clock(), UTC),
             verifiers=verifiers,
         )

@@ -23,7 +23,7 @@ from strongroom.broker.admin import key_id_of
 from strongroom.broker.audit import AuditLog
 from strongroom.broker.document import ModelKeyDocument, is_model_key
 from strongroom.broker.epochs import EpochSeed
-from strongroom.broker.handshake import Handshakes, Policies, no_endorsements
+from strongroom.broker.handshake import Handshakes, Policies
 from strongroom.broker.journal import Journal
 from strongroom.broker.jwe import Jwe, seal_to
 from strongroom.broker.protocol import Resource
@@ -34,9 +34,9 @@ from strongroom.broker.store import ResourceFacts, Store
 from strongroom.broker.tokens import TokenSigner, tee_key_of
 from strongroom.errors import AuditError, StoreError
 from strongroom.evidence.ear import REVOCATION
-from strongroom.evidence.judge import Verdict
+from strongroom.evidence.judge import Endorse, Verdict, no_endorsements
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import Endorsements, Evidence, RevocationStatus
+from strongroom.evidence.types import RevocationStatus
 from strongroom.keys import ArchiveDigest
 from strongroom.plugins import Plugins
 
@@ -55,7 +55,7 @@ class Broker:
         identity: Ed25519PrivateKey,
         plugins: Plugins,
         policies: Policies | None = None,
-        endorsements: Callable[[Evidence], Endorsements] = no_endorsements,
+        endorsements: Endorse = no_endorsements,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from strongroom.broker.handshake import no_endorsements
 from strongroom.broker.protocol import Resource
 from strongroom.broker.rego import Decision, ReleasePolicy, request_data
 from strongroom.broker.trace import Statement, trace
 from strongroom.encoding import Fields, parse_json, unb64url
 from strongroom.errors import ConfigurationInvalid, EvidenceRefused
 from strongroom.evidence.ear import ear_claims
+from strongroom.evidence.judge import Endorse, examine, judge, no_endorsements
 from strongroom.evidence.judge import Presented as PresentedEvidence
-from strongroom.evidence.judge import examine, judge
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import Check, Checklist, Endorsements, Evidence
+from strongroom.evidence.types import Check, Checklist, Evidence
 from strongroom.plugins import Plugins
 
 EVIDENCE_LIMIT = 4 << 20
@@ -46,7 +45,7 @@ def claims_of(
     appraisal: Path | None,
     *,
     plugins: Plugins | None = None,
-    endorse: Callable[[Evidence], Endorsements] = no_endorsements,
+    endorse: Endorse = no_endorsements,
 ) -> tuple[tuple[Check, ...], dict[str, Any] | None]:
     """(checks, claims) of a token, of its claims as JSON, or of raw evidence that `appraisal` judges.
 
@@ -70,7 +69,7 @@ def claims_of(
         raise ConfigurationInvalid("raw evidence has to be judged first", hint="--appraisal FILE.toml")
     verifiers = (plugins or Plugins.load()).verifiers()
     policy, now = Policy.load(appraisal, verifiers), datetime.now(UTC)
-    endorsements = endorse(evidence)
+    endorsements = endorse(evidence, policy)
     own = examine(PresentedEvidence(evidence, endorsements), policy, now, verifiers, Checklist())
     try:
         verdict = judge(

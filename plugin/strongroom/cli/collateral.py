@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from strongroom.cli.trust import STORE, PluginNames
+
 Folder = Annotated[
     Path, typer.Option("--store", metavar="DIR", help="where endorsements are kept", envvar="STRONGROOM_COLLATERAL")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
-STORE = Path("~/.cache/strongroom/collateral")
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +33,10 @@ def fetch(
         list[Path], typer.Argument(metavar="EVIDENCE…", help="evidence files, as `strongroom explain` takes them")
     ],
     tee: Annotated[str | None, typer.Option(metavar="TEE", help="what raw evidence is, where it does not say")] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="also get lists of the makers that it names")
+    ] = None,
+    plugin: PluginNames = None,
     store: Folder = STORE,
     pccs: Annotated[str | None, typer.Option(metavar="URL", help="a PCCS in place of Intel's own service")] = None,
     kds: Annotated[str, typer.Option(metavar="URL", help="AMD's key service, or a mirror")] = "https://kdsintf.amd.com",
@@ -60,20 +65,23 @@ def fetch(
     from strongroom.collateral.cache import EndorsementCache, Kept
     from strongroom.collateral.store import Store
     from strongroom.errors import ConfigurationInvalid
+    from strongroom.evidence.policy import Policy
     from strongroom.evidence.presentation import read_evidence
+    from strongroom.plugins import Plugins
 
     asked = sources.places(
         pccs=pccs, kds=kds, rim_service=rim_service, folders=folder or (), bundles=bundles or (), offline=offline,
         early=early,
     )  # fmt: skip
     cache = EndorsementCache(Store(store.expanduser()), asked)
+    held = None if policy is None else Policy.load(policy, Plugins.load(plugin or ()).verifiers())
     kept: list[Kept] = []
     for path in evidence:
         try:
             octets = path.read_bytes()
         except OSError as error:
             raise ConfigurationInvalid(f"{path}: cannot be read: {error.strerror}") from error
-        found, missing = cache.fetch_for(read_evidence(octets, tee=tee))
+        found, missing = cache.fetch_for(read_evidence(octets, tee=tee), held)
         kept += found
         for trouble in missing:
             print(f"not had, and only needed where a policy demands revocation status: {trouble}", file=sys.stderr)

@@ -13,6 +13,7 @@ from strongroom.cli.trust import STORE, Collateral
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from strongroom.evidence.policy import Policy
     from strongroom.evidence.told import Told
     from strongroom.evidence.types import Check, Endorsements, Evidence
 
@@ -124,7 +125,7 @@ def _explain_evidence(
         now = datetime.now(UTC) if at is None else datetime.fromisoformat(at).astimezone(UTC)
     except ValueError as error:
         raise WrongUse(f"--at {at}: not a time", hint="for instance 2026-05-01T00:00:00Z") from error
-    endorsements = _endorsements(evidence, endorsement, store, now)
+    endorsements = _endorsements(evidence, policy, endorsement, store, now)
     checks = Checklist()
     claims = examine(Presented(evidence, endorsements), policy, now, verifiers, checks)
     if claims is not None and report_data is not None:
@@ -142,14 +143,14 @@ def _explain_evidence(
     _show(Told.of(said), str(path), as_json=json.dumps(said) if as_json else None)
 
 
-def _endorsements(evidence: Evidence, named: list[str], store: Path, now: datetime) -> Endorsements:
+def _endorsements(evidence: Evidence, policy: Policy, named: list[str], store: Path, now: datetime) -> Endorsements:
     """What was kept for this evidence, and over it what the command line names."""
     from strongroom.collateral.cache import EndorsementCache
     from strongroom.collateral.store import Store
     from strongroom.errors import ConfigurationInvalid, WrongUse
     from strongroom.evidence.types import Endorsements
 
-    items = dict(EndorsementCache(Store(store.expanduser()), (), clock=lambda: now)(evidence).items)
+    items = dict(EndorsementCache(Store(store.expanduser()), (), clock=lambda: now)(evidence, policy).items)
     for each in named:
         role, equals, name = each.partition("=")
         if not equals:

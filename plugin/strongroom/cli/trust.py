@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from strongroom.client.adapter import SealedAdapter
-    from strongroom.evidence.types import Endorsements, Evidence
+    from strongroom.evidence.judge import Endorse
 
 PolicyFile = Annotated[Path, typer.Option("--policy", metavar="FILE", help="the appraisal policy (TOML)")]
 Kems = Annotated[
@@ -60,21 +60,21 @@ def make_adapter(
     return SealedAdapter(policy, kems=ids, plugins=tuple(plugins or ()), endorse=endorse, **more)
 
 
-def endorsements(store: Path, *, offline: bool) -> Callable[[Evidence], Endorsements]:
+def endorsements(store: Path, *, offline: bool) -> Endorse:
     """What obtains endorsements; simulated evidence, which needs none, does not even make the folder."""
     from functools import cache
 
     from strongroom.evidence.types import Endorsements
 
     @cache
-    def made() -> Callable[[Evidence], Endorsements]:
+    def made() -> Endorse:
         from strongroom.collateral.cache import EndorsementCache
         from strongroom.collateral.sources import vendors
         from strongroom.collateral.store import Store
 
         return EndorsementCache(Store(store.expanduser()), () if offline else vendors())
 
-    return lambda evidence: Endorsements() if evidence.tee == "simulated" else made()(evidence)
+    return lambda evidence, policy: Endorsements() if evidence.tee == "simulated" else made()(evidence, policy)
 
 
 def read_token(token: str | None) -> str | None:

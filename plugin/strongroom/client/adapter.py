@@ -16,7 +16,7 @@ import contextlib
 import io
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from http.client import responses as reasons
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -33,10 +33,10 @@ from strongroom.channel.kem import XWING
 from strongroom.channel.padding import NO_PADDING, Padding
 from strongroom.client.endpoint import Endpoint
 from strongroom.client.exchange import OUTER, Answered, Exchanges, OuterHead, ResponseStream, Send, Step
-from strongroom.client.verify import MAX_AGE, Trust, VerifiedServer, no_endorsements
+from strongroom.client.verify import MAX_AGE, Trust, VerifiedServer
 from strongroom.errors import ClientError, StreamTruncated
+from strongroom.evidence.judge import Endorse, no_endorsements
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import Endorsements, Evidence
 
 Result = TypeVar("Result")
 _READ = 64 * 1024
@@ -64,7 +64,7 @@ class SealedAdapter(HTTPAdapter):
         retry: bool = True,
         nonce: bool = True,
         plugins: Sequence[str] = (),
-        endorse: Callable[[Evidence], Endorsements] = no_endorsements,
+        endorse: Endorse = no_endorsements,
         limits: Limits | None = None,
         **arguments: Any,
     ) -> None:

@@ -14,7 +14,7 @@ and are written here, so no generated stubs are needed: `PredictionsRequest` has
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,10 +30,10 @@ from strongroom.channel.padding import Padding
 from strongroom.channel.problems import PROBLEM_TYPE, Problem
 from strongroom.client.endpoint import Endpoint
 from strongroom.client.exchange import OUTER, Answered, Exchanges, OuterHead, Send, Step
-from strongroom.client.verify import MAX_AGE, Trust, VerifiedServer, no_endorsements
+from strongroom.client.verify import MAX_AGE, Trust, VerifiedServer
 from strongroom.errors import EncapsulationInvalid, MalformedInput, StreamTruncated
+from strongroom.evidence.judge import Endorse, no_endorsements
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import Endorsements, Evidence
 
 SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 Result = TypeVar("Result")
@@ -71,7 +71,7 @@ class SealedInference:
         retry: bool = True,
         nonce: bool = True,
         plugins: Sequence[str] = (),
-        endorse: Callable[[Evidence], Endorsements] = no_endorsements,
+        endorse: Endorse = no_endorsements,
         limits: Limits | None = None,
     ) -> None:
         """Raises `ConfigurationInvalid` for a policy that cannot be used."""

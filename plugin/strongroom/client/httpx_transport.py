@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -25,10 +25,10 @@ from strongroom.channel.kem import XWING
 from strongroom.channel.padding import Padding
 from strongroom.client.endpoint import Endpoint
 from strongroom.client.exchange import OUTER, Answered, Exchanges, OuterHead, ResponseStream, Send, Step
-from strongroom.client.verify import MAX_AGE, Trust, VerifiedServer, no_endorsements
+from strongroom.client.verify import MAX_AGE, Trust, VerifiedServer
 from strongroom.errors import ClientError, StreamTruncated
+from strongroom.evidence.judge import Endorse, no_endorsements
 from strongroom.evidence.policy import Policy
-from strongroom.evidence.types import Endorsements, Evidence
 
 Result = TypeVar("Result")
 
@@ -48,7 +48,7 @@ class _Settings:
         retry: bool = True,
         nonce: bool = True,
         plugins: Sequence[str] = (),
-        endorse: Callable[[Evidence], Endorsements] = no_endorsements,
+        endorse: Endorse = no_endorsements,
         limits: Limits | None = None,
     ) -> None:
         self.models = dict(models or {})

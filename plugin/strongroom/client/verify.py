@@ -8,7 +8,7 @@ business.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,9 +26,9 @@ from strongroom.errors import (
     ServerRefused,
     ServerUnsealed,
 )
-from strongroom.evidence.judge import Verdict, judge
+from strongroom.evidence.judge import Endorse, Verdict, judge, no_endorsements
 from strongroom.evidence.policy import AdmittedModel, Policy
-from strongroom.evidence.types import Check, Checklist, Endorsements, Evidence, Verifier, Word
+from strongroom.evidence.types import Check, Checklist, Evidence, Verifier, Word
 
 SOURCE = "docs/protocol.md, section 4.3"
 SKEW = 300
@@ -38,22 +38,17 @@ MAX_AGE = 3600.0
 """Seconds that a verified bundle is used at most, whatever it says itself."""
 
 
-def no_endorsements(evidence: Evidence) -> Endorsements:
-    """For TEEs whose evidence needs nothing beside itself."""
-    return Endorsements()
-
-
 @dataclass(frozen=True, slots=True)
 class Trust:
     """What a client demands: its policy, and how evidence is verified.
 
     `kems` are accepted in this order; the default is X-Wing or nothing. `max_age` is in seconds.
-    `endorse` obtains what vendors sign about a piece of evidence; it may read a cache or the network.
+    `endorse` obtains what vendors sign about a piece of evidence.
     """
 
     policy: Policy
     verifiers: Mapping[str, Verifier] = field(repr=False)
-    endorse: Callable[[Evidence], Endorsements] = no_endorsements
+    endorse: Endorse = no_endorsements
     kems: tuple[int, ...] = (XWING,)
     max_age: float = MAX_AGE
 
@@ -63,7 +58,7 @@ class Trust:
         policy: Policy | Path | str,
         *,
         plugins: Sequence[str] = (),
-        endorse: Callable[[Evidence], Endorsements] = no_endorsements,
+        endorse: Endorse = no_endorsements,
         kems: Sequence[int] = (XWING,),
         max_age: float = MAX_AGE,
     ) -> Trust:
@@ -138,7 +133,7 @@ def verify_bundle(
 def _judged(bundle: KeyBundle, trust: Trust, now: datetime, checks: Checklist) -> Verdict | None:
     evidence = Evidence(bundle.evidence.tee, bundle.evidence.body)
     try:
-        endorsements = trust.endorse(evidence)
+        endorsements = trust.endorse(evidence, trust.policy)
     except CollateralUnavailable as error:
         checks.that(
             False, f"{evidence.tee}.collateral", Word.COLLATERAL_MISSING, expected="the vendor's endorsements",

@@ -1,10 +1,10 @@
 """The endorsement cache: what was fetched once is used until its signer says it is old.
 
-An instance is what brokers and clients take as ``endorsements``: called with evidence, it answers with the
-endorsements that the evidence's verifier will ask for. Everything is judged before it is kept and whenever it is
-read (`trial`), and nothing is used past its nextUpdate. Something older than `refresh_after` is asked for anew while a
-source answers, and used while it is valid when none does. What is older than what is kept never takes its place, so
-that nobody who stands between can take a revocation back (docs/adr/0071).
+An instance is what brokers and clients take as ``endorsements`` (`judge.Endorse`): called with evidence and the policy
+that it will be held against, it answers with what the evidence's verifier will ask for. Everything is judged before it
+is kept and whenever it is read (`trial`), and nothing is used past its nextUpdate. Something older than `refresh_after`
+is asked for anew while a source answers, and used while it is valid when none does. What is older than what is kept
+never takes its place, so that nobody who stands between can take a revocation back (docs/adr/0071).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from strongroom.collateral.trial import Judged, judge_endorsement
 from strongroom.collateral.trusted import Trusted
 from strongroom.collateral.wanted import Wanted, status_of_rim, wanted_for
 from strongroom.errors import CollateralUnavailable, EvidenceMalformed, MalformedInput
+from strongroom.evidence.policy import Policy
 from strongroom.evidence.types import Endorsements, Evidence
 
 STORE = "store"
@@ -58,18 +59,18 @@ class EndorsementCache:
         self._patience = patience or Patience()
         self._writing = threading.Lock()
 
-    def __call__(self, evidence: Evidence) -> Endorsements:
-        """What this evidence needs, as far as it can be had: the verifier names what is missing.
+    def __call__(self, evidence: Evidence, policy: Policy | None = None) -> Endorsements:
+        """What this evidence needs under `policy`, as far as it can be had: the verifier names what is missing.
 
         Evidence that cannot be read needs nothing; its verifier says why it cannot be read.
         """
         try:
-            wanted = wanted_for(evidence, self._trusted)
+            wanted = wanted_for(evidence, self._trusted.under(policy))
         except EvidenceMalformed:
             return Endorsements()
         return Endorsements({each.entry.wanted.role: each.entry.octets for each in self._every(wanted)})
 
-    def fetch_for(self, evidence: Evidence) -> tuple[list[Kept], list[str]]:
+    def fetch_for(self, evidence: Evidence, policy: Policy | None = None) -> tuple[list[Kept], list[str]]:
         """Ask the sources anew for everything that this evidence needs; also says which optional things are not had.
 
         What can be had is kept first. Then raises `CollateralUnavailable` where something necessary is missing, and
@@ -78,7 +79,7 @@ class EndorsementCache:
         kept: list[Kept] = []
         missing: list[str] = []
         refusals: list[CollateralUnavailable] = []
-        queue = list(wanted_for(evidence, self._trusted))
+        queue = list(wanted_for(evidence, self._trusted.under(policy)))
         while queue:
             wanted = queue.pop(0)
             try:

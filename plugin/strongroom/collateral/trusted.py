@@ -1,14 +1,15 @@
-"""Whose signatures count: the package's pinned roots, unless tests hand in others."""
+"""Whose signatures count: the package's pinned roots, and those that an owner's policy names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from cryptography.x509 import Certificate
 
 from strongroom.evidence.certificates import verify_chain
+from strongroom.evidence.policy import Policy
 from strongroom.evidence.roots import root
 from strongroom.evidence.snp_certificate import Issuers, amd_issuers
 from strongroom.evidence.types import Checklist
@@ -24,7 +25,23 @@ class Trusted:
     aws: Certificate | None = None
     google: tuple[Certificate, ...] = ()
     """Roots and intermediates of virtual TPMs; empty for Google's own."""
+    tpm_makers: tuple[Certificate, ...] = ()
+    """Roots and intermediates of EK certificates: no maker's are ours, a policy names them."""
+    verifiers: tuple[Certificate, ...] = ()
+    """Whose attestation results a policy believes."""
     amd: Issuers = field(default=amd_issuers)
+
+    def under(self, policy: Policy | None) -> Trusted:
+        """These, and those that a policy adds in its owner's name (``[tpm]``, ``[ear]``)."""
+        from strongroom.evidence.ear import EarPolicy
+        from strongroom.evidence.tpm_policy import TpmPolicy
+
+        tees, trusted = {} if policy is None else policy.tees, self
+        if isinstance(tpm := tees.get("tpm"), TpmPolicy):
+            trusted = replace(trusted, google=tpm.ak_roots or self.google, tpm_makers=tpm.ek_roots or self.tpm_makers)
+        if isinstance(ear := tees.get("ear"), EarPolicy):
+            trusted = replace(trusted, verifiers=ear.certificates or self.verifiers)
+        return trusted
 
     @property
     def intel_root(self) -> Certificate:

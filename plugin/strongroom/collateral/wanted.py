@@ -3,7 +3,8 @@
 A name is a path of short words, such as ``dcap/tdx/00906ED50000/platform`` or ``rim/NV_GPU_DRIVER_GH100_550.90.07``:
 the key of the store, a path under a directory source, and what `show` prints. Evidence is parsed here and not
 believed: whoever lies about its chip fetches the wrong endorsements and is refused by the verifier. An address out of a
-certificate is followed only where its vendor signed it (`trusted.vouched`).
+certificate is followed only where its vendor signed it, or somebody whom the owner's policy names
+(`trusted.vouched`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from strongroom.evidence.dcap import parse_quote
 from strongroom.evidence.dcap_collateral import SGX_EXTENSION, PckExtension
 from strongroom.evidence.dcap_quote import TEE_TDX
 from strongroom.evidence.door import at_the_door
-from strongroom.evidence.types import Evidence
+from strongroom.evidence.types import Endorsements, Evidence
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 SWITCH_BOARD = "5612_0002_890"
@@ -148,17 +149,25 @@ def _nitro(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
 
 
 def _tpm(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
-    """Lists for a key that Google certified; the makers of other TPMs are known to policies alone."""
+    """Lists for a key that a cloud certified, and for the EK of a TPM whose maker a policy names."""
     from strongroom.evidence.certificates import parse_certificate
     from strongroom.evidence.tpm_evidence import TpmEvidence
-    from strongroom.evidence.tpm_key import issued
+    from strongroom.evidence.tpm_key import carried, way_up
 
-    octets = TpmEvidence.parse(body).ak_cert
-    if octets is None:
-        return []
-    known = trusted.google_certificates
-    chain = issued(parse_certificate(octets, what="AK certificate"), (each for each in known))
-    return status_of(vouched(chain, [each for each in known if each.subject == each.issuer]))
+    evidence = TpmEvidence.parse(body)
+    found: list[Wanted] = []
+    for octets, known in ((evidence.ak_cert, trusted.google_certificates), (evidence.ek_cert, trusted.tpm_makers)):
+        if octets is not None and known:
+            leaf = parse_certificate(octets, what="certificate")
+            found += status_of(vouched(*way_up(leaf, known, carried(evidence, Endorsements()))))
+    return found
+
+
+def _ear(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
+    from strongroom.evidence.jws import LONGEST_TOKEN, CompactJws
+
+    token = CompactJws.parse(Fields(body, where="ear").text("token", limit=LONGEST_TOKEN), what="EAR")
+    return status_of(vouched(token.certificates(), trusted.verifiers)) if trusted.verifiers else []
 
 
 def _nvidia(body: Mapping[str, object], trusted: Trusted) -> list[Wanted]:
@@ -231,5 +240,6 @@ _READERS: dict[str, Callable[[Mapping[str, object], Trusted], list[Wanted]]] = {
     "az-snp-vtpm": _azure_snp,
     "aws-nitro": _nitro,
     "tpm": _tpm,
+    "ear": _ear,
     "nvidia": _nvidia,
 }

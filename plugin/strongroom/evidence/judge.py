@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -37,8 +37,16 @@ from strongroom.evidence.types import (
 SHORTEST_BINDING = 32
 """Bytes. A digest cut below this would no longer bind."""
 
+Endorse = Callable[[Evidence, Policy | None], Endorsements]
+"""Obtains what vendors sign about evidence that will be held against a policy; may read a cache or the network."""
+
 _ONLY_JUDGE = object()
 _log = logging.getLogger(__name__)
+
+
+def no_endorsements(evidence: Evidence, policy: Policy | None) -> Endorsements:
+    """For evidence that brings everything it needs."""
+    return Endorsements()
 
 
 @dataclass(frozen=True, slots=True)

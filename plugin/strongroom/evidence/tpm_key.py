@@ -8,7 +8,7 @@ because of its Name: pinned, activated, or part of the qualified name that the q
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -236,22 +236,33 @@ class KeyExamination:
         ) and self._follow(ek, roots, name="tpm.ek-certificate")  # fmt: skip
 
     def _follow(self, leaf: Certificate, trusted: tuple[Certificate, ...], *, name: str) -> bool:
-        """Chain `leaf` to a self-signed certificate among `trusted`, through any intermediates at hand.
-
-        Where none of `trusted` is self-signed, each of them is where a chain may end.
-        """
-        roots = tuple(each for each in trusted if each.subject == each.issuer) or trusted
-        pool = [each for each in trusted if each not in roots]
-        pool += [parse_certificate(each, what="intermediate certificate") for each in self.body.certificates]
-        if (pem := self.endorsements.get("certificates")) is not None:
-            pool += parse_chain(pem, what="certificates")
-        path = verify_chain(
-            issued(leaf, pool), roots=roots, now=self.now, checks=self.checks, name=name, source=_PROFILE
-        )
+        """Chain `leaf` to a root among `trusted` and look up whether the chain still holds."""
+        chain, roots = way_up(leaf, trusted, carried(self.body, self.endorsements))
+        path = verify_chain(chain, roots=roots, now=self.now, checks=self.checks, name=name, source=_PROFILE)
         return path is not None and check_status(
             path, Lists.parse(self.endorsements.items), now=self.now, checks=self.checks, name=name,
             required=self.policy.require_revocation_status,
         )  # fmt: skip
+
+
+def carried(body: TpmEvidence, endorsements: Endorsements) -> list[Certificate]:
+    """The intermediates that came with evidence or beside it; raises `EvidenceMalformed`."""
+    found = [parse_certificate(each, what="intermediate certificate") for each in body.certificates]
+    if (pem := endorsements.get("certificates")) is not None:
+        found += parse_chain(pem, what="certificates")
+    return found
+
+
+def way_up(
+    leaf: Certificate, trusted: Sequence[Certificate], others: Iterable[Certificate]
+) -> tuple[tuple[Certificate, ...], tuple[Certificate, ...]]:
+    """(chain, roots): how `leaf` may lead to one of `trusted`, for `verify_chain` to look at.
+
+    Roots are the self-signed among `trusted`; where none is, each of them is where a chain may end.
+    """
+    roots = tuple(each for each in trusted if each.subject == each.issuer) or tuple(trusted)
+    pool = [each for each in trusted if each not in roots]
+    return issued(leaf, (*pool, *others)), roots
 
 
 def issued(leaf: Certificate, pool: Iterable[Certificate]) -> tuple[Certificate, ...]:
