@@ -9,7 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from doubles.paper_tpm import Maker, PaperTpm, der, rsa_key
+from strongroom.collateral.trusted import Trusted
+from strongroom.collateral.wanted import wanted_for
 from strongroom.encoding import b64
+from strongroom.evidence.policy import Policy
+from strongroom.evidence.tpm import TpmVerifier
 
 
 def run(*arguments, store: Path):
@@ -63,3 +68,19 @@ def test_stale_collateral_is_refused_by_its_date(shared_evidence, tmp_path):
     refused = run("fetch", case / "quote.bin", "--offline", "--folder", tmp_path / "files", store=tmp_path / "store")
     assert refused.returncode == 1
     assert "2025-07-19" in refused.stderr
+
+
+def test_with_a_policy_the_lists_of_the_makers_that_it_names_are_kept_too(tmp_path):
+    ours, now = Maker("Maker of TPMs"), datetime.now(UTC)
+    evidence = PaperTpm().evidence(ek_cert=der(ours.certificate(rsa_key(2048, 9), endorsement=True)))
+    (tmp_path / "evidence.json").write_text(json.dumps({"tee": "tpm", "evidence": evidence.body}))
+    text = f'name = "ours"\n[tpm]\nek_roots = """\n{ours.pem}"""\n'
+    (tmp_path / "policy.toml").write_text(text)
+    policy = Policy.parse(text, {"tpm": TpmVerifier()})
+    (tmp_path / "files" / "crl").mkdir(parents=True)
+    for by, wanted in zip((1, 0), wanted_for(evidence, Trusted().under(policy)), strict=True):
+        (tmp_path / "files" / f"{wanted.name}.crl").write_bytes(ours.crl(by=by, at=now))
+    common = ("fetch", tmp_path / "evidence.json", "--offline", "--folder", tmp_path / "files", "--json")
+    fetched = run(*common, "--policy", tmp_path / "policy.toml", store=tmp_path / "store")
+    assert len(json.loads(fetched.stdout)) == 2, fetched.stderr
+    assert json.loads(run(*common, store=tmp_path / "other").stdout) == []

@@ -31,6 +31,8 @@ INTEL_ROOT_CRL = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.
 AMD = "https://kdsintf.amd.com"
 NVIDIA_RIM = "https://rim.attestation.nvidia.com/v1/rim"
 LONGEST_ANSWER = 1 << 22
+ENDINGS = (".json", ".der", ".pem", ".xml", ".crl")
+"""Of files in a folder source."""
 
 
 class Source(Protocol):
@@ -272,7 +274,7 @@ class CrlSource:
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """A folder with one file for each endorsement, at its name, with any ending: ``rim/NV_….xml``."""
+    """A folder with one file for each endorsement, at its name, plain or with an ending of `ENDINGS`: ``rim/NV_….xml``."""
 
     folder: Path
 
@@ -284,7 +286,7 @@ class FolderSource:
     def fetch(self, wanted: Wanted) -> bytes | None:
         """The file's octets."""
         exact = self.folder.joinpath(*wanted.name.split("/"))
-        for path in (exact, *(exact.with_name(exact.name + ending) for ending in (".json", ".der", ".pem", ".xml"))):
+        for path in (exact, *(exact.with_name(exact.name + ending) for ending in ENDINGS)):
             if path.is_file() and path.stat().st_size <= LONGEST_ANSWER:
                 octets = path.read_bytes()
                 return read_rim_answer(octets) if wanted.kind == "rim" else octets
