@@ -274,7 +274,7 @@ class CrlSource:
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """A folder with one file for each endorsement, at its name, plain or with an ending of `ENDINGS`: ``rim/NV_….xml``."""
+    """A folder with one file for each endorsement, at its name or that and one of `ENDINGS`: ``rim/NV_….xml``."""
 
     folder: Path
 
