@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "plugin" / "strongroom"
 
 FLOORS = [
-    {"errors", "keys", "encoding"},
+    {"errors", "keys", "encoding", "cbor"},
     {"archive", "channel", "evidence"},  # neighbours, never each other
     {"hookspecs", "plugins"},
     {"attest", "broker", "collateral", "keeper", "launch", "torch", "worker"},

@@ -114,12 +114,33 @@ RUBBISH = {
 @pytest.mark.parametrize("name", RUBBISH)
 def test_rubbish_ends_a_connection_and_nothing_else(keeper, name):
     keeper = keeper()
-    with keeper.connect() as connection:
+    with keeper.connect() as connection, contextlib.suppress(ConnectionResetError, BrokenPipeError):
         connection.sendall(RUBBISH[name])
         connection.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionResetError):
-            while connection.recv(65536):
-                pass
+        while connection.recv(65536):
+            pass
+    still_serves(keeper)
+
+
+SLOW_NUMBER = b"\xc4\x82\x01\xc2\x5a" + (4 << 20).to_bytes(4, "big") + b"\xff" * (4 << 20)
+"""A decimal fraction over an integer of 4 MiB: as a number it takes half an hour, in which no other thread runs."""
+
+
+def test_a_frame_that_would_keep_the_interpreter_busy_is_not_worked_out():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        frame = len(SLOW_NUMBER).to_bytes(4, "big") + SLOW_NUMBER
+        sender = threading.Thread(target=theirs.sendall, args=(frame,))
+        sender.start()
+        assert wire.receive(ours).tag == 4
+        sender.join()
+
+
+def test_a_peer_that_has_claimed_nothing_sends_no_large_frame(keeper):
+    keeper = keeper()
+    with keeper.connect() as connection:
+        connection.sendall((wire.FIRST_LIMIT + 1).to_bytes(4, "big"))
+        assert connection.recv(1) == b""
     still_serves(keeper)
 
 

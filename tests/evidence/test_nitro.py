@@ -154,6 +154,12 @@ def test_bytes_that_are_no_document_raise_our_error_only(octets):
             parse(octets)
 
 
+def test_a_number_that_takes_long_to_work_out_is_left_as_it_was_written():
+    """As a number this takes minutes, and comes before any signature is looked at."""
+    octets = b"\xc4\x82\x01\xc2\x5a" + (1 << 20).to_bytes(4, "big") + b"\xff" * (1 << 20)
+    assert decode_cbor(octets, what="noise").tag == 4
+
+
 def test_cbor_that_never_ends_or_nests_for_ever_is_refused():
     for octets in (b"\x9f" * 10_000, b"\x81" * 10_000, b"\x5b" + b"\xff" * 8, b""):
         with pytest.raises(EvidenceMalformed):

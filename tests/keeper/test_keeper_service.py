@@ -273,7 +273,7 @@ def test_the_frames_of_every_answer_hold_no_private_key(house, monkeypatch):
 
     frames = []
     receive = wire.receive
-    monkeypatch.setattr(wire, "receive", lambda connection: frames.append(receive(connection)) or frames[-1])
+    monkeypatch.setattr(wire, "receive", lambda *given, **limit: frames.append(receive(*given, **limit)) or frames[-1])
     link = house.link("one")
     head, enc, _, _ = house.request("one")
     for descriptor in link.model():

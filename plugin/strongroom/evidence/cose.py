@@ -6,7 +6,6 @@ the payload means is its verifier's business.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,8 @@ import cbor2
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from strongroom.errors import EvidenceMalformed
+from strongroom import cbor
+from strongroom.errors import EvidenceMalformed, MalformedInput
 from strongroom.evidence.ecdsa import verifies
 
 COSE_SIGN1_TAG = 18
@@ -28,14 +28,10 @@ _ALGORITHMS: dict[int, tuple[str, type[ec.EllipticCurve], hashes.HashAlgorithm]]
 
 def decode_cbor(octets: bytes, *, what: str) -> Any:
     """One CBOR item with nothing after it and no key twice in a map; raises `EvidenceMalformed`."""
-    stream = io.BytesIO(octets)
     try:
-        value = cbor2.CBORDecoder(stream, allow_duplicate_keys=False).decode()
-    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        raise EvidenceMalformed(f"{what}: not CBOR") from error
-    if stream.tell() != len(octets):
-        raise EvidenceMalformed(f"{what}: {len(octets) - stream.tell()} bytes after its end")
-    return value
+        return cbor.decode(octets, where=what)
+    except MalformedInput as error:
+        raise EvidenceMalformed(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,8 @@ class KeeperService:
                 )
                 claimed = False
                 while True:
-                    conversation.answer(wire.receive(connection))
+                    limit = wire.LIMIT if conversation.claimed else wire.FIRST_LIMIT
+                    conversation.answer(wire.receive(connection, limit=limit))
                     if conversation.claimed and not claimed:
                         claimed = True
                         wire.limit_waiting(connection, 0)

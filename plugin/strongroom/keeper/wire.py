@@ -16,10 +16,16 @@ from typing import Any
 
 import cbor2
 
+from strongroom import cbor
 from strongroom.errors import KeeperUnavailable, MalformedInput
 
 LIMIT = 8 << 20
 """Bytes of one frame. A batch of contexts is about 200 bytes each; a key bundle a few KiB."""
+
+FIRST_LIMIT = 1 << 10
+"""Bytes of a frame from a peer of which the keeper knows nothing yet."""
+
+_DEPTH = 8
 
 AT_ONCE = 200
 """Descriptors of one message; Linux allows 253 (SCM_MAX_FD)."""
@@ -36,16 +42,12 @@ def send(connection: socket.socket, message: Any) -> None:
         raise KeeperUnavailable("the other end of the keeper's socket is gone") from error
 
 
-def receive(connection: socket.socket) -> Any:
-    """One frame; raises `KeeperUnavailable` at the end of the stream, `MalformedInput` for other bytes."""
+def receive(connection: socket.socket, *, limit: int = LIMIT) -> Any:
+    """One frame of at most `limit` bytes; raises `KeeperUnavailable` at the end of the stream, or `MalformedInput`."""
     size = int.from_bytes(_exactly(connection, 4), "big")
-    if size > LIMIT:
-        raise MalformedInput(f"a keeper frame of {size} bytes, the limit is {LIMIT}")
-    octets = _exactly(connection, size)
-    try:
-        return cbor2.loads(octets)
-    except Exception as error:  # the decoder also builds dates, fractions and patterns, and they raise their own
-        raise MalformedInput("a keeper frame that is not CBOR") from error
+    if size > limit:
+        raise MalformedInput(f"a keeper frame of {size} bytes, the limit is {limit}")
+    return cbor.decode(_exactly(connection, size), where="a keeper frame", depth=_DEPTH, text_keys=True)
 
 
 def limit_waiting(connection: socket.socket, seconds: float) -> None:
