@@ -309,6 +309,19 @@ def test_a_flood_of_handshakes_does_not_push_out_an_attested_one(room, victim, m
     assert victim.get(room.name).ok
 
 
+def test_a_session_keeps_nothing_of_what_a_stranger_sent_to_open_it(peer):
+    assert peer.auth(extra={"strongroom": {"version": 1}, "padding": [[]] * 1000}).ok
+    session = peer.room.broker.sessions.find(peer.http.cookies["kbs-session-id"])
+    assert session.request.extra_params == ""
+
+
+def test_extra_params_of_megabytes_open_no_session(peer):
+    before = len(peer.room.broker.sessions)
+    status, kind, detail = error_of(peer.auth(extra=[[]] * 100_000))
+    assert (status, kind) == (401, "AttestationError") and "the limit is 65536" in detail
+    assert len(peer.room.broker.sessions) == before
+
+
 def raw(room, octets, *, wait=3.0):
     host, port = room.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=wait) as link:
