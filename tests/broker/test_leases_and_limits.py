@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 from broker.broker_in_a_room import MEASUREMENT, Clock, Peer, broker_room, error_of
@@ -14,10 +15,12 @@ from strongroom.broker import journal, leases, tiles
 from strongroom.broker.audit import Checkpoint, NoteKey, public_octets
 from strongroom.broker.epochs import EPOCH_S, EpochSeed
 from strongroom.broker.initdata import check_init_data
+from strongroom.broker.protocol import Resource
+from strongroom.broker.refusals import Refused
 from strongroom.broker.rootkey import PlainFile
 from strongroom.broker.serve import Publisher
 from strongroom.broker.statement import KeeperStatement
-from strongroom.broker.store import Store
+from strongroom.broker.store import ResourceFacts, Store
 from strongroom.encoding import b64
 from strongroom.errors import (
     AttestationFailed,
@@ -196,6 +199,34 @@ def test_a_digest_in_capitals_is_revoked_and_restored_all_the_same(room, kind):
         room.client().fetch(tuple(name), archive)
     room.admin().unrevoke(kind, digest.upper())
     room.client().fetch(tuple(name), archive)
+
+
+def test_a_keeper_in_capitals_is_revoked_and_restored_all_the_same(room):
+    name, archive, _ = room.register(1)
+    client = room.client(statement=named(0xAB))
+    room.admin().revoke("keeper", "AB" * 16)
+    with pytest.raises(ReleaseDenied):
+        client.fetch(tuple(name), archive)
+    room.admin().unrevoke("keeper", "aB" * 16)
+    client.fetch(tuple(name), archive)
+
+
+def test_the_identity_of_a_chip_is_compared_without_regard_to_capitals(room):
+    verdict = SimpleNamespace(
+        submodules={"cpu0": SimpleNamespace(claims=Claims("snp", {}, bytes(64), device_id="AB:cd"))}
+    )
+    session = SimpleNamespace(verdict=verdict, keeper="")
+    room.admin().revoke("keeper", "ab:CD")
+    with pytest.raises(Refused, match="revoked"):
+        leases.check_standing(room.broker.store, session, Resource("acme", "digits", "x"), ResourceFacts())
+
+
+def test_what_an_earlier_release_kept_in_capitals_is_revoked_once_the_store_is_opened(room):
+    store = room.broker.store
+    store.write("INSERT INTO revocations VALUES ('keeper', ?, 'stolen', 5)", "AB" * 16)
+    Store(store.path, PlainFile(room.folder / "root.key").unlock()).close()
+    assert store.revoked("keeper", "ab" * 16)
+    assert room.admin().revocations() == [{"kind": "keeper", "value": "ab" * 16, "reason": "stolen", "at": 5}]
 
 
 @pytest.mark.parametrize(

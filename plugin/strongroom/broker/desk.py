@@ -17,7 +17,7 @@ from strongroom.broker.protocol import Resource
 from strongroom.broker.refusals import Refused
 from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.release import Broker
-from strongroom.broker.store import REVOCABLE, Revocation
+from strongroom.broker.store import REVOCABLE, Revocation, spelled
 from strongroom.encoding import Fields, b64url, parse_json, unb64url
 from strongroom.errors import ConfigurationInvalid, MalformedInput
 from strongroom.evidence.policy import Policy
@@ -167,7 +167,7 @@ def _revocable(who: Administrator, kind: str, value: str) -> str:
     if kind not in REVOCABLE:
         raise _unusable(f"one of {', '.join(REVOCABLE)} can be revoked, and no {kind[:16]!r}")
     pattern, form = _FORMS[kind]
-    value = value.lower() if pattern else value
+    value = spelled(kind, value)
     if not value or len(value) > 256 or (pattern and not pattern.fullmatch(value)) or not value.isprintable():
         raise _unusable(f"{value[:40]!r} is no {kind}; write {form}")
     if kind == "lineage":
