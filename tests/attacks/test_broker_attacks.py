@@ -195,6 +195,9 @@ def test_an_attestation_token_is_no_administrators_token(room, victim):
         ("owner", "acme", "POST", "resource-policy", {"policy": b64url(FOREIGN_POLICY.encode())}, False),
         ("auditor", "", "GET", "strongroom/admin/audit/checkpoint", None, True),
         ("auditor", "", "DELETE", "resource/acme/x/y", None, False),
+        ("auditor", "", "GET", "strongroom/admin/leases", None, True),
+        ("auditor", "", "DELETE", "strongroom/admin/leases/00", None, False),
+        ("admin", "", "DELETE", "strongroom/admin/leases/00", None, True),
         ("auditor", "", "POST", "strongroom/admin/revocations", REVOCATION, False),
     ],
 )

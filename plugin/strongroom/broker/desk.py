@@ -293,7 +293,7 @@ def end_lease(broker: Broker, who: Administrator, path: Params, query: Params, b
     """Forget a lease of a keeper that is gone, so that it no longer counts; it does not stop a live one."""
     lease = path["lease"]
     rows = broker.store.rows("SELECT path FROM leases WHERE id = ?", lease)
-    who.may("lease", rows[0][0].partition("/")[0] if rows else None)
+    who.may("lease-end", rows[0][0].partition("/")[0] if rows else None)
     with broker.store.transaction():
         if not leases.end(broker.store, lease, int(broker.clock())):
             raise Refused.plugin(f"no live lease {lease}")
