@@ -196,6 +196,8 @@ def test_an_attestation_token_is_no_administrators_token(room, victim):
         ("auditor", "", "GET", "strongroom/admin/audit/checkpoint", None, True),
         ("auditor", "", "DELETE", "resource/acme/x/y", None, False),
         ("auditor", "", "GET", "strongroom/admin/leases", None, True),
+        ("auditor", "", "GET", "resource-policy", None, False),
+        ("auditor", "", "GET", "attestation-policy", None, False),
         ("auditor", "", "DELETE", "strongroom/admin/leases/00", None, False),
         ("admin", "", "DELETE", "strongroom/admin/leases/00", None, True),
         ("auditor", "", "POST", "strongroom/admin/revocations", REVOCATION, False),

@@ -124,7 +124,7 @@ def set_release_policy(broker: Broker, who: Administrator, path: Params, query: 
 
 def get_release_policy(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
     """The Rego text in force."""
-    who.may("status")
+    who.may("policy")
     return {"policy": broker.policies.release.text if broker.policies.release else None}
 
 
@@ -141,7 +141,7 @@ def set_appraisal_policy(broker: Broker, who: Administrator, path: Params, query
 
 def get_appraisal_policy(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
     """The TOML text in force."""
-    who.may("status")
+    who.may("policy")
     return {"policy": broker.store.policy("appraisal")}
 
 
