@@ -227,6 +227,13 @@ def test_what_a_role_was_refused_is_done_for_the_administrator(tmp_path, path, b
         assert room.broker.store.policy("release") == FOREIGN_POLICY or room.broker.store.revocations()
 
 
+@pytest.mark.parametrize("first", ["²", "٣", "-1", "", "1" * 16])
+def test_a_first_entry_that_is_no_number_is_refused_in_order(room, first):
+    key = AdminKey.load(room.folder / "admin.key")
+    answer = admin_call(room, f"Bearer {key.token()}", f"strongroom/admin/audit/entries?first={first}")
+    assert error_of(answer)[0] == 401
+
+
 def test_an_owner_sees_only_its_own_repository(room):
     key = AdminKey(Ed25519PrivateKey.generate(), room.broker.id)
     register(room.broker.store, key.private.public_key(), "owner", "other")

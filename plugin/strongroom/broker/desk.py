@@ -313,7 +313,7 @@ def audit_entries(broker: Broker, who: Administrator, path: Params, query: Param
     """Entries from ``?first=``, at most 256 of them."""
     who.may("audit")
     first = query.get("first", "0")
-    if not first.isdigit() or len(first) > 15:
+    if not (first.isascii() and first.isdigit() and len(first) <= 15):
         raise MalformedInput("first is a number")
     return [entry.decode() for entry in broker.audit.entries(int(first), 256)]
 
