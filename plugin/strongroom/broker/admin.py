@@ -35,7 +35,9 @@ ROLES = ("admin", "owner", "auditor")
 """`admin` may do everything; `owner` keeps the keys of one repository; `auditor` reads the log."""
 
 _ALLOWED = {
-    "admin": frozenset({"resource", "policy", "revoke", "limit", "lease", "lease-end", "audit", "status", "backup", "people"}),
+    "admin": frozenset(
+        {"resource", "policy", "revoke", "limit", "lease", "lease-end", "audit", "status", "backup", "people"}
+    ),
     "owner": frozenset({"resource", "revoke", "limit", "lease", "lease-end", "status"}),
     "auditor": frozenset({"audit", "status", "lease"}),
 }

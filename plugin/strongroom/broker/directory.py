@@ -41,7 +41,7 @@ from strongroom.broker.rootkey import write_private
 from strongroom.broker.store import Store
 from strongroom.broker.tokens import TokenSigner
 from strongroom.encoding import Fields, parse_json
-from strongroom.errors import ConfigurationInvalid, MalformedInput, StoreError
+from strongroom.errors import AuditError, ConfigurationInvalid, MalformedInput, StoreError
 from strongroom.evidence.judge import Endorse, no_endorsements
 from strongroom.evidence.policy import Policy
 from strongroom.hookspecs import RootKeyProvider
@@ -269,7 +269,13 @@ def identity_of(store: Store) -> Ed25519PrivateKey:
 
 def open_log(store: Store, settings: Settings) -> AuditLog:
     """The audit log of a store, verified; raises `AuditError`, `StoreError`."""
-    return AuditLog(store, identity_of(store), settings.name)
+    log = AuditLog(store, identity_of(store), settings.name)
+    if not log.size:
+        raise AuditError(
+            "the audit log is empty, and its first entry says that the broker was made",
+            hint="somebody changed the store; keep it for an investigation and restore a backup elsewhere",
+        )
+    return log
 
 
 def open_broker(

@@ -197,6 +197,19 @@ class Store:
                     self._db.rollback()
                 raise
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One state of the store, whatever other processes write meanwhile; for queries alone."""
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            self._do("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.rollback()
+
     def _do(self, statement: str, *values: Any) -> sqlite3.Cursor:
         with self._lock:
             try:
