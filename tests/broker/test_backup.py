@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from strongroom.broker.directory import make_administrator, open_broker, remove_
 from strongroom.broker.protocol import Resource
 from strongroom.broker.rotation import rotate_root_key
 from strongroom.broker.serve import running
-from strongroom.broker.store import Store
+from strongroom.broker.store import Revocation, Store
 from strongroom.encoding import b64url
 from strongroom.errors import AuditError, ConfigurationInvalid, StoreError
 
@@ -246,6 +247,57 @@ def test_the_name_of_an_exchanged_root_key_is_on_the_disk_when_it_is_done(tmp_pa
     monkeypatch.setattr(os, "fsync", lambda number: (done.append(os.fstat(number).st_ino), fsync(number))[1])
     rotate_root_key(folder) if act == "rotate" else restore(tmp_path / "backup", folder)
     assert folder.stat().st_ino in done[done.index("root.key") :]
+
+
+STEPS = pytest.mark.parametrize("step", range(5))
+"""Names that a restore gives: two of the root key, and those of store, public key and settings."""
+
+
+@pytest.fixture
+def rotated(tmp_path):
+    """A backup, after which something was revoked and the root key rotated; (folder, backup folder)."""
+    folder = tmp_path / "broker"
+    directory.init(folder)
+    backup(folder, tmp_path / "backup")
+    with closing(open_broker(folder)) as broker, broker.store.transaction():
+        broker.store.revoke(Revocation("archive", "01" * 32, "", 5))
+        broker.journal.record({"event": "revoke", "kind": "archive", "value": "01" * 32})
+    rotate_root_key(folder)
+    return folder, tmp_path / "backup"
+
+
+def restore_that_is_cut(source, folder, monkeypatch, step):
+    """A restore that ends before it gives a name for the `step`th time."""
+    given, replace = [], Path.replace
+
+    def counted(self, target):
+        if len(given) == step:
+            raise Cut
+        given.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(Path, "replace", counted)
+        restore(source, folder)
+
+
+@STEPS
+def test_a_restore_that_was_cut_off_leaves_a_broker_that_opens_and_can_be_restored(rotated, monkeypatch, step):
+    folder, source = rotated
+    restore_that_is_cut(source, folder, monkeypatch, step)
+    assert facts(folder)[1], "what was revoked is revoked in the old store and in the restored one"
+    restore_that_is_cut(source, folder, monkeypatch, step)
+    restore(source, folder)
+    assert facts(folder)[1] and not list(folder.glob("root.key.new"))
+    rotate_root_key(folder)
+
+
+@STEPS
+def test_a_restore_into_a_new_folder_that_was_cut_off_can_be_done_again(rotated, tmp_path, monkeypatch, step):
+    _, source = rotated
+    restore_that_is_cut(source, tmp_path / "new", monkeypatch, step)
+    restore(source, tmp_path / "new")
+    open_broker(tmp_path / "new").close()
 
 
 def test_the_restored_log_continues_the_old_one(history, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import time
@@ -218,11 +219,24 @@ class Replay:
 
 
 def _exchange(fresh: Path, directory: Path) -> None:
-    """Put the restored files in place, the store last."""
+    """Put the restored files in place; a cut after any step leaves a folder that can be restored again.
+
+    A folder with a store keeps one that opens: the restored root key waits beside the old one, as in a rotation, until
+    the store is there.
+    """
+    if not (directory / "broker.json").exists():
+        (fresh / "broker.json").replace(directory / "broker.json")
     for suffix in ("-wal", "-shm"):
         (directory / f"store.db{suffix}").unlink(missing_ok=True)
         (fresh / f"store.db{suffix}").unlink(missing_ok=True)
-    for name in (*_FILES[1:], "store.db", "broker.json"):
+    with (fresh / "root.key").open("rb") as key:
+        os.fsync(key.fileno())
+    (fresh / "root.key").replace(directory / "root.key.new")
+    sync_folder(directory)
+    (fresh / "store.db").replace(directory / "store.db")
+    sync_folder(directory)
+    (directory / "root.key.new").replace(directory / "root.key")
+    for name in ("broker.pub", "tls.crt", "tls.key", "broker.json"):
         if (fresh / name).exists():
             (fresh / name).replace(directory / name)
     sync_folder(directory)

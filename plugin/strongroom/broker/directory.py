@@ -41,7 +41,7 @@ from strongroom.broker.rootkey import write_private
 from strongroom.broker.store import Store
 from strongroom.broker.tokens import TokenSigner
 from strongroom.encoding import Fields, parse_json
-from strongroom.errors import AuditError, ConfigurationInvalid, MalformedInput, StoreError
+from strongroom.errors import AuditError, ConfigurationInvalid, KeyFileInvalid, MalformedInput, StoreError
 from strongroom.evidence.judge import Endorse, no_endorsements
 from strongroom.evidence.policy import Policy
 from strongroom.hookspecs import RootKeyProvider
@@ -245,16 +245,26 @@ def _der(private: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def open_store(directory: Path, settings: Settings, passphrase: str | None) -> Store:
-    """The store under its root key, also after a rotation that was cut off before its last step."""
+    """The store under its root key, also after a rotation or a restore that was cut off before its last step."""
     pending = directory / "root.key.new"
+    waiting = pending.exists()
+
+    def under(file: str) -> Store:
+        return Store(directory / "store.db", provider(directory, settings, passphrase, file=file).unlock())
+
     try:
-        return Store(directory / "store.db", provider(directory, settings, passphrase).unlock())
-    except StoreError:
-        if not pending.exists():
+        return under("root.key")
+    except (StoreError, KeyFileInvalid):
+        if not waiting:
             raise
-    fresh = provider(directory, settings, passphrase, file=pending.name).unlock()
-    store = Store(directory / "store.db", fresh)
-    pending.replace(directory / "root.key")
+    try:
+        store = under(pending.name)
+    except KeyFileInvalid:
+        if pending.exists():
+            raise
+        return under("root.key")  # another process has just given it its name
+    with suppress(FileNotFoundError):
+        pending.replace(directory / "root.key")
     sync_folder(directory)
     return store
 
