@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from broker.broker_in_a_room import APPRAISAL, broker_room
 from strongroom.broker import directory, tiles
-from strongroom.broker.backup import backup, restore
+from strongroom.broker.backup import Replay, backup, restore
 from strongroom.broker.directory import make_administrator, open_broker, remove_administrator
 from strongroom.broker.protocol import Resource
 from strongroom.broker.rotation import rotate_root_key
@@ -224,6 +224,59 @@ def test_a_broker_is_not_rotated_while_a_backup_is_made_nor_the_other_way_round(
         patch.setattr(Store, "reseal", meanwhile(lambda: backup(tmp_path / "broker", tmp_path / "other"), Store.reseal))
         rotate_root_key(tmp_path / "broker")
     assert "rotated" in seen[-1] and not (tmp_path / "other").exists()
+
+
+def test_nobody_makes_or_forgets_an_administrator_between_the_last_steps_of_a_rotation(tmp_path, monkeypatch):
+    """Whoever opened the store then gave the fresh key its name, and the rotation ended in a traceback."""
+    folder, close, seen = tmp_path / "broker", Store.close, []
+    directory.init(folder)
+
+    def closed(self):
+        close(self)
+        monkeypatch.setattr(Store, "close", close)
+        for act in (
+            lambda: make_administrator(folder, tmp_path / "x.key", role="auditor"),
+            lambda: remove_administrator(folder, "00" * 16),
+        ):
+            with pytest.raises(ConfigurationInvalid, match="restored or rotated") as refused:
+                act()
+            seen.append(refused)
+
+    monkeypatch.setattr(Store, "close", closed)
+    rotate_root_key(folder)
+    assert len(seen) == 2
+    make_administrator(folder, tmp_path / "x.key", role="auditor")
+
+
+def test_an_administrator_who_is_removed_during_a_restore_is_not_forgotten(tmp_path, monkeypatch):
+    folder, settle = tmp_path / "broker", Replay.settle_policies
+    directory.init(folder)
+    old = make_administrator(folder, tmp_path / "old.key", role="auditor")
+    backup(folder, tmp_path / "backup")
+
+    def meanwhile(self):
+        with pytest.raises(ConfigurationInvalid, match="restored or rotated"):
+            remove_administrator(folder, old)
+        settle(self)
+
+    monkeypatch.setattr(Replay, "settle_policies", meanwhile)
+    restore(tmp_path / "backup", folder)
+
+
+def test_a_store_whose_fresh_key_got_its_name_meanwhile_opens(tmp_path, monkeypatch):
+    """A broker that starts after a cut rotation, and `broker administrator`, at the same moment."""
+    folder = tmp_path / "broker"
+    directory.init(folder)
+    cut_off(folder, monkeypatch, "after the store")
+    provider = directory.provider
+
+    def slow(*arguments, file="root.key"):
+        if file == "root.key.new" and (folder / file).exists():
+            (folder / file).rename(folder / "root.key")
+        return provider(*arguments, file=file)
+
+    monkeypatch.setattr(directory, "provider", slow)
+    open_broker(folder).close()
 
 
 def test_a_backup_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):

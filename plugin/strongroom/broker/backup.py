@@ -98,7 +98,7 @@ def restore(
     """
     settings = Settings.load(source)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with occupied(directory):
+    with occupied(directory), exchanged(directory):
         fresh = directory / "restoring"
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.copytree(source, fresh)
@@ -120,8 +120,7 @@ def restore(
             restored = Restored(audit.size, replayed, tuple(replay.lost), tuple(replay.made), tuple(replay.replaced))
         finally:
             store.close()
-        with exchanged(directory):
-            _exchange(fresh, directory)
+        _exchange(fresh, directory)
     return restored
 
 

@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,9 +116,12 @@ def occupied(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def copied(directory: Path) -> Iterator[None]:
-    """Copy this broker's files, and nobody exchanges them meanwhile; raises `ConfigurationInvalid`."""
+    """Copy this broker's files, or write beside a running one; nobody exchanges the files meanwhile.
+
+    Raises `ConfigurationInvalid`.
+    """
     refusal = ConfigurationInvalid(
-        f"the broker in {directory} is being restored or rotated", hint="back it up when that is done"
+        f"the broker in {directory} is being restored or rotated", hint="try again when that is done"
     )
     with _locked(directory / "backup.lock", fcntl.LOCK_SH, refusal):
         yield
@@ -127,7 +130,9 @@ def copied(directory: Path) -> Iterator[None]:
 @contextmanager
 def exchanged(directory: Path) -> Iterator[None]:
     """Exchange this broker's root key or store, and nobody copies them meanwhile; raises `ConfigurationInvalid`."""
-    refusal = ConfigurationInvalid(f"a backup of the broker in {directory} is being made", hint="wait until it is done")
+    refusal = ConfigurationInvalid(
+        f"a backup of the broker in {directory} is being made, or an administrator", hint="wait until it is done"
+    )
     with _locked(directory / "backup.lock", fcntl.LOCK_EX, refusal):
         yield
 
@@ -322,34 +327,36 @@ def open_broker(
     )
 
 
+@contextmanager
+def _administered(directory: Path, passphrase: str | None) -> Iterator[Broker]:
+    """The broker of a folder, running or not, whose root key and store nobody exchanges meanwhile."""
+    Settings.load(directory)  # before a lock is made in a folder that is no broker's
+    with copied(directory), closing(open_broker(directory, passphrase=passphrase)) as broker:
+        yield broker
+
+
 def make_administrator(
     directory: Path, key_file: Path, *, role: str, repository: str = "", passphrase: str | None = None
 ) -> str:
     """Write a new administrator's private key and register its public one; the key's id.
 
-    The broker may be running: it looks administrators up at each request. Raises `KeyFileInvalid`, `StoreError`.
+    The broker may be running: it looks administrators up at each request. Raises `ConfigurationInvalid`,
+    `KeyFileInvalid`, `StoreError`.
     """
-    broker = open_broker(directory, passphrase=passphrase)
-    try:
+    with _administered(directory, passphrase) as broker:
         key = admin.AdminKey(Ed25519PrivateKey.generate(), broker.id)
         with broker.store.transaction():
             key_id = admin.register(broker.store, key.private.public_key(), role, repository)
             write_private(key_file, key.serialise())
             broker.journal.record({"event": "administrator", "key": key_id, "role": role, "repository": repository})
         return key_id
-    finally:
-        broker.store.close()
 
 
 def remove_administrator(directory: Path, key_id: str, *, passphrase: str | None = None) -> None:
     """Forget an administrator; raises `ConfigurationInvalid` for an unknown id, and for the last one."""
-    broker = open_broker(directory, passphrase=passphrase)
-    try:
-        with broker.store.transaction():
-            if not broker.store.write("DELETE FROM administrators WHERE key_id = ?", key_id):
-                raise ConfigurationInvalid(f"no administrator has the id {key_id}")
-            if not broker.store.rows("SELECT 1 FROM administrators WHERE role = 'admin'"):
-                raise ConfigurationInvalid("the last administrator of role admin stays", hint="make another one first")
-            broker.journal.record({"event": "administrator-removed", "key": key_id})
-    finally:
-        broker.store.close()
+    with _administered(directory, passphrase) as broker, broker.store.transaction():
+        if not broker.store.write("DELETE FROM administrators WHERE key_id = ?", key_id):
+            raise ConfigurationInvalid(f"no administrator has the id {key_id}")
+        if not broker.store.rows("SELECT 1 FROM administrators WHERE role = 'admin'"):
+            raise ConfigurationInvalid("the last administrator of role admin stays", hint="make another one first")
+        broker.journal.record({"event": "administrator-removed", "key": key_id})
