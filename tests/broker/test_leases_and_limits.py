@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,7 @@ from strongroom.broker.epochs import EPOCH_S, EpochSeed
 from strongroom.broker.initdata import check_init_data
 from strongroom.broker.protocol import Resource
 from strongroom.broker.refusals import Refused
+from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.rootkey import PlainFile
 from strongroom.broker.serve import Publisher
 from strongroom.broker.statement import KeeperStatement
@@ -421,6 +424,43 @@ def test_what_is_taken_back_while_a_release_is_decided_is_not_released(tmp_path,
         with pytest.raises(ReleaseDenied):
             room.client().fetch(tuple(name), archive)
         assert room.admin().leases() == []
+
+
+NOBODY = "package policy\n\nallow := false\n"
+
+
+def test_a_policy_that_is_replaced_while_it_decides_releases_nothing_more(tmp_path):
+    plugins, slow = Plugins.load(), Slow()
+    plugins._manager.register(slow, "slow")
+    with broker_room(tmp_path, plugins=plugins) as room:
+        name, archive, _ = room.register(1)
+        slow.meanwhile = lambda: room.admin().set_release_policy(NOBODY)
+        with pytest.raises(BrokerUnreachable):  # no decision: the keeper asks again
+            room.client(attempts=1).fetch(tuple(name), archive)
+        with pytest.raises(ReleaseDenied):
+            room.client().fetch(tuple(name), archive)
+        assert room.admin().leases() == []
+
+
+def test_of_two_policies_that_are_set_at_once_the_one_in_force_is_the_one_in_the_store(room, monkeypatch):
+    broker, transaction = room.broker, room.broker.store.transaction
+    second = threading.Thread(
+        target=lambda: broker.set_release_policy(ReleasePolicy.parse(NOBODY), by="second"), daemon=True
+    )
+
+    @contextmanager
+    def slow():
+        outermost = broker.store._depth == 0
+        with transaction():
+            yield
+        if outermost and threading.current_thread() is not second:
+            second.start()
+            second.join(1)  # it waits for us, or else is done now
+
+    monkeypatch.setattr(broker.store, "transaction", slow)
+    broker.set_release_policy(ReleasePolicy.parse("package policy\n\nallow := true\n"), by="first")
+    second.join(10)
+    assert broker.policies.release.text == broker.store.policy("release") == NOBODY
 
 
 def test_a_second_log_that_fails_keeps_the_key(guarded):
