@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from strongroom.broker import journal, leases, tiles
 from strongroom.broker.audit import Checkpoint, NoteKey, public_octets
+from strongroom.broker.document import ModelKeyDocument, model_key_name
 from strongroom.broker.epochs import EPOCH_S, EpochSeed
 from strongroom.broker.initdata import check_init_data
 from strongroom.broker.protocol import Resource
@@ -36,7 +37,7 @@ from strongroom.errors import (
 )
 from strongroom.evidence.types import Claim, Claims
 from strongroom.hookspecs import Denial, hookimpl
-from strongroom.keys import AuthorId
+from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
 from strongroom.plugins import Plugins
 
 
@@ -191,6 +192,58 @@ def test_everything_revocable_is_refused_at_the_next_renewal(room, kind, value):
 def test_what_cannot_be_revoked_is_an_error(room):
     with pytest.raises(ReleaseError):
         room.admin().revoke("planet", "earth")
+
+
+SPELLINGS = pytest.mark.parametrize(
+    "spell",
+    [
+        lambda octets: b"\n " + octets,
+        lambda octets: octets.replace(b"strongroom", b"\\u0073trongroom"),
+        lambda octets: json.dumps(dict(reversed(json.loads(octets).items())), indent=400).encode(),
+        lambda octets: b"\xef\xbb\xbf" + octets,
+        lambda octets: octets.decode().encode("utf-16"),
+    ],
+    ids=["white space", "an escape", "the member last", "a byte order mark", "utf-16"],
+)
+
+
+@SPELLINGS
+def test_a_model_key_is_one_however_it_is_spelled(room, spell):
+    archive, key = ArchiveDigest(b"\1" * 32), ModelKey(b"\2" * 32)
+    name = model_key_name("acme", "digits", 1, archive)
+    room.admin().put_resource(name, spell(ModelKeyDocument(archive, key, version=1, lease_s=60).serialise()))
+    client = room.client(statement=named(1))
+    assert client.fetch(tuple(name), archive).lease_s == 60
+    room.admin().revoke("archive", str(archive))
+    with pytest.raises(ReleaseDenied):
+        client.fetch(tuple(name), archive)
+
+
+def test_a_model_key_that_an_earlier_release_took_for_none_is_not_released(room):
+    name, archive, _ = room.register(1)
+    stored = room.broker.store.resource(name)
+    room.broker.store.put_resource(name, b"\n" + stored, at=1)
+    with pytest.raises(ResourceMissing):
+        room.client().fetch(tuple(name), archive)
+    room.admin().put_resource(name, b"\n" + stored)
+    room.client().fetch(tuple(name), archive)
+
+
+@pytest.mark.parametrize(
+    "octets", [b'{"strongroom": "model-key/1"', b'\n{"strongroom": "model-key/1", "strongroom": ""}']
+)
+def test_a_broken_model_key_is_not_kept_as_something_else(room, octets):
+    with pytest.raises(ReleaseError):
+        room.admin().put_resource(Resource("acme", "digits", "x"), octets)
+    assert room.broker.store.resource(Resource("acme", "digits", "x")) is None
+
+
+def test_what_only_mentions_the_member_is_released_as_it_is(room):
+    peer, name = Peer(room), Resource("acme", "notes", "x")
+    room.admin().put_resource(name, b'{"see": {"strongroom": 1}}')
+    peer.auth()
+    peer.attest()
+    assert peer.opened(peer.get(name)) == {"see": {"strongroom": 1}}
 
 
 @pytest.mark.parametrize("kind", ["archive", "author", "measurement"])

@@ -200,6 +200,10 @@ class Broker:
         if not is_model_key(stored):
             return stored
         document = ModelKeyDocument.parse(stored)
+        if (self.store.resource_facts(name) or ResourceFacts()).archive is None:
+            raise Refused.plugin(
+                f"an earlier release took {name} for no model key, so nothing revokes it: store it again"
+            )
         lease = leases.grant(self.store, session, name, lease_s=document.lease_s, now=int(self.clock()))
         entry |= {"archive": str(document.archive), "lease": lease.id, "lease_s": lease.seconds}
         return document.released(lease=lease.id, lease_s=lease.seconds, broker_time=lease.at).serialise()
