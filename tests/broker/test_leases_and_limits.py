@@ -125,6 +125,40 @@ def test_a_limit_counts_over_the_whole_lineage_and_no_further(room):
     room.client(statement=named(2)).fetch(tuple(other), other_archive)
 
 
+def test_a_keeper_of_two_versions_counts_once_for_itself_and_for_others(room):
+    one, one_archive, _ = room.register(1, version=1, lease_s=600)
+    two, two_archive, _ = room.register(2, version=2, lease_s=600)
+    room.admin().set_limit("acme/digits", keepers=2)
+    first = room.client(statement=named(1))
+    first.fetch(tuple(one), one_archive)
+    first.fetch(tuple(two), two_archive)
+    room.client(statement=named(2)).fetch(tuple(two), two_archive)
+    first.fetch(tuple(two), two_archive)
+    with pytest.raises(ReleaseDenied):
+        room.client(statement=named(3)).fetch(tuple(one), one_archive)
+
+
+def test_keepers_without_a_name_count_at_every_release(room):
+    name, archive, _ = room.register(1, lease_s=600)
+    room.admin().set_limit("acme/digits", keepers=2)
+    for _ in range(2):
+        room.client().fetch(tuple(name), archive)
+    with pytest.raises(ReleaseDenied):
+        room.client().fetch(tuple(name), archive)
+
+
+def test_a_keeper_beyond_a_lowered_limit_gets_no_other_version_either(room):
+    one, one_archive, _ = room.register(1, version=1, lease_s=600)
+    two, two_archive, _ = room.register(2, version=2, lease_s=600)
+    for number, at in ((1, 10), (2, 20)):
+        lease = room.client(statement=named(number)).fetch(tuple(one), one_archive).lease
+        room.broker.store.write("UPDATE leases SET granted_at = ? WHERE id = ?", at, lease)
+    room.admin().set_limit("acme/digits", keepers=1)
+    room.client(statement=named(1)).fetch(tuple(two), two_archive)
+    with pytest.raises(ReleaseDenied):
+        room.client(statement=named(2)).fetch(tuple(two), two_archive)
+
+
 def test_the_shorter_of_document_and_limit_is_the_lease(room):
     name, archive, _ = room.register(1, lease_s=600)
     room.admin().set_limit("acme/digits", lease_s=60)
@@ -158,7 +192,7 @@ def test_finding_a_lease_does_not_look_at_all_of_them(room):
         str(row)
         for query in (
             "SELECT id FROM leases WHERE path = 'a' AND keeper = 'b' AND ended_at IS NULL",
-            "SELECT count(*) FROM leases WHERE path > 'a/b/' AND path < 'a/b0' AND ended_at IS NULL",
+            "SELECT keeper FROM leases WHERE path > 'a/b/' AND path < 'a/b0' AND ended_at IS NULL GROUP BY keeper",
         )
         for row in store.rows(f"EXPLAIN QUERY PLAN {query}")
     )
