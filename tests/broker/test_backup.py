@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 from broker.broker_in_a_room import APPRAISAL, broker_room
-from strongroom.broker import directory, tiles
+from strongroom.broker import directory, leases, tiles
 from strongroom.broker.backup import Replay, backup, restore
 from strongroom.broker.directory import make_administrator, open_broker, remove_administrator
-from strongroom.broker.protocol import Resource
+from strongroom.broker.protocol import Challenge, Request, Resource
+from strongroom.broker.refusals import Refused
 from strongroom.broker.rotation import rotate_root_key
 from strongroom.broker.serve import running
+from strongroom.broker.sessions import Session
+from strongroom.broker.statement import KeeperStatement
 from strongroom.broker.store import Revocation, Store
 from strongroom.encoding import b64url
 from strongroom.errors import AuditError, ConfigurationInvalid, StoreError
@@ -61,6 +64,33 @@ def test_a_restore_after_a_lost_disk_takes_them_from_an_export_of_the_log(histor
     _, source, log, (kept, _, _) = history
     restored = restore(source, tmp_path / "new", log=log)
     assert facts(tmp_path / "new") == ([str(kept)], True, 2, restored.entries)
+
+
+LEASES = "SELECT id, path, keeper, granted_at, renewed_at, expires_at, ended_at FROM leases ORDER BY id"
+
+
+def test_leases_that_were_granted_renewed_and_ended_after_the_backup_are_in_the_restored_store(tmp_path):
+    """Else a limit would let others in beside those who still hold the key."""
+    with broker_room(tmp_path) as room:
+        name, archive, _ = room.register(1, lease_s=600)
+        room.admin().set_limit("acme/digits", keepers=3)
+        clients = [room.client(statement=KeeperStatement(bytes([number]) * 16)) for number in range(3)]
+        clients[0].fetch(tuple(name), archive)
+        backup(room.folder, tmp_path / "backup")
+        room.admin().set_limit("acme/digits", keepers=3, lease_s=300)
+        for client in clients:
+            lease = client.fetch(tuple(name), archive).lease
+        room.admin().end_lease(lease)
+        endless, other, _ = room.register(2, lineage="endless")
+        room.client().fetch(tuple(endless), other)  # a keeper without a name
+        held = room.broker.store.rows(LEASES)
+    restore(tmp_path / "backup", room.folder)
+    with closing(open_broker(room.folder)) as broker:
+        assert broker.store.rows(LEASES) == held
+        with pytest.raises(Refused, match="already"):
+            broker.store.set_limit("acme/digits", keepers=2, lease_s=300)
+            session = Session("s", Request("simulated"), Challenge("n"), 0, keeper="ff" * 16)
+            leases.grant(broker.store, session, name, lease_s=600, now=int(broker.clock()))
 
 
 def test_a_restore_with_nothing_newer_is_the_backup(history, tmp_path):

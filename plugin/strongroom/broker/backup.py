@@ -3,7 +3,8 @@
 docs/release.md section 13. A backup is a folder: the store, the root key as its provider keeps it, and
 the settings. It is as secret as that provider makes it. Restoring replays, from the newest audit log that
 can be had, everything that took something away after the backup: revocations, minimum versions, limits, deleted keys
-and removed administrators. A policy that was replaced after the backup does not come back.
+and removed administrators; and the leases, for whoever holds a key counts. A policy that was replaced after the backup
+does not come back.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.archive.keyfile import sync_folder
-from strongroom.broker import tiles
+from strongroom.broker import leases, tiles
 from strongroom.broker.audit import AuditLog, NoteKey
 from strongroom.broker.directory import Settings, copied, exchanged, identity_of, occupied, open_log, open_store
 from strongroom.broker.protocol import Resource
@@ -165,7 +166,7 @@ def _present(directory: Path, key: NoteKey, passphrase: str | None) -> tuple[lis
 
 
 class Replay:
-    """Do again, in an older store, what took something away since; remembers what came since and is not in it.
+    """Do again, in an older store, what took something away since, and the leases; remembers what it cannot bring back.
 
     `policies` are texts that may be in force, by name: the log has only their digests.
     """
@@ -202,6 +203,13 @@ class Replay:
             case "administrator-removed":
                 store.write("DELETE FROM administrators WHERE key_id = ?", entry["key"])
                 self.made.pop(entry["key"], None)
+            case "release" if entry.get("decision") == "granted" and entry.get("lease"):
+                leases.restored(
+                    store, entry["lease"], entry["resource"], entry.get("keeper", ""),
+                    at=entry["at"], seconds=entry.get("lease_s"),
+                )  # fmt: skip
+            case "lease-end":
+                leases.end(store, entry["lease"], entry["at"])
             case "policy-set":
                 self._policies[entry["policy"]] = (entry["digest"], entry["at"])
 

@@ -38,7 +38,7 @@ class Journal:
         self._plugins = plugins
         self._clock = clock
         self._trouble = ""
-        """Why our log or somebody else's did not take the last entry; counts until both take one, or for `TROUBLE_S`."""
+        """Why our log or somebody else's did not take the last entry; counts until both do, or for `TROUBLE_S`."""
         self._troubled_at = 0.0
         self.counts: dict[tuple[str, str], int] = {}
         """(kind of decision, outcome) → how often: what `/metrics` shows. Names no peer and no key."""

@@ -123,6 +123,15 @@ def grant(store: Store, session: Session, name: Resource, *, lease_s: int | None
     return lease
 
 
+def restored(store: Store, lease_id: str, path: str, keeper: str, *, at: int, seconds: int | None) -> None:
+    """A release of the audit log once more: it gave this lease, or renewed it. The log has no measurement."""
+    store.write(
+        "INSERT INTO leases VALUES (?1, ?2, ?3, '', ?4, ?4, ?5, NULL)"
+        " ON CONFLICT (id) DO UPDATE SET renewed_at = excluded.renewed_at, expires_at = excluded.expires_at",
+        lease_id, path, keeper, at, None if seconds is None else at + seconds,
+    )  # fmt: skip
+
+
 def live_lease(store: Store, name: Resource, keeper: str, now: int) -> str | None:
     """The id of the lease that this keeper holds on this resource; None for a keeper without a name."""
     if not keeper:
