@@ -44,7 +44,6 @@ from strongroom.evidence.policy import Policy
 from strongroom.evidence.types import ChallengingVerifier, Check, Evidence, SessionChallenge
 from strongroom.plugins import Plugins
 
-
 EXTRA_LIMIT = 65536
 """Bytes of a request's extra-params as JSON; a TPM's certificate and key are a few thousand."""
 
