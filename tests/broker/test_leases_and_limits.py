@@ -13,7 +13,7 @@ import pytest
 from broker.broker_in_a_room import MEASUREMENT, Clock, Peer, broker_room, error_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-from strongroom.broker import journal, leases, tiles
+from strongroom.broker import epochs, journal, leases, tiles
 from strongroom.broker.audit import Checkpoint, NoteKey, public_octets
 from strongroom.broker.document import ModelKeyDocument, model_key_name
 from strongroom.broker.epochs import EPOCH_S, EpochSeed
@@ -385,9 +385,6 @@ def test_a_seed_of_another_broker_is_refused(room):
 def test_an_old_seed_is_deleted(tmp_path):
     now = [1_800_000_000.0]
     with broker_room(tmp_path, clock=lambda: now[0]) as room:
-        from strongroom.broker import epochs
-        from strongroom.broker.protocol import Resource
-
         name, present = Resource("a", "b", "c"), int(now[0]) // EPOCH_S
         epochs.seed_of(room.broker.store, name, present, now[0])
         now[0] += 2 * EPOCH_S
@@ -395,6 +392,32 @@ def test_an_old_seed_is_deleted(tmp_path):
         assert [row[0] for row in room.broker.store.rows("SELECT name FROM secrets WHERE name LIKE 'epoch/%'")] == [
             f"epoch/a/b/c/{present + 2}"
         ]
+
+
+SEEDS = "SELECT name FROM secrets WHERE name LIKE 'epoch/%'"
+
+
+def test_the_seeds_of_a_key_that_nobody_asks_for_any_more_are_deleted_too(room, tmp_path):
+    store, now = room.broker.store, room.broker.clock()
+    present = int(now) // EPOCH_S
+    epochs.seed_of(store, Resource("acme", "revoked", "x"), present - 1, now)
+    epochs.seed_of(store, Resource("acme", "revoked", "x"), present, now)
+    publisher = Publisher(room.broker, tmp_path / "log")
+    publisher.sweep()
+    assert len(store.rows(SEEDS)) == 2
+    room.broker.clock = lambda: now + EPOCH_S
+    publisher.sweep()
+    assert store.rows(SEEDS) == [(f"epoch/acme/revoked/x/{present}",)]
+
+
+def test_the_seeds_of_a_deleted_key_are_deleted_with_it_and_no_others(room):
+    one, one_archive, _ = room.register(1)
+    two, two_archive, _ = room.register(2, version=2)
+    for name, archive in ((one, one_archive), (two, two_archive)):
+        room.client().fetch_epoch(tuple(name), archive, broker_key(room))
+    room.admin().delete_resource(one)
+    [(left,)] = room.broker.store.rows(SEEDS)
+    assert left.startswith(f"epoch/{two}/")
 
 
 def test_an_epoch_seed_needs_the_policys_yes_too(tmp_path):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.archive.keyfile import sync_folder
-from strongroom.broker import leases, tiles
+from strongroom.broker import epochs, leases, tiles
 from strongroom.broker.audit import AuditLog, NoteKey
 from strongroom.broker.directory import Settings, copied, exchanged, identity_of, occupied, open_log, open_store
 from strongroom.broker.protocol import Resource
@@ -193,6 +193,7 @@ class Replay:
                 store.set_limit(entry["lineage"], keepers=entry.get("keepers"), lease_s=entry.get("lease_s"))
             case "resource-delete":
                 store.delete_resource(Resource.parse(entry["resource"]))
+                epochs.forget(store, Resource.parse(entry["resource"]))
                 self.lost.pop(entry["resource"], None)
             case "resource-put":
                 # What the backup holds under that name is not what was stored last.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from strongroom.broker import leases
+from strongroom.broker import epochs, leases
 from strongroom.broker.admin import Administrator
 from strongroom.broker.document import ModelKeyDocument, check_name, is_model_key
 from strongroom.broker.protocol import Resource
@@ -74,12 +74,13 @@ def put_resource(broker: Broker, who: Administrator, path: Params, query: Params
 
 
 def delete_resource(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
-    """Forget a resource."""
+    """Forget a resource, and the epoch seeds of a model key."""
     name = _name(path)
     who.may("resource", name.repository)
     with broker.store.transaction():
         if not broker.store.delete_resource(name):
             raise Refused.plugin(f"there is no resource {name}")
+        epochs.forget(broker.store, name)
         broker.journal.record(_entry(who, "resource-delete", resource=str(name)))
 
 
