@@ -253,8 +253,17 @@ def test_a_model_key_is_one_however_it_is_spelled(room, spell):
         client.fetch(tuple(name), archive)
 
 
-def test_a_model_key_that_an_earlier_release_took_for_none_is_not_released(room):
-    name, archive, _ = room.register(1)
+def test_a_model_key_that_an_earlier_release_took_for_none_is_revoked_all_the_same(room):
+    name, archive, _ = room.register(1, author=AuthorId(b"\xaa" * 32))
+    room.broker.store.put_resource(name, b"\n" + room.broker.store.resource(name), at=1)
+    room.client().fetch(tuple(name), archive)
+    room.admin().revoke("author", "aa" * 32)
+    with pytest.raises(ReleaseDenied):
+        room.client().fetch(tuple(name), archive)
+
+
+def test_a_model_key_whose_owner_the_policy_was_not_told_is_stored_again_first(room):
+    name, archive, _ = room.register(1, owner="policy-7")
     stored = room.broker.store.resource(name)
     room.broker.store.put_resource(name, b"\n" + stored, at=1)
     with pytest.raises(ResourceMissing):

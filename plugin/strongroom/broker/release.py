@@ -201,12 +201,17 @@ class Broker:
             return stored
         document = ModelKeyDocument.parse(stored)
         if (self.store.resource_facts(name) or ResourceFacts()).archive is None:
-            raise Refused.plugin(
-                f"an earlier release took {name} for no model key, so nothing revokes it: store it again"
-            )
+            self._check_unmarked(session, name, document)
         lease = leases.grant(self.store, session, name, lease_s=document.lease_s, now=int(self.clock()))
         entry |= {"archive": str(document.archive), "lease": lease.id, "lease_s": lease.seconds}
         return document.released(lease=lease.id, lease_s=lease.seconds, broker_time=lease.at).serialise()
+
+    def _check_unmarked(self, session: Session, name: Resource, document: ModelKeyDocument) -> None:
+        """An earlier release took this key for none and wrote nothing beside it: what it says itself counts."""
+        if document.owner is not None:
+            raise Refused.plugin(f"the release policy was not told the owner of {name}: store it again")
+        author = None if document.author is None else str(document.author)
+        leases.check_standing(self.store, session, name, ResourceFacts(str(document.archive), document.version, author))
 
     # -- GET strongroom/epoch ---------------------------------------------------------
 
