@@ -52,6 +52,30 @@ def test_fetch_bundle_import_and_show_tell_one_story(switch, tmp_path):
     assert row["until"].startswith("2027-11-02") and row["trouble"] == ""
 
 
+def test_only_an_earlier_bundle_is_replaced_by_one(switch, tmp_path):
+    evidence, files = switch
+    run("fetch", evidence, "--offline", "--folder", files, store=tmp_path / "store")
+    key = tmp_path / "author.key"
+    key.write_text("a secret")
+    refused = run("bundle", key, store=tmp_path / "store")
+    assert refused.returncode == 1 and "is no collateral bundle: it is not replaced" in refused.stderr
+    assert key.read_text() == "a secret"
+    for _ in range(2):
+        assert run("bundle", tmp_path / "all.json", store=tmp_path / "store").returncode == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_bundle_that_was_carried_here_is_not_replaced_by_an_empty_one(switch, tmp_path):
+    evidence, files = switch
+    run("fetch", evidence, "--offline", "--folder", files, store=tmp_path / "store")
+    carried = tmp_path / "all.json"
+    run("bundle", carried, store=tmp_path / "store")
+    before = carried.read_bytes()
+    forgotten = run("bundle", carried, store=tmp_path / "air-gapped")
+    assert forgotten.returncode == 1 and "--import" in forgotten.stderr
+    assert carried.read_bytes() == before
+
+
 def test_what_cannot_be_had_is_an_error_with_a_next_step(switch, tmp_path):
     evidence, _ = switch
     refused = run("fetch", evidence, "--offline", store=tmp_path / "store")

@@ -52,6 +52,34 @@ def test_request_streams_and_says_when_a_stream_was_cut(policy):
     assert b"strongroom: error: " in run.stderr and b"Traceback" not in run.stderr
 
 
+def test_a_file_has_an_answer_that_is_whole_and_nobody_else_can_read_it(policy, tmp_path):
+    (tmp_path / "real").write_text("an earlier answer")
+    (tmp_path / "out").symlink_to("real")
+    with SealedServer() as server:
+        strongroom("request", server.url, "-d", "plain", "-o", tmp_path / "out", "--policy", policy)
+    assert (tmp_path / "real").read_bytes() == b"plain"
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_answer_that_was_cut_takes_no_name(policy, tmp_path):
+    def failing():
+        yield b"one"
+        raise RuntimeError
+
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    with SealedServer(model=lambda request: Stream(200, (), failing())) as server:
+        run = strongroom("request", server.url, "--stream", "-o", folder / "out", "--policy", policy)
+    assert run.returncode == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_an_answer_goes_into_a_device_as_it_is(policy):
+    with SealedServer() as server:
+        run = strongroom("request", server.url, "-d", "plain", "-o", "/dev/stdout", "--policy", policy)
+    assert (run.returncode, run.stdout) == (0, b"plain")
+
+
 def test_request_as_json_and_with_a_token_from_a_file(policy, tmp_path):
     (tmp_path / "token").write_text("secret\n")
     with SealedServer(token="secret") as server:

@@ -47,7 +47,7 @@ VERBS: tuple[str, ...] = (
 INTERRUPTED, TERMINATED = 130, 143
 """The exit statuses that shells give to SIGINT and SIGTERM."""
 
-DRAFTING = frozenset({"keygen", "seal", "archive", "rewrap", "admit"})
+DRAFTING = frozenset({"keygen", "seal", "archive", "rewrap", "admit", "collateral", "request", "measure"})
 """The verbs whose half-written files go for SIGTERM as they do for SIGINT; those that serve see to it themselves."""
 
 EXTRAS = {

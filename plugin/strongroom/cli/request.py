@@ -26,7 +26,9 @@ def request(
     ] = None,
     method: Annotated[str, typer.Option("-X", "--method", metavar="METHOD", help="POST with a body, else GET")] = "",
     stream: Annotated[bool, typer.Option("--stream", help="print pieces as they arrive")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="write the body there")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="write the body there, once it is whole")
+    ] = None,
     padding: Annotated[
         str, typer.Option("--padding", metavar="POLICY", help="none, power-of-two or bucket:BYTES")
     ] = "none",
@@ -45,9 +47,11 @@ def request(
     """
     import json
     import sys
+    from contextlib import nullcontext
 
     import requests
 
+    from strongroom.cli.drafts import private
     from strongroom.cli.trust import make_adapter, outer_arguments, reached, read_token
     from strongroom.encoding import b64
     from strongroom.errors import ClientError
@@ -71,13 +75,11 @@ def request(
             fields = {"status": answer.status_code, "headers": dict(answer.headers), "body": b64(answer.content)}
             print(json.dumps(fields))
         else:
-            sink = sys.stdout.buffer if output is None else output.open("wb")
-            for piece in answer.iter_content(None if stream else 65536):
-                sink.write(piece)
-                sink.flush()
-                size += len(piece)
-            if output is not None:
-                sink.close()
+            with nullcontext(sys.stdout.buffer) if output is None else private(output) as sink:
+                for piece in answer.iter_content(None if stream else 65536):
+                    sink.write(piece)
+                    sink.flush()
+                    size += len(piece)
     if answer.status_code >= 400:
         raise ClientError(
             f"the model answered {answer.status_code} {answer.reason}", hint="its body says why, if it does"
