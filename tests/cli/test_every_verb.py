@@ -85,6 +85,8 @@ AT = ("--broker", "http://127.0.0.1:9", "--admin-key", "admin.key")
         (["seal", "m.mar", "--author", "a.key", "--key-out", "k", "--lease", "9"], "--lease is about the key"),
         (["seal", "m.mar", "--author", "author.key", "--key-out", "k", "--expires", "soon"], "is no date"),
         (["rewrap", "m.mar", "--add", "a.recipient"], "nothing is named that opens it"),
+        (["verify", "m.mar", "--author", "a.pub", "--key", "k", "--identity", "i"], "give one of them"),
+        (["verify", "m.mar", "--author", "a.pub", "--demand", "foo"], "one of ed25519, hybrid"),
         (["broker", "init", "b", "--setting", "pcrs"], "is not NAME=VALUE"),
         (["broker", "administrator", "b"], "one thing at a time"),
         (["policy", "get", "both", *AT], "no policy is called"),
