@@ -19,6 +19,7 @@ from strongroom.broker.templates import TEMPLATES
 from strongroom.cli import audit, broker, key, policy, release
 from strongroom.errors import (
     AttestationFailed,
+    AuditError,
     ConfigurationInvalid,
     KeyFileInvalid,
     MalformedInput,
@@ -164,7 +165,9 @@ def test_no_signed_request_goes_to_a_path_that_could_lead_elsewhere(segment, roo
         room.admin().call("DELETE", f"strongroom/admin/leases/{segment}")
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http://[::1", "127.0.0.1", "http://h:port"])
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1", "http://[::1", "127.0.0.1", "http://h:port", "http://a..b", "http://\udcff"]
+)
 def test_a_brokers_address_that_is_none_is_said_to_be_none(url, room):
     with pytest.raises(ConfigurationInvalid, match="no broker's address"):
         BrokerAdmin(url, room.folder / "admin.key").status()
@@ -208,6 +211,11 @@ def test_a_log_is_exported_verified_and_proved(run, room, tmp_path):
         fields["proof"] = fields["proof"][1:]
         proof.write_text(json.dumps(fields))
         assert run("audit", "verify", proof, "--key", verifier, connected=False, fails=True).exit_code == 1
+
+    kept.write_bytes(b"\xff")
+    for words in (["verify"], ["prove"]):
+        garbled = run("audit", *words, log, "--key", verifier, "--since", kept, connected=False, fails=True).exception
+        assert isinstance(garbled, AuditError) and "no text in UTF-8" in str(garbled)
 
     stranger = NoteKey(room.broker.audit.key.name, bytes(32)).serialise()
     assert run("audit", "verify", log, "--key", stranger, connected=False, fails=True).exit_code == 1

@@ -41,6 +41,27 @@ def test_request_reads_a_file_or_stdin_and_writes_a_file(policy, tmp_path):
         assert strongroom("request", server.url, "-d", "@-", "--policy", policy, input=b"piped").stdout == b"piped"
 
 
+def test_request_sends_the_bytes_that_were_typed(policy):
+    with SealedServer() as server:
+        run = strongroom("request", server.url, "-d", "\udcff", "--policy", policy)
+        assert (run.returncode, run.stdout) == (0, b"\xff")
+
+
+def test_a_body_from_standard_input_is_missed_where_it_is_closed(policy):
+    command = f"exec '{sys.executable}' -m strongroom.cli request http://127.0.0.1:9/predictions/m -d @- --policy"
+    run = subprocess.run(["sh", "-c", f"{command} '{policy}' <&-"], capture_output=True, timeout=60)
+    assert run.returncode == 2 and b"standard input is closed" in run.stderr
+
+
+@pytest.mark.parametrize("octets", [b"\xff", b"", b"two words"])
+def test_a_token_that_none_could_be_is_refused_and_not_repeated(octets, policy, tmp_path):
+    (tmp_path / "token").write_bytes(octets)
+    url = "http://127.0.0.1:9/predictions/m"
+    run = strongroom("request", url, "--token", f"@{tmp_path}/token", "--policy", policy)
+    assert run.returncode == 1 and b"hint: " in run.stderr
+    assert b"Traceback" not in run.stderr and b"words" not in run.stderr
+
+
 def test_request_streams_and_says_when_a_stream_was_cut(policy):
     def failing():
         yield b"one"

@@ -55,7 +55,7 @@ class BrokerAdmin:
                 method, f"{self._url}/{path}", data=body, json=json, params=query, headers=headers,
                 timeout=self._timeout, allow_redirects=False,
             )  # fmt: skip
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
             if isinstance(error, ValueError):  # so are those about the form of a URL
                 raise ConfigurationInvalid(
                     f"{self._url!r} is no broker's address", hint="write http://HOST:PORT or https://HOST:PORT"
