@@ -7,6 +7,8 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import requests
@@ -92,6 +94,26 @@ def test_an_answer_that_was_cut_takes_no_name(policy, tmp_path):
     with SealedServer(model=lambda request: Stream(200, (), failing())) as server:
         run = strongroom("request", server.url, "--stream", "-o", folder / "out", "--policy", policy)
     assert run.returncode == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_that_is_stopped_leaves_no_draft(number, policy, tmp_path):
+    folder, over = tmp_path / "answers", threading.Event()
+    folder.mkdir()
+
+    def waiting():
+        yield b"one"
+        over.wait(60)
+
+    with SealedServer(model=lambda request: Stream(200, (), waiting())) as server:
+        command = [sys.executable, "-m", "strongroom.cli", "request", server.url, "--stream", "-o", str(folder / "out")]
+        with subprocess.Popen([*command, "--policy", str(policy)], stderr=subprocess.PIPE) as running:
+            while running.poll() is None and not any(each.stat().st_size for each in folder.iterdir()):
+                time.sleep(0.01)
+            running.send_signal(number)
+            assert running.wait(20) == 128 + number
+        over.set()
     assert list(folder.iterdir()) == []
 
 
