@@ -148,6 +148,14 @@ def test_wrong_use_exits_with_2_and_a_failure_with_1(tmp_path):
     )
 
 
+def test_bytes_that_are_no_text_are_wrong_use_where_text_is_meant(tmp_path):
+    assert strongroom("broker", "init", "b", cwd=tmp_path).returncode == 0
+    done = strongroom("broker", "administrator", "b", "--remove", "\udcff", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("strongroom: error: an argument has bytes that are no text\n")
+
+
 # -- packages that a plain install lacks --------------------------------------------------
 
 

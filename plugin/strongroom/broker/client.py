@@ -11,6 +11,7 @@ from types import EllipsisType
 from typing import Any
 
 import requests
+from urllib3.exceptions import LocationParseError
 
 from strongroom.broker.admin import AdminKey, key_id_of
 from strongroom.broker.document import ModelKeyDocument, check_name
@@ -55,7 +56,7 @@ class BrokerAdmin:
                 method, f"{self._url}/{path}", data=body, json=json, params=query, headers=headers,
                 timeout=self._timeout, allow_redirects=False,
             )  # fmt: skip
-        except (requests.RequestException, ValueError) as error:
+        except (requests.RequestException, LocationParseError) as error:
             if isinstance(error, ValueError):  # so are those about the form of a URL
                 raise ConfigurationInvalid(
                     f"{self._url!r} is no broker's address", hint="write http://HOST:PORT or https://HOST:PORT"

@@ -113,6 +113,11 @@ def _escape_what_has_no_encoding() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _is_no_text(argument: str) -> bool:
+    """Whether an argument has bytes that Python could not decode, and keeps as lone surrogates (PEP 383)."""
+    return any("\ud800" <= each <= "\udfff" for each in argument)
+
+
 def _say_stopped() -> None:
     with contextlib.suppress(OSError):  # the terminal may be what went away
         print("strongroom: stopped", file=sys.stderr)
@@ -140,6 +145,12 @@ def main() -> None:
         print(f"strongroom: error: this needs {error.name}, which is not installed", file=sys.stderr)
         print(f"strongroom: hint: pip install 'strongroom[{extra}]'", file=sys.stderr)
         sys.exit(1)
+    except UnicodeEncodeError:
+        if not any(map(_is_no_text, sys.argv)):
+            raise  # a bug, and its traceback says where
+        print("strongroom: error: an argument has bytes that are no text", file=sys.stderr)
+        print("strongroom: hint: only names of files may have them; write the others in UTF-8", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:  # a disk, a path or a limit that nothing below had its own word for
         where = f"{error.filename}: " if error.filename else ""
         print(f"strongroom: error: {where}{error.strerror or type(error).__name__}", file=sys.stderr)
