@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -282,11 +283,14 @@ def test_a_file_system_without_nameless_files_gets_a_draft_instead(mar, author, 
     assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
 
 
-def test_where_there_are_no_hard_links_nothing_is_replaced_either(mar, author, tmp_path, monkeypatch):
-    def no_links(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+def no_links(*_: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
 
+
+@pytest.mark.parametrize("library", [ctypes.CDLL(None, use_errno=True), object()], ids=["renameat2", "neither"])
+def test_where_there_are_no_hard_links_nothing_is_replaced_either(library, mar, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: library)
     (tmp_path / "draft").write_bytes(b"whole")
     take_name(tmp_path / "draft", tmp_path / "out")
 
@@ -294,6 +298,15 @@ def test_where_there_are_no_hard_links_nothing_is_replaced_either(mar, author, t
     with pytest.raises(FileExistsError):
         take_name(mar, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
+
+
+def test_where_there_are_no_hard_links_the_name_is_taken_in_one_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "replace", no_links)  # the second of two steps
+    (tmp_path / "draft").write_bytes(b"whole")
+    take_name(tmp_path / "draft", tmp_path / "out")
+
+    assert (tmp_path / "out").read_bytes() == b"whole"
 
 
 def test_a_key_that_nobody_took_leaves_no_archive(mar, author, tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -444,26 +445,62 @@ def test_only_a_key_file_that_is_not_there_is_told_how_to_make_one(keyed, tmp_pa
     assert "keygen" not in folder
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_sealing_that_is_stopped_leaves_no_draft(number, status, keyed, tmp_path):
-    model = write_folder(tmp_path / "model", model_files())
+def stopped(folder: Path, size: int, number: int, before: Callable[[], object]) -> tuple[int, str]:
+    """Seals a large folder, sends a signal while the draft grows, and gives (exit status, stderr)."""
+    model = write_folder(folder / "model", model_files())
     with (model / "big.bin").open("wb") as file:
-        file.truncate(1 << 30)
+        file.truncate(size)
     words = ("seal", "model", "--directory", "--author", "author.key", "--key-out", "k")
     with subprocess.Popen(
         [sys.executable, "-m", "strongroom.cli", *words],
-        cwd=tmp_path,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=before,
     ) as process:
-        while process.poll() is None and not any(each.suffix == ".part" for each in tmp_path.iterdir()):
+        while process.poll() is None and not any(each.suffix == ".part" for each in folder.iterdir()):
             time.sleep(0.01)
         process.send_signal(number)
+        if number == signal.SIGHUP:  # a lost session sends it more than once
+            process.send_signal(number)
         said = process.communicate(timeout=60)[1]
+    return process.returncode, said
 
-    assert (process.returncode, said) == (status, "strongroom: stopped\n")
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_sealing_that_is_stopped_leaves_no_draft(number, status, keyed, tmp_path):
+    done = stopped(tmp_path, 1 << 30, number, lambda: signal.signal(number, signal.SIG_DFL))  # jobs may ignore it
+
+    assert done == (status, "strongroom: stopped\n")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["author.key", "author.pub", "model", "tiny.mar"]
+
+
+def test_a_sealing_under_nohup_outlives_its_session(keyed, tmp_path):
+    done = stopped(tmp_path, 1 << 28, signal.SIGHUP, lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+
+    assert done == (0, "")
+    assert (tmp_path / "model.sealed").is_dir()
+
+
+STRICT = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(keyed, tmp_path):
+    words = ("seal", "tiny.mar", "--author", "author.key", "--key-out", "k", "-o", b"bad\xff.mar")
+    done = subprocess.run(
+        [sys.executable, "-m", "strongroom.cli", *words],
+        cwd=tmp_path, capture_output=True, timeout=120, check=False,
+        env={**STRICT, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"bad\\udcff.mar: ")
+
+
+def test_help_is_shown_where_the_terminal_has_ascii_alone():
+    command = [sys.executable, "-m", "strongroom.cli", "seal", "--help"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False, env={**STRICT, "LC_ALL": "C"})
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

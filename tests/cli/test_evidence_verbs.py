@@ -116,6 +116,16 @@ def test_measured_values_are_a_policy_that_accepts_the_same_guest(tmp_path):
     assert strongroom("explain", evidence, "--policy", policy).returncode == 1
 
 
+def test_only_earlier_evidence_is_replaced_by_what_is_saved(tmp_path):
+    key, evidence = tmp_path / "author.key", tmp_path / "evidence.json"
+    key.write_text("a secret")
+    refused = strongroom("measure", "--tee", "simulated", "--save", key)
+    assert refused.returncode == 1 and "is no evidence: it is not replaced" in refused.stderr
+    assert key.read_text() == "a secret"
+    for _ in range(2):
+        assert strongroom("measure", "--tee", "simulated", "--save", evidence).returncode == 0
+
+
 def test_a_verdict_that_a_program_kept_is_explained(tmp_path, debug_guest):
     kept = tmp_path / "refusal.json"
     kept.write_text(explain_report(debug_guest, "--json").stdout)

@@ -310,6 +310,14 @@ def test_the_models_own_word_on_origins_does_not_stand_beside_the_proxys(behind)
         assert answer.headers["access-control-allow-origin"] == "http://mine.example"
 
 
+@pytest.mark.parametrize(
+    ("base", "port"), [("http://[::1", 0), ("http://h:port", 0), ("http://h", 99999), ("http://h", -1)]
+)
+def test_an_address_or_a_port_that_there_is_not_is_a_clear_refusal(base, port, adapter):
+    with pytest.raises(ConfigurationInvalid):
+        SealedProxy(base, adapter, port=port)
+
+
 def test_one_that_never_served_closes_at_once(adapter):
     SealedProxy("http://host:8080", adapter).close()
 

@@ -6,6 +6,7 @@ others could read them. What the fields mean is the business of who calls.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -148,13 +149,30 @@ def sync_folder(path: Path) -> None:
 def take_name(draft: Path, path: Path) -> None:
     """Give a finished file its name; raises `FileExistsError` where the name is taken.
 
-    A hard link fails there, in one step. Where the file system has none, the name is reserved by an empty
-    file, which only we can have made, and that one is replaced.
+    A hard link fails there, in one step. Where the file system has none, a rename that replaces nothing does
+    the same. Where there is neither, the name is reserved by an empty file, which only we can have made, and
+    that one is replaced.
     """
     try:
         os.link(draft, path)
     except FileExistsError:
         raise
     except OSError:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        os.replace(draft, path)
+        if not _renamed(draft, path):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.replace(draft, path)
+
+
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+
+
+def _renamed(draft: Path, path: Path) -> bool:
+    """renameat2(2), which Python lacks; False where C library, kernel or file system lack it too, or it fails."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(draft), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE) == 0:
+        return True
+    if ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return False

@@ -60,8 +60,12 @@ class SealedProxy:
         **arguments: Any,
     ) -> None:
         """Listens at once; raises `ConfigurationInvalid` for an address that is not loopback or not free."""
-        parts = urlsplit(base)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        try:
+            parts = urlsplit(base)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # brackets, or a port, of another form
+            known = None
+        if not known or parts.query or parts.fragment:
             raise ConfigurationInvalid(f"{base!r} is not a server's address", hint="for example http://host:8080")
         if not _is_loopback(host):
             raise ConfigurationInvalid(
@@ -79,9 +83,10 @@ class SealedProxy:
         listener = type("Listener", (ThreadingHTTPServer,), {"address_family": _family(host)})
         try:
             self._server: ThreadingHTTPServer = listener((host, port), handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter for a port that there is not
             raise ConfigurationInvalid(
-                f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port, or 0 for a free one"
+                f"cannot listen on {host}:{port}: {getattr(error, 'strerror', 'there is no such port')}",
+                hint="choose another --port, or 0 for a free one",
             ) from error
         self._server.daemon_threads = True
         self._host = host
