@@ -100,6 +100,7 @@ AT = ("--broker", "http://127.0.0.1:9", "--admin-key", "admin.key")
         (["request", "http://h/m", "--policy", "policy.toml", "-H", "x"], "is not a header field"),
         (["request", "http://h/m", "--policy", "policy.toml", "-H", "x: \udcff"], "is not a header field"),
         (["request", "http://h/m", "--policy", "policy.toml", "-X", "\udcff"], "is no method"),
+        (["request", "http://h/m", "--policy", "policy.toml", "--json", "-o", "x"], "nothing to write"),
         (["request", "http://h/m", "--policy", "policy.toml", "--token", "\udcff"], "printable ASCII"),
         (["request", "http://h/m", "--policy", "policy.toml", "--token", "a\nb"], "printable ASCII"),
         (["request", "ftp://h/m", "--policy", "policy.toml"], "is no http or https URL"),

@@ -93,9 +93,12 @@ def verify(
     from strongroom.broker import tiles
     from strongroom.broker.audit import Checkpoint, NoteKey
     from strongroom.broker.proofs import check_proof
+    from strongroom.errors import WrongUse
 
     verifier = NoteKey.parse(key)
     if source.is_file():
+        if since is not None:
+            raise WrongUse("a proof says itself what it extends", hint="--since goes with an exported folder")
         said = check_proof(source.read_bytes(), verifier)
         print(json.dumps({"shows": said}) if as_json else said)
         return

@@ -63,6 +63,8 @@ def request(
     from strongroom.encoding import b64
     from strongroom.errors import ClientError, WrongUse
 
+    if as_json and output is not None:
+        raise WrongUse("--json prints the body inside, so -o has nothing to write", hint="give one of the two")
     if not _METHOD.fullmatch(method):
         raise WrongUse(f"-X {method!r} is no method", hint="a word, as GET or POST")
     adapter = make_adapter(policy, kems=kem, plugins=plugin, collateral=collateral, offline=offline, padding=padding)
