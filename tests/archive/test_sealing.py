@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from strongroom.archive import keyfile
 from strongroom.archive.blocks import Grid, Suite, padme
 from strongroom.archive.keyfile import take_name
-from strongroom.archive.seal import seal_archive
+from strongroom.archive.seal import Terms, seal_archive, seal_source
 from strongroom.archive.signature import AuthorKey
+from strongroom.archive.source import open_source
 from strongroom.archive.unseal import SealedArchive
 from strongroom.errors import ArchiveMalformed, SealRefused
 
@@ -409,12 +410,13 @@ def test_a_form_does_not_replace_the_other_one(mar, author, tmp_path):
         seal_archive(mar, tmp_path / "folder", author=author, overwrite=True, **TINY)
 
 
-def test_a_name_that_is_too_long_is_refused_before_anything_is_sealed(mar, author, tmp_path):
-    def progress(*_: object) -> None:
-        raise AssertionError("it was sealed")
+def fail_if_sealed(*_: object) -> None:
+    raise AssertionError("it was sealed")
 
+
+def test_a_name_that_is_too_long_is_refused_before_anything_is_sealed(mar, author, tmp_path):
     with pytest.raises(SealRefused, match="File name too long"):
-        seal_archive(mar, tmp_path / ("x" * 250), author=author, progress=progress, **TINY)
+        seal_archive(mar, tmp_path / ("x" * 250), author=author, progress=fail_if_sealed, **TINY)
 
 
 @pytest.mark.parametrize("form", ["file", "directory"])
@@ -465,3 +467,12 @@ def test_a_folder_that_cannot_take_the_name_brings_the_old_one_back(mar, author,
 def test_a_number_that_the_header_has_no_room_for_is_refused(terms, mar, author, tmp_path):
     with pytest.raises(ArchiveMalformed, match="no number of 64 bits"):
         seal_archive(mar, tmp_path / "out", author=author, **terms, **TINY)
+
+
+def test_an_index_that_no_reader_takes_is_refused_before_the_payload(author, tmp_path):
+    source = open_source(write_folder(tmp_path / "m", model_files()))
+    source.sizes["Model.pt"] = 1  # a source that did not look at its own names
+
+    with pytest.raises(SealRefused, match="stands twice") as caught:
+        seal_source(source, tmp_path / "out", author=author, terms=Terms(), progress=fail_if_sealed, **TINY)
+    assert caught.value.hint

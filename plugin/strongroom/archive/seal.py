@@ -25,7 +25,7 @@ from strongroom.archive.payload import PayloadWriter
 from strongroom.archive.signature import Signer
 from strongroom.archive.slots import Generation, Slot
 from strongroom.archive.source import Source, changed, open_source
-from strongroom.errors import SealRefused
+from strongroom.errors import ArchiveMalformed, SealRefused
 from strongroom.keys import ArchiveDigest, ModelKey
 
 Wrap = Callable[[ModelKey, ArchiveDigest], Slot]
@@ -162,6 +162,7 @@ def seal_source(
         unpadded = Index.build(grid, [(name, source.sizes[name], b"") for name in names])
         pad = grid.padding(unpadded.length)
     index = Index.build(grid, [(name, source.sizes[name], bytes(DIGEST)) for name in names], pad)
+    _check_index(index, grid)
     key, archive_id = ModelKey.generate(), secrets.token_bytes(32)
     schedule = KeySchedule(key, archive_id, suite)
     public = author.public
@@ -231,3 +232,14 @@ def seal_source(
                 undo()
             raise
     return sealed
+
+
+def _check_index(index: Index, grid: Grid) -> None:
+    """Raise `SealRefused` unless readers will take this index: nobody could open the archive otherwise."""
+    try:
+        if Index.parse(index.serialise(), grid) != index:
+            raise ArchiveMalformed("its index does not survive its own octets")
+    except ArchiveMalformed as error:
+        raise SealRefused(
+            f"cannot be sealed as it is: {error}", hint="look at the names and sizes of the model's files"
+        ) from error
