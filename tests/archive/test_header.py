@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 import zlib
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from strongroom.archive.blocks import Grid, Suite, merkle_root
 from strongroom.archive.checksum import crc32_join
 from strongroom.archive.header import Flag, Header, SignedCore
-from strongroom.archive.index import Index, check_name
+from strongroom.archive.index import Index, check_name, check_names
 from strongroom.archive.manifest import NUMBERS, TRUTHS, ClearMembers
 from strongroom.archive.signature import AuthorKey, SignatureKind
 from strongroom.archive.slots import Generation, Slot, SlotArea
@@ -130,6 +131,31 @@ def test_a_name_that_passes_stays_inside_its_folder(name):
     assert not path.is_absolute()
     assert ".." not in path.parts
     assert str(path) == name
+
+
+short = st.lists(st.sampled_from(["a", "A", "b", "a-", "a.", "ß", "ss"]), min_size=1, max_size=4).map("/".join)
+
+
+@given(st.lists(short, max_size=6))
+def test_a_name_twice_or_a_file_that_is_a_folder_is_refused_and_nothing_else(names):
+    folded = [name.casefold() for name in names]
+    bad = len(set(folded)) < len(folded) or any(a.startswith(b + "/") for a in folded for b in folded)
+    try:
+        check_names(names)
+    except ArchiveMalformed:
+        assert bad
+    else:
+        assert not bad
+
+
+def test_names_in_deep_folders_need_memory_for_themselves_and_not_for_every_folder():
+    names = [f"{number:05d}/" + "/".join(["a"] * 509) for number in range(500)]
+    tracemalloc.start()
+    check_names(names)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 6 * sum(map(len, names))
 
 
 slots = st.lists(
