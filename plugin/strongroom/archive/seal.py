@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +22,9 @@ from strongroom.archive.header import Flag, Header, SignedCore, check_name, chec
 from strongroom.archive.index import Index, Member
 from strongroom.archive.packaging import clear_members
 from strongroom.archive.payload import PayloadWriter
+from strongroom.archive.recipients import Recipient
 from strongroom.archive.signature import Signer
-from strongroom.archive.slots import Generation, Slot
+from strongroom.archive.slots import ONCE, PASSPHRASE, SLOT_HEAD, Generation, Slot, check_count, check_room
 from strongroom.archive.source import Source, changed, open_source
 from strongroom.errors import ArchiveMalformed, SealRefused
 from strongroom.keys import ArchiveDigest, ModelKey
@@ -154,6 +155,8 @@ def seal_source(
     if form not in {"file", "directory"}:
         raise SealRefused(f"{form!r} is no form of an archive; file and directory are")
     check_output(output, source.places, directory=form == "directory", overwrite=overwrite)
+    recipients = tuple(recipients)
+    check_recipients(recipients, 4096 * slot_pages)
     clear = clear_members(source, allow_requirements=allow_requirements)
     names = source.ordered()
     grid = Grid(chunk_log2)
@@ -232,6 +235,20 @@ def seal_source(
                 undo()
             raise
     return sealed
+
+
+def check_recipients(recipients: Sequence[Wrap], capacity: int) -> None:
+    """Raise `SealRefused` or `KeyFileInvalid` for recipients of whom it is known that their slots cannot be written.
+
+    What only a plugin's slot tells, its size and its id, is found when it is made.
+    """
+    check_count(len(recipients), sum(getattr(each, "kind", None) == PASSPHRASE for each in recipients))
+    people = [each for each in recipients if isinstance(each, Recipient)]
+    for each in people:
+        each.check()
+    if len(set(people)) < len(people):
+        raise SealRefused("one recipient is named twice", hint=ONCE)
+    check_room(len(recipients), sum(getattr(each, "slot_size", SLOT_HEAD) for each in recipients), capacity)
 
 
 def _check_index(index: Index, grid: Grid) -> None:
