@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import tarfile
@@ -168,6 +169,15 @@ def test_only_what_the_frontend_reads_is_readable(author, tmp_path):
         ({"c.yaml": b"minWorkers: many", MANIFEST: manifest(configFile="c.yaml")}, "minWorkers"),
         ({"c.yaml": b"a: [", MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
         ({MANIFEST: manifest(configFile="none.yaml")}, "not there"),
+        ({"c.yaml": b"day: 2024-13-45", MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
+        ({"c.yaml": b"? !!timestamp foo", MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
+        ({"c.yaml": b'x: !!int ""', MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
+        ({MANIFEST: manifest().replace(b'"python"', b"[]")}, "runtime is .*no text"),
+        ({MANIFEST: manifest().replace(b'"python"', b"null")}, "its runtime"),
+        ({MANIFEST: manifest().replace(b'"tiny"', b"null")}, "model name"),
+        ({MANIFEST: manifest().replace(b'"1.0"', b"true")}, "modelVersion is True, and no text"),
+        ({MANIFEST: manifest().replace(b'"1.0"', b"1.10")}, "modelVersion is 1.1, and no text"),
+        ({MANIFEST: manifest().replace(b'"tiny_handler.py"', b"{}")}, "handler is"),
     ],
 )
 def test_a_model_that_cannot_be_sealed_is_refused_with_the_reason(changes, reason, author, tmp_path):
@@ -176,6 +186,34 @@ def test_a_model_that_cannot_be_sealed_is_refused_with_the_reason(changes, reaso
     with pytest.raises(SealRefused, match=reason):
         seal_archive(source, tmp_path / "out", author=author)
     assert os.listdir(tmp_path) == ["m.mar"]
+
+
+@pytest.mark.parametrize(("written", "version"), [(b'"2.10"', "2.10"), (b"3", "3"), (b"null", "1.0"), (b'""', "1.0")])
+def test_a_models_version_is_what_the_server_would_read(written, version, author, tmp_path):
+    files = model_files() | {MANIFEST: manifest().replace(b'"1.0"', written)}
+    sealed = seal_archive(write_mar(tmp_path / "m.mar", files), tmp_path / "out", author=author, **TINY)
+    with SealedArchive.open(sealed.path) as archive:
+        assert archive.clear.version == version
+
+
+@pytest.mark.parametrize("long", [MANIFEST, "model-config.yaml", "model.pt"])
+def test_a_tar_that_breaks_off_within_a_file_is_refused_and_no_crash(long, author, tmp_path):
+    octets = random.Random(7).randbytes(300_000).hex().encode()
+    source = write_tgz(tmp_path / "m.tgz", {MANIFEST: manifest()} | {long: octets})
+    source.write_bytes(source.read_bytes()[:150_000])
+
+    with pytest.raises(SealRefused, match="cannot be read") as caught:
+        seal_archive(source, tmp_path / "out", author=author)
+    assert caught.value.hint
+
+
+def test_a_tar_that_breaks_off_after_it_was_listed_is_refused(author, tmp_path):
+    files = {MANIFEST: manifest(), "model.pt": random.Random(7).randbytes(300_000)}
+    source = write_tgz(tmp_path / "m.tgz", files)
+
+    with open_source(source) as opened, pytest.raises(SealRefused, match="cannot be read"):
+        source.write_bytes(source.read_bytes()[:150_000])
+        seal_source(opened, tmp_path / "out", author=author, terms=Terms(), **TINY)
 
 
 def test_requirements_are_sealed_along_only_when_that_is_said(author, tmp_path):

@@ -174,6 +174,14 @@ def test_archive_packs_what_torch_model_archiver_packs(sources, tmp_path):
     assert ours == theirs
 
 
+def test_a_link_in_a_circle_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+
+    with pytest.raises(SealRefused, match="loop") as caught:
+        gather("x", "1", "base_handler", serialized_file=str(tmp_path / "loop"))
+    assert caught.value.hint
+
+
 def test_archive_seals_without_a_plaintext_copy(keyed, sources, tmp_path):
     pytest.importorskip("model_archiver", reason="SKIPPED LOUDLY: no torch-model-archiver here")
     said = keyed(
