@@ -163,6 +163,27 @@ def test_an_author_key_survives_its_files(kind, tmp_path):
     assert AuthorPublic.parse(key.public.serialise()) == key.public
 
 
+ENDS = ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\r"]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=ascii)
+def test_nothing_but_a_line_feed_ends_a_comment(end, author):
+    with pytest.raises(KeyFileInvalid, match="found 0"):
+        AuthorPublic.parse(f"# a comment {end}{author.public.serialise()}")
+
+
+def test_a_line_of_a_key_file_may_end_as_it_does_on_windows(author):
+    text = f"# a comment\n\n{author.public.serialise()}\n".replace("\n", "\r\n")
+
+    assert AuthorPublic.parse(text) == author.public
+
+
+@pytest.mark.parametrize("change", [" {}\n", "{} \n", "\t{}\n", "{}\n \n", "{}\r\r\n", "\ufeff{}\n"], ids=ascii)
+def test_white_space_in_a_key_file_is_no_comment_and_no_part_of_a_key(change, author):
+    with pytest.raises(KeyFileInvalid):
+        AuthorPublic.parse(change.format(author.public.serialise().strip()))
+
+
 def test_a_private_key_that_others_can_read_is_refused(tmp_path):
     AuthorKey.generate().save(tmp_path / "a.key")
     (tmp_path / "a.key").chmod(0o644)
@@ -182,6 +203,16 @@ def test_a_key_file_is_never_replaced(tmp_path):
 def test_a_bad_author_file_is_refused(text):
     with pytest.raises(KeyFileInvalid):
         AuthorPublic.parse(text)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", [AuthorKey, AuthorPublic])
+def test_a_pipe_is_no_key_file_and_nobody_waits_for_its_other_end(kind, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+
+    with pytest.raises(KeyFileInvalid, match="no regular file") as caught:
+        kind.load(tmp_path / "fifo")
+    assert caught.value.hint
 
 
 def test_a_private_key_never_stands_in_an_error(tmp_path):

@@ -264,6 +264,26 @@ def test_a_symbolic_link_is_refused(shape, author, tmp_path):
         seal_archive(source, tmp_path / "out", author=author)
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_is_no_model_and_nobody_waits_for_its_other_end(author, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+
+    with pytest.raises(SealRefused, match="no regular file") as caught:
+        seal_archive(tmp_path / "fifo", tmp_path / "out", author=author)
+    assert caught.value.hint
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_became_a_pipe_is_refused_and_nobody_waits(author, tmp_path):
+    source = write_folder(tmp_path / "m", model_files())
+    with open_source(source) as opened:
+        (source / "model.pt").unlink()
+        os.mkfifo(source / "model.pt")
+
+        with pytest.raises(SealRefused, match="no regular file"):
+            seal_source(opened, tmp_path / "out", author=author, terms=Terms(), **TINY)
+
+
 def test_an_existing_output_is_not_replaced_unless_that_is_said(mar, author, tmp_path):
     output = tmp_path / "out"
     output.write_text("mine")

@@ -20,6 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
+from strongroom.archive import keyfile
 from strongroom.archive.index import ENTRY_LIMIT, MEMBER_LIMIT, check_names
 from strongroom.archive.manifest import MANIFEST
 from strongroom.errors import ArchiveMalformed, SealRefused
@@ -271,8 +272,7 @@ class FilesSource(Source):
                 take(name, BytesIO(self._made[name]))
                 continue
             try:
-                descriptor = os.open(self._paths[name], os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                with os.fdopen(descriptor, "rb", buffering=0) as stream:
+                with _open(self._paths[name], os.O_NOFOLLOW) as stream:
                     before = os.fstat(stream.fileno())
                     take(name, stream)
                     after = os.fstat(stream.fileno())
@@ -303,12 +303,20 @@ def _walk_failed(error: OSError) -> None:
     raise SealRefused(f"{error.filename}: {error.strerror}") from error
 
 
+def _open(path: Path, flags: int = 0) -> IO[bytes]:
+    """A file, unbuffered; raises `SealRefused` for what is none."""
+    file = keyfile.open_regular(path, flags)
+    if file is None:
+        raise SealRefused(f"{path} is no regular file", hint="write it to a file first")
+    return file
+
+
 def open_source(path: Path) -> Source:
     """The reader for what lies at `path`; raises `SealRefused`."""
     if path.is_dir():
         return FilesSource(files_below(path), folder=path)
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             magic = file.read(4)
     except OSError as error:
         raise SealRefused(f"{path}: {error.strerror}") from error
