@@ -9,13 +9,22 @@ import os
 import pytest
 from archive.conftest import TINY
 from archive.makings import MANIFEST, NOW, manifest, model_files, write_folder
+from archive.plain_reader import Plain, Refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strongroom.archive.modelkey import load_model_key, save_model_key
+from strongroom.archive.payload import PayloadWriter
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey, AuthorPublic
 from strongroom.archive.unseal import SealedArchive
-from strongroom.errors import ArchiveError, ArchiveTampered, ArchiveTruncated, KeyFileInvalid, WrongKey
+from strongroom.errors import (
+    ArchiveError,
+    ArchiveMalformed,
+    ArchiveTampered,
+    ArchiveTruncated,
+    KeyFileInvalid,
+    WrongKey,
+)
 from strongroom.keys import ModelKey
 
 
@@ -126,6 +135,36 @@ def test_a_file_that_shrinks_while_it_is_open_is_truncated_and_no_crash(sealed, 
 
         with pytest.raises(ArchiveTruncated):
             opened.read("model.pt")
+
+
+@pytest.fixture
+def smuggled(mar, author, tmp_path, monkeypatch):
+    """An archive whose author hid something in the padding."""
+
+    def pad(writer):
+        padding = writer._index.padding_member(writer._grid)
+        for chunk in writer._grid.chunks(padding.start, padding.size):
+            writer._add(writer._schedule.member(padding.number), chunk, bytearray(chunk.size - 1) + b"S")
+
+    monkeypatch.setattr(PayloadWriter, "pad", pad)
+    return seal_archive(mar, tmp_path / "out", author=author, padding=True, **TINY)
+
+
+def test_padding_that_is_not_zeros_is_found_by_whoever_checks_with_the_key(smuggled, author):
+    with SealedArchive.open(smuggled.path) as archive:
+        opened = archive.verified([author.public], now=NOW).unlock(smuggled.key)
+        with pytest.raises(ArchiveMalformed, match="padding is not zeros") as caught:
+            opened.check_members()
+    assert caught.value.hint
+
+
+def test_the_plain_reader_finds_padding_that_is_not_zeros(smuggled):
+    plain = Plain(smuggled.path)
+    plain.check_list()
+    plain.unlock(smuggled.key.reveal(), None)
+
+    with pytest.raises(Refused, match="malformed: padding"):
+        plain.read([])
 
 
 def test_another_key_is_a_wrong_key(sealed, author):

@@ -92,6 +92,14 @@ class Index:
         )
         return cls(members, padding, grid.end(starts[-1], sizes[-1]) if sizes else 0)
 
+    def padding_member(self, grid: Grid) -> Member | None:
+        """The padding as the last member, without a name, where there is one."""
+        if self.padding is None:
+            return None
+        last = self.members[-1]
+        start = grid.start(grid.end(last.start, last.size))
+        return Member("", self.padding, PADDING_DIGEST, len(self.members), start)
+
     @classmethod
     def parse(cls, octets: bytes, grid: Grid) -> Index:
         """Strictly; raises `ArchiveMalformed`."""
