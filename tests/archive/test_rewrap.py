@@ -319,3 +319,51 @@ def test_recipients_who_could_not_get_a_slot_are_refused_before_the_payload_is_s
     with pytest.raises((SealRefused, KeyFileInvalid), match=said) as caught:
         seal_archive(mar, tmp_path / "out", author=author, recipients=iter(recipients), progress=progress, **TINY)
     assert caught.value.hint
+
+
+@pytest.fixture
+def written(alice, mar, author, tmp_path):
+    """Puts a generation of somebody else's into an archive that has one recipient."""
+    sealed = seal_archive(mar, tmp_path / "out", author=author, recipients=[alice.recipient], **TINY)
+    with SealedArchive.open(sealed.path) as archive:
+        _, at = archive.slots_place
+        slots = archive.area.current.slots
+        slot_key = archive.verified([author.public], now=NOW).unlock(sealed.key).slot_key
+
+    def write(sequence: int, mac: bytes | None = None):
+        made = Generation.make(sequence, slots, slot_key=slot_key, digest=sealed.digest)
+        with sealed.path.open("r+b") as file:
+            file.seek(at)
+            file.write(Generation(sequence, slots, mac or made.mac).serialise(4096))
+        return sealed
+
+    return write
+
+
+def test_recipients_that_a_stranger_changed_are_mended_with_the_model_key(written, alice, author):
+    sealed = written(7, mac=bytes(32))
+    with pytest.raises(ArchiveTampered, match="recipients of this archive were changed"):
+        opens(sealed.path, author, alice)
+    rewrap_archive(sealed.path, key=sealed.key, add=[alice.recipient], drop=lambda slot, digest: True)
+
+    assert opens(sealed.path, author, alice)
+
+
+def test_recipients_that_a_stranger_changed_are_not_kept(written, alice):
+    sealed = written(7, mac=bytes(32))
+    everybody = {"drop": lambda slot, digest: True}
+
+    with pytest.raises(ArchiveTampered) as caught:
+        rewrap_archive(sealed.path, key=sealed.key, add=[KeyIdentity.generate().recipient])
+    assert "strongroom rewrap SEALED.mar --key KEY --replace" in caught.value.hint
+    with pytest.raises(ArchiveTampered):
+        rewrap_archive(sealed.path, identities=[alice], add=[alice.recipient], **everybody)
+
+
+def test_after_the_last_sequence_there_is_none_and_the_recipients_stay(written, alice, author):
+    sealed = written(2**64 - 1)
+
+    with pytest.raises(SealRefused, match="the last one") as caught:
+        rewrap_archive(sealed.path, key=sealed.key, add=[KeyIdentity.generate("x25519").recipient])
+    assert caught.value.hint
+    assert opens(sealed.path, author, alice)

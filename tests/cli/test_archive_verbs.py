@@ -17,6 +17,8 @@ import typer
 from archive.makings import MANIFEST, model_files, write_folder, write_mar
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey
+from strongroom.archive.slots import Generation
+from strongroom.archive.unseal import SealedArchive
 from strongroom.cli import keygen
 from strongroom.cli.archive import gather
 from strongroom.cli.sealing import holder
@@ -117,6 +119,25 @@ def test_recipients_come_and_go(keyed):
     keyed("rewrap", "s.mar", "--identity", "bob.identity", "--remove", "alice.recipient")
     keyed("verify", "s.mar", "--author", "author.pub", "--identity", "bob.identity")
     keyed("verify", "s.mar", "--author", "author.pub", "--identity", "alice.identity", status=1)
+
+
+def test_recipients_that_a_stranger_changed_are_found_and_mended_as_the_hint_says(keyed, tmp_path):
+    keyed("keygen", "identity", "alice")
+    keyed(
+        "seal", "tiny.mar", "--author", "author.key", "--key-out", "k", "--recipient", "alice.recipient", "-o", "s.mar"
+    )
+    with SealedArchive.open(tmp_path / "s.mar") as archive:
+        path, at = archive.slots_place
+        forged = Generation(2, archive.area.current.slots, bytes(32)).serialise(archive.core.generation)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(forged)
+
+    failed = keyed("verify", "s.mar", "--author", "author.pub", "--key", "k", status=1)
+    assert "their MAC does not hold" in failed.stderr
+    assert "strongroom rewrap SEALED.mar --key KEY --replace --add FILE" in failed.stderr
+    keyed("rewrap", "s.mar", "--key", "k", "--replace", "--add", "alice.recipient")
+    keyed("verify", "s.mar", "--author", "author.pub", "--identity", "alice.identity")
 
 
 def test_a_passphrase_is_read_from_standard_input_where_there_is_no_terminal(keyed):

@@ -19,6 +19,7 @@ MAGIC = b"SRSL"
 FIXED = 82
 SLOT_HEAD = 36
 COUNT_LIMIT = 64
+SEQUENCE_LIMIT = (1 << 64) - 1
 PASSPHRASE_LIMIT = 4
 PASSPHRASE = 3
 AREA_LABEL = "strongroom archive v1 slots"
@@ -90,7 +91,12 @@ class Generation:
 
     @classmethod
     def make(cls, sequence: int, slots: tuple[Slot, ...], *, slot_key: bytes, digest: ArchiveDigest) -> Generation:
-        """Authenticate slots under the archive's slot key; raises `SealRefused` for too many, or one twice."""
+        """Authenticate slots under the archive's slot key; raises `SealRefused` where they cannot be."""
+        if sequence > SEQUENCE_LIMIT:
+            raise SealRefused(
+                f"the recipients of this archive cannot change again: their sequence is {SEQUENCE_LIMIT}, the last one",
+                hint="get the archive again, as it was before somebody wrote that, or seal the model again",
+            )
         check_count(len(slots), sum(slot.kind == PASSPHRASE for slot in slots))
         octets = b"".join(slot.serialise() for slot in slots)
         try:
@@ -100,12 +106,15 @@ class Generation:
         return cls(sequence, slots, _mac(slot_key, digest, sequence, octets))
 
     def check(self, slot_key: bytes, digest: ArchiveDigest) -> None:
-        """Raise `ArchiveTampered` unless a holder of the model key wrote these slots for this archive."""
+        """Raise `ArchiveTampered` unless a holder of the model key wrote these slots for this archive.
+
+        Nobody but such a holder can mend that, and only by keeping none of them.
+        """
         octets = b"".join(slot.serialise() for slot in self.slots)
         if not hmac.compare_digest(self.mac, _mac(slot_key, digest, self.sequence, octets)):
             raise ArchiveTampered(
-                "the recipients of this archive were changed by somebody without its key",
-                hint="write them anew with `strongroom rewrap`",
+                "the recipients of this archive were changed by somebody without its key: their MAC does not hold",
+                hint="whoever has its key writes them anew: strongroom rewrap SEALED.mar --key KEY --replace --add FILE",
             )
 
     def serialise(self, capacity: int) -> bytes:
