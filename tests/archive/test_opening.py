@@ -103,6 +103,8 @@ def test_a_member_file_seeks_from_everywhere(large):
     assert file.seek(-1, io.SEEK_CUR) == len(octets) - 1
     with pytest.raises(ValueError, match="before its start"):
         file.seek(-1)
+    with pytest.raises(ValueError, match="whence is 9"):
+        file.seek(0, 9)
 
 
 def test_a_changed_block_leaves_the_others_readable_and_is_itself_refused(mar, author, tmp_path):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from archive.conftest import TINY, contents
@@ -121,7 +121,7 @@ def test_the_largest_file_lies_first_so_that_its_chunks_are_aligned(sealed):
 
 
 def test_what_the_author_said_stands_in_the_signed_core(mar, author, tmp_path):
-    expiry = datetime(2027, 1, 31, tzinfo=UTC)
+    expiry = datetime(2999, 1, 31, tzinfo=UTC)
     sealed = seal_archive(
         mar, tmp_path / "out", author=author, tenant="acme", lineage="cats", version=7, expiry=expiry,
         lease_required=True, owner="policy-3", broker_key=b"\x30\x00",
@@ -521,10 +521,50 @@ def test_a_folder_that_cannot_take_the_name_brings_the_old_one_back(mar, author,
     assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
 
 
-@pytest.mark.parametrize("terms", [{"version": 1 << 64}, {"expiry": datetime(1960, 1, 1, tzinfo=UTC)}])
-def test_a_number_that_the_header_has_no_room_for_is_refused(terms, mar, author, tmp_path):
+def test_a_number_that_the_header_has_no_room_for_is_refused(mar, author, tmp_path):
     with pytest.raises(ArchiveMalformed, match="no number of 64 bits"):
-        seal_archive(mar, tmp_path / "out", author=author, **terms, **TINY)
+        seal_archive(mar, tmp_path / "out", author=author, version=1 << 64, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("expiry", "said"),
+    [
+        (datetime(1960, 1, 1, tzinfo=UTC), "in the past"),
+        (datetime(2020, 1, 1, tzinfo=UTC), "in the past"),
+        (datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23))), "in the past"),
+        (datetime(2999, 1, 1), "has no time zone"),
+    ],
+)
+def test_an_expiry_that_is_over_or_that_each_reader_would_guess_is_refused(expiry, said, mar, author, tmp_path):
+    with pytest.raises(SealRefused, match=said) as caught:
+        seal_archive(mar, tmp_path / "out", author=author, expiry=expiry, **TINY)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"suite": 7},
+        {"chunk_log2": -1},
+        {"chunk_log2": 27},
+        {"slot_pages": 0},
+        {"slot_pages": 300},
+        {"threads": -1},
+        {"broker_key": bytes(70_000)},
+        {"broker_key": b""},
+    ],
+    ids=str,
+)
+def test_an_option_that_no_archive_can_have_is_refused_before_the_payload(option, mar, author, tmp_path):
+    with pytest.raises(SealRefused) as caught:
+        seal_archive(mar, tmp_path / "out", author=author, progress=fail_if_sealed, **TINY | option)
+    assert caught.value.hint
+
+
+def test_a_suite_may_be_said_by_its_number(mar, author, tmp_path):
+    sealed = seal_archive(mar, tmp_path / "out", author=author, suite=2, **TINY)
+
+    assert open_again(sealed, author) == open_plainly(sealed, author) == model_files()
 
 
 def test_an_index_that_no_reader_takes_is_refused_before_the_payload(author, tmp_path):

@@ -427,6 +427,7 @@ def test_a_folder_without_a_name_is_sealed_only_under_a_name_that_was_given(keye
     [
         (["--expires", "1960-01-01"], 1, "in the past"),
         (["--expires", "2020-01-01T00:00:00+14:00"], 1, "in the past"),
+        (["--expires", "0001-01-01T00:00:00+23:00"], 2, "is no date"),
         (["--version", "99999999999999999999999"], 2, "18446744073709551615"),
         (["--owner", b"\xff"], 1, "the owner is no text"),
         (["--lease", "900"], 2, "--lease is about the key at a broker"),

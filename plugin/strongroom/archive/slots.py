@@ -114,7 +114,7 @@ class Generation:
         if not hmac.compare_digest(self.mac, _mac(slot_key, digest, self.sequence, octets)):
             raise ArchiveTampered(
                 "the recipients of this archive were changed by somebody without its key: their MAC does not hold",
-                hint="whoever has its key writes them anew: strongroom rewrap SEALED.mar --key KEY --replace --add FILE",
+                hint="whoever has it writes them anew: strongroom rewrap SEALED.mar --key KEY --replace --add FILE",
             )
 
     def serialise(self, capacity: int) -> bytes:
