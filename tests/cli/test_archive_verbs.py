@@ -18,6 +18,8 @@ import typer
 from archive.makings import MANIFEST, model_files, write_folder, write_mar
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey
+from strongroom.archive.slots import Generation
+from strongroom.archive.unseal import SealedArchive
 from strongroom.cli import keygen
 from strongroom.cli.archive import gather
 from strongroom.cli.sealing import holder
@@ -120,6 +122,25 @@ def test_recipients_come_and_go(keyed):
     keyed("verify", "s.mar", "--author", "author.pub", "--identity", "alice.identity", status=1)
 
 
+def test_recipients_that_a_stranger_changed_are_found_and_mended_as_the_hint_says(keyed, tmp_path):
+    keyed("keygen", "identity", "alice")
+    keyed(
+        "seal", "tiny.mar", "--author", "author.key", "--key-out", "k", "--recipient", "alice.recipient", "-o", "s.mar"
+    )
+    with SealedArchive.open(tmp_path / "s.mar") as archive:
+        path, at = archive.slots_place
+        forged = Generation(2, archive.area.current.slots, bytes(32)).serialise(archive.core.generation)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(forged)
+
+    failed = keyed("verify", "s.mar", "--author", "author.pub", "--key", "k", status=1)
+    assert "their MAC does not hold" in failed.stderr
+    assert "strongroom rewrap SEALED.mar --key KEY --replace --add FILE" in failed.stderr
+    keyed("rewrap", "s.mar", "--key", "k", "--replace", "--add", "alice.recipient")
+    keyed("verify", "s.mar", "--author", "author.pub", "--identity", "alice.identity")
+
+
 def test_a_passphrase_is_read_from_standard_input_where_there_is_no_terminal(keyed):
     keyed("seal", "tiny.mar", "--author", "author.key", "--passphrase", "-o", "s.mar", stdin="correct horse\n")
     keyed("keygen", "identity", "alice")
@@ -173,6 +194,14 @@ def test_archive_packs_what_torch_model_archiver_packs(sources, tmp_path):
     for files in (ours, theirs):
         files[MANIFEST] = json.loads(files[MANIFEST]) | {"createdOn": ""}
     assert ours == theirs
+
+
+def test_a_link_in_a_circle_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+
+    with pytest.raises(SealRefused, match="loop") as caught:
+        gather("x", "1", "base_handler", serialized_file=str(tmp_path / "loop"))
+    assert caught.value.hint
 
 
 def test_archive_seals_without_a_plaintext_copy(keyed, sources, tmp_path):
@@ -399,6 +428,7 @@ def test_a_folder_without_a_name_is_sealed_only_under_a_name_that_was_given(keye
     [
         (["--expires", "1960-01-01"], 1, "in the past"),
         (["--expires", "2020-01-01T00:00:00+14:00"], 1, "in the past"),
+        (["--expires", "0001-01-01T00:00:00+23:00"], 2, "is no date"),
         (["--version", "99999999999999999999999"], 2, "18446744073709551615"),
         (["--owner", b"\xff"], 1, "the owner is no text"),
         (["--lease", "900"], 2, "--lease is about the key at a broker"),

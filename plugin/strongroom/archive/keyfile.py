@@ -13,6 +13,7 @@ import re
 import secrets
 import stat
 from pathlib import Path
+from typing import IO
 
 from strongroom.encoding import b64url, unb64url
 from strongroom.errors import KeyFileInvalid, MalformedInput
@@ -33,10 +34,11 @@ def fields_of(text: str, tag: str, count: int, *, where: str) -> tuple[str, ...]
 
     Raises `KeyFileInvalid`; no error text repeats the line, which may be a secret.
     """
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    # Section 5.3 says what ends a line; Python's own splitlines() knows more ends, even within a comment.
+    lines = [line for line in (each.removesuffix("\r") for each in text.split("\n")) if line and line[0] != "#"]
     if len(lines) != 1:
         raise KeyFileInvalid(f"{where}: one line with a key is expected, found {len(lines)}")
-    found, *fields = lines[0].strip().split(":")
+    found, *fields = lines[0].split(":")
     if found != tag:
         known = found if found.startswith("strongroom-") and len(found) < 64 else "something else"
         raise KeyFileInvalid(f"{where}: {tag} is expected, found {known}", hint=_hint(tag, found))
@@ -81,7 +83,10 @@ def read_private(path: Path | str, *, made_by: str = "") -> str:
 
 def _read(path: Path, *, private: bool, made_by: str) -> str:
     try:
-        with path.open("rb") as file:
+        file = open_regular(path)
+        if file is None:
+            raise KeyFileInvalid(f"{path} is no regular file", hint="write the key to a file first")
+        with file:
             status = os.fstat(file.fileno())
             octets = file.read(LIMIT + 1)
     except OSError as error:
@@ -91,8 +96,7 @@ def _read(path: Path, *, private: bool, made_by: str) -> str:
     if len(octets) > LIMIT:
         raise KeyFileInvalid(f"{path} is longer than any key file")
     # A public key passed for a private one is told so later, instead of being given stricter rights.
-    exposed = private and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077
-    if exposed and not _PUBLIC.search(octets):
+    if private and status.st_mode & 0o077 and not _PUBLIC.search(octets):
         raise KeyFileInvalid(
             f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})", hint=f"chmod 600 {path}"
         )
@@ -100,6 +104,18 @@ def _read(path: Path, *, private: bool, made_by: str) -> str:
         return octets.decode("utf-8")
     except UnicodeDecodeError as error:
         raise KeyFileInvalid(f"{path} is not a key file") from error
+
+
+def open_regular(path: Path, flags: int = 0) -> IO[bytes] | None:
+    """A file, unbuffered, or None for what is no regular one: a pipe's other end is not waited for.
+
+    Raises `OSError`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb", buffering=0)
+    os.close(descriptor)
+    return None
 
 
 def write_private(path: Path | str, text: str) -> None:

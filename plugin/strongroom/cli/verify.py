@@ -53,6 +53,7 @@ def verify(
         elif identity is not None:
             opened = verified.unlock_with([sealing.identity(identity, plugin or ())])
         if opened is not None:
+            opened.check_slots()
             opened.check_members(progress)
         size, digest, by = verified.core.payload_length, verified.digest, verified.author
     if as_json:
