@@ -83,10 +83,7 @@ def read_private(path: Path | str, *, made_by: str = "") -> str:
 
 def _read(path: Path, *, private: bool, made_by: str) -> str:
     try:
-        file = open_regular(path)
-        if file is None:
-            raise KeyFileInvalid(f"{path} is no regular file", hint="write the key to a file first")
-        with file:
+        with path.open("rb") as file:  # which may be a pipe: a secret need not lie on a disk
             status = os.fstat(file.fileno())
             octets = file.read(LIMIT + 1)
     except OSError as error:
@@ -96,7 +93,8 @@ def _read(path: Path, *, private: bool, made_by: str) -> str:
     if len(octets) > LIMIT:
         raise KeyFileInvalid(f"{path} is longer than any key file")
     # A public key passed for a private one is told so later, instead of being given stricter rights.
-    if private and status.st_mode & 0o077 and not _PUBLIC.search(octets):
+    exposed = private and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077
+    if exposed and not _PUBLIC.search(octets):
         raise KeyFileInvalid(
             f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})", hint=f"chmod 600 {path}"
         )
