@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from doubles.models import plain_archive
 from doubles.pages import Step, console_commands, console_steps, named_files, python_of
+from doubles.real_switch import real_switch
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey
 from strongroom.encoding import b64url
@@ -71,12 +72,21 @@ def operator(folder: Path) -> None:
     (folder / "config.properties").write_text("default_workers_per_model=1\n")
 
 
+def fetched_before(folder: Path, shared_evidence: Path) -> None:
+    """A store with an endorsement that holds, which a bundle is made of."""
+    evidence, files = real_switch(shared_evidence, folder)
+    command = ["collateral", "fetch", str(evidence), "--offline", "--folder", str(files)]
+    subprocess.run([sys.executable, "-m", "strongroom.cli", *command], check=True, capture_output=True, timeout=60)
+
+
 STANDS = {"seal.md": sources, "broker.md": broker_owner, "operate.md": operator}
 
 
 @pytest.mark.parametrize("page", [page for page in RUN if console_commands(page.read_text())], ids=page_id)
-def test_the_commands_of_a_guide_work_in_their_order_and_print_what_it_shows(page, folder):
+def test_the_commands_of_a_guide_work_in_their_order_and_print_what_it_shows(page, folder, request):
     text = page.read_text()
+    if page.name == "collateral.md":
+        fetched_before(folder, request.getfixturevalue("shared_evidence"))
     STANDS.get(page.name, lambda folder: None)(folder)
     for name, content in named_files(text).items():
         (folder / name).write_text(content)

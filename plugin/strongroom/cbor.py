@@ -22,6 +22,9 @@ class _Untouched(dict[int, Callable[[Any, bool], Any]]):
         return lambda value, immutable: cbor2.CBORTag(tag, value)
 
 
+_UNTOUCHED = _Untouched()
+
+
 def decode(octets: bytes, *, where: str, depth: int = 64, text_keys: bool = False) -> Any:
     """The one item that `octets` are; tags as `cbor2.CBORTag`. Raises `MalformedInput`.
 
@@ -31,7 +34,7 @@ def decode(octets: bytes, *, where: str, depth: int = 64, text_keys: bool = Fals
     stream = io.BytesIO(octets)
     try:
         value = cbor2.CBORDecoder(
-            stream, semantic_decoders=_Untouched(), max_depth=depth, allow_duplicate_keys=False,
+            stream, semantic_decoders=_UNTOUCHED, max_depth=depth, allow_duplicate_keys=False,
             strict_hashable_types=text_keys,
         ).decode()  # fmt: skip
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:

@@ -84,12 +84,17 @@ class SealedModel:
 
 
 def open_archive(
-    path: Path | str, key: ModelKey | Path | str, *, authors: Iterable[AuthorPublic | Path | str]
+    path: Path | str,
+    key: ModelKey | Path | str,
+    *,
+    authors: Iterable[AuthorPublic | Path | str] | AuthorPublic | Path | str,
 ) -> SealedModel:
-    """Verify and unlock a sealed archive. `key` is a model key or its file, `authors` whom you trust.
+    """Verify and unlock a sealed archive. `key` is a model key or its file, `authors` whom you trust, or the one whom.
 
     Raises `AuthorUnknown`, `WrongKey`, `ArchiveTampered` and their kin.
     """
+    if isinstance(authors, AuthorPublic | Path | str):
+        authors = [authors]
     trusted = [each if isinstance(each, AuthorPublic) else AuthorPublic.load(each) for each in authors]
     archive = SealedArchive.open(path)
     try:

@@ -9,7 +9,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from strongroom.adapters.torchserve.routes import route_of
-from strongroom.adapters.torchserve.rows import row_of
+from strongroom.adapters.torchserve.rows import Headers, row_of
 from strongroom.errors import MessageInvalid
 
 PREDICT = route_of("/predictions/m")
@@ -181,3 +181,17 @@ def test_what_the_parser_of_forms_thinks_of_a_body_is_in_no_log(caplog):
     with contextlib.suppress(MessageInvalid):
         row(b"--B\r\nsecret secret\r\n\r\nx\r\n--B--\r\n", "multipart/form-data; boundary=B")
     assert caplog.records == []
+
+
+def test_headers_stay_one_name_in_any_case_while_a_handler_changes_them():
+    headers = Headers({"x-given": "1"})
+    headers["X-Given"] = "2"
+    headers["X-New"] = "3"
+    assert dict(headers) == {"x-given": "2", "X-New": "3"}
+    assert ("X-GIVEN" in headers, "x-new" in headers) == (True, True)
+    assert (headers.setdefault("x-NEW", "4"), headers.pop("X-GIVEN"), headers.pop("x-given", None)) == ("3", "2", None)
+    assert "x-given" not in headers
+    del headers["x-new"]
+    assert headers == {}
+    with pytest.raises(KeyError):
+        headers["x-new"]

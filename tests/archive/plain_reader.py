@@ -531,21 +531,28 @@ class Plain:
             )
 
     def read(self, released: list[bytes]) -> dict[str, bytes]:
-        """All members; each chunk is appended to `released` after it was authenticated."""
+        """All members; each chunk is appended to `released` after it was authenticated. The padding is opened too."""
         found = {}
         for i, (name, _, digest) in enumerate(self.files):
-            material = self.derive("member", i, 44)
-            base, plaintext = number(material[32:]), b""
-            for k, (at, size, last) in enumerate(self.places[i]):
-                aad = i.to_bytes(4, "big") + k.to_bytes(8, "big") + bytes([last])
-                self.check_block(at // (2 ** self.h["n"] + 16))
-                sealed = self.part[at : at + size + 16]
-                try:
-                    piece = AESGCM(material[:32]).decrypt((base ^ k).to_bytes(12, "big"), sealed, aad)
-                except InvalidTag as error:
-                    raise Refused("tampered", f"{name}, chunk {k}") from error
+            plaintext = b""
+            for piece in self.pieces(i, name):
                 released.append(piece)
                 plaintext += piece
             need(digest_of(self.h["suite"])(plaintext) == digest, "tampered", "member digest")
             found[name] = plaintext
+        if self.padding is not None:
+            need(not any(map(any, self.pieces(len(self.files), "padding"))), "malformed", "padding")
         return found
+
+    def pieces(self, i: int, name: str):
+        """The plaintext of member i, chunk by chunk."""
+        material = self.derive("member", i, 44)
+        base = number(material[32:])
+        for k, (at, size, last) in enumerate(self.places[i]):
+            aad = i.to_bytes(4, "big") + k.to_bytes(8, "big") + bytes([last])
+            self.check_block(at // (2 ** self.h["n"] + 16))
+            sealed = self.part[at : at + size + 16]
+            try:
+                yield AESGCM(material[:32]).decrypt((base ^ k).to_bytes(12, "big"), sealed, aad)
+            except InvalidTag as error:
+                raise Refused("tampered", f"{name}, chunk {k}") from error

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 import zlib
 
 import pytest
-from archive.plain_reader import merkle, read_core
+from archive.plain_reader import Refused, check_clear, merkle, read_core
 from hypothesis import given
 from hypothesis import strategies as st
 from strongroom.archive.blocks import Grid, Suite, merkle_root
 from strongroom.archive.checksum import crc32_join
 from strongroom.archive.header import Flag, Header, SignedCore
-from strongroom.archive.index import Index, check_name
+from strongroom.archive.index import Index, check_name, check_names
 from strongroom.archive.manifest import NUMBERS, TRUTHS, ClearMembers
 from strongroom.archive.signature import AuthorKey, SignatureKind
 from strongroom.archive.slots import Generation, Slot, SlotArea
@@ -64,6 +65,30 @@ def test_a_core_with_one_octet_changed_is_another_core_or_refused(core, data):
     octets[data.draw(st.integers(0, len(octets) - 1))] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(ArchiveMalformed, ArchiveUnsupported):
         assert SignedCore.parse(bytes(octets)) != core
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [(0x0001, ArchiveMalformed), (0x8005, ArchiveMalformed), (0x8007, ArchiveMalformed), (0x8009, ArchiveUnsupported)],
+)
+def test_a_known_type_with_the_other_bit_is_malformed_and_an_unknown_critical_one_unsupported(kind, error, sealed):
+    octets = sealed.core.serialise()
+    start = len(octets) if kind == 0x8009 else 160 + len(sealed.core.index)
+    changed = octets[:start] + kind.to_bytes(2, "big") + b"\0\1x" + octets[start:]
+
+    with pytest.raises(error, match="critical"):
+        SignedCore.parse(changed)
+    with pytest.raises(Refused, match="unsupported" if error is ArchiveUnsupported else "malformed"):
+        read_core(changed)
+
+
+@pytest.mark.parametrize(("ids", "good"), [("[2147483647]", True), ("[]", False), ("[2147483648]", False)])
+def test_device_ids_are_not_empty_and_have_a_bound(ids, good):
+    members = ClearMembers("a", "1")
+    config = f"deviceIds: {ids}\n".encode() + members.config
+    for reads, error in ((ClearMembers.parse, ArchiveMalformed), (check_clear, Refused)):
+        with contextlib.nullcontext() if good else pytest.raises(error):
+            reads(members.manifest, config)
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "hybrid"])
@@ -130,6 +155,31 @@ def test_a_name_that_passes_stays_inside_its_folder(name):
     assert not path.is_absolute()
     assert ".." not in path.parts
     assert str(path) == name
+
+
+short = st.lists(st.sampled_from(["a", "A", "b", "a-", "a.", "ß", "ss"]), min_size=1, max_size=4).map("/".join)
+
+
+@given(st.lists(short, max_size=6))
+def test_a_name_twice_or_a_file_that_is_a_folder_is_refused_and_nothing_else(names):
+    folded = [name.casefold() for name in names]
+    bad = len(set(folded)) < len(folded) or any(a.startswith(b + "/") for a in folded for b in folded)
+    try:
+        check_names(names)
+    except ArchiveMalformed:
+        assert bad
+    else:
+        assert not bad
+
+
+def test_names_in_deep_folders_need_memory_for_themselves_and_not_for_every_folder():
+    names = [f"{number:05d}/" + "/".join(["a"] * 509) for number in range(500)]
+    tracemalloc.start()
+    check_names(names)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 6 * sum(map(len, names))
 
 
 slots = st.lists(

@@ -9,13 +9,22 @@ import os
 import pytest
 from archive.conftest import TINY
 from archive.makings import MANIFEST, NOW, manifest, model_files, write_folder
+from archive.plain_reader import Plain, Refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strongroom.archive.modelkey import load_model_key, save_model_key
+from strongroom.archive.payload import PayloadWriter
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey, AuthorPublic
 from strongroom.archive.unseal import SealedArchive
-from strongroom.errors import ArchiveError, ArchiveTampered, ArchiveTruncated, KeyFileInvalid, WrongKey
+from strongroom.errors import (
+    ArchiveError,
+    ArchiveMalformed,
+    ArchiveTampered,
+    ArchiveTruncated,
+    KeyFileInvalid,
+    WrongKey,
+)
 from strongroom.keys import ModelKey
 
 
@@ -94,6 +103,8 @@ def test_a_member_file_seeks_from_everywhere(large):
     assert file.seek(-1, io.SEEK_CUR) == len(octets) - 1
     with pytest.raises(ValueError, match="before its start"):
         file.seek(-1)
+    with pytest.raises(ValueError, match="whence is 9"):
+        file.seek(0, 9)
 
 
 def test_a_changed_block_leaves_the_others_readable_and_is_itself_refused(mar, author, tmp_path):
@@ -126,6 +137,36 @@ def test_a_file_that_shrinks_while_it_is_open_is_truncated_and_no_crash(sealed, 
 
         with pytest.raises(ArchiveTruncated):
             opened.read("model.pt")
+
+
+@pytest.fixture
+def smuggled(mar, author, tmp_path, monkeypatch):
+    """An archive whose author hid something in the padding."""
+
+    def pad(writer):
+        padding = writer._index.padding_member(writer._grid)
+        for chunk in writer._grid.chunks(padding.start, padding.size):
+            writer._add(writer._schedule.member(padding.number), chunk, bytearray(chunk.size - 1) + b"S")
+
+    monkeypatch.setattr(PayloadWriter, "pad", pad)
+    return seal_archive(mar, tmp_path / "out", author=author, padding=True, **TINY)
+
+
+def test_padding_that_is_not_zeros_is_found_by_whoever_checks_with_the_key(smuggled, author):
+    with SealedArchive.open(smuggled.path) as archive:
+        opened = archive.verified([author.public], now=NOW).unlock(smuggled.key)
+        with pytest.raises(ArchiveMalformed, match="padding is not zeros") as caught:
+            opened.check_members()
+    assert caught.value.hint
+
+
+def test_the_plain_reader_finds_padding_that_is_not_zeros(smuggled):
+    plain = Plain(smuggled.path)
+    plain.check_list()
+    plain.unlock(smuggled.key.reveal(), None)
+
+    with pytest.raises(Refused, match="malformed: padding"):
+        plain.read([])
 
 
 def test_another_key_is_a_wrong_key(sealed, author):
@@ -163,6 +204,27 @@ def test_an_author_key_survives_its_files(kind, tmp_path):
     assert AuthorPublic.parse(key.public.serialise()) == key.public
 
 
+ENDS = ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\r"]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=ascii)
+def test_nothing_but_a_line_feed_ends_a_comment(end, author):
+    with pytest.raises(KeyFileInvalid, match="found 0"):
+        AuthorPublic.parse(f"# a comment {end}{author.public.serialise()}")
+
+
+def test_a_line_of_a_key_file_may_end_as_it_does_on_windows(author):
+    text = f"# a comment\n\n{author.public.serialise()}\n".replace("\n", "\r\n")
+
+    assert AuthorPublic.parse(text) == author.public
+
+
+@pytest.mark.parametrize("change", [" {}\n", "{} \n", "\t{}\n", "{}\n \n", "{}\r\r\n", "\ufeff{}\n"], ids=ascii)
+def test_white_space_in_a_key_file_is_no_comment_and_no_part_of_a_key(change, author):
+    with pytest.raises(KeyFileInvalid):
+        AuthorPublic.parse(change.format(author.public.serialise().strip()))
+
+
 def test_a_private_key_that_others_can_read_is_refused(tmp_path):
     AuthorKey.generate().save(tmp_path / "a.key")
     (tmp_path / "a.key").chmod(0o644)
@@ -182,6 +244,18 @@ def test_a_key_file_is_never_replaced(tmp_path):
 def test_a_bad_author_file_is_refused(text):
     with pytest.raises(KeyFileInvalid):
         AuthorPublic.parse(text)
+
+
+def test_a_key_may_come_through_a_pipe(tmp_path):
+    """A secret from a vault need not lie on a disk first."""
+    AuthorKey.generate().save(tmp_path / "a.key")
+    ours, theirs = os.pipe()
+    os.write(theirs, (tmp_path / "a.key").read_bytes())
+    os.close(theirs)
+    try:
+        assert AuthorKey.load(f"/dev/fd/{ours}").public == AuthorKey.load(tmp_path / "a.key").public
+    finally:
+        os.close(ours)
 
 
 def test_a_private_key_never_stands_in_an_error(tmp_path):

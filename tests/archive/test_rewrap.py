@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from archive.conftest import TINY, contents
 from archive.makings import NOW, model_files, write_mar
+from strongroom.archive import keyfile
 from strongroom.archive.passphrase import Cost, Passphrase
-from strongroom.archive.recipients import KeyIdentity, Recipient, provider_slot, recipient_id
+from strongroom.archive.recipients import KeyIdentity, Recipient, RecipientKind, provider_slot, recipient_id
 from strongroom.archive.rewrap import rewrap_archive
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.slots import PASSPHRASE, Generation, SlotArea
@@ -273,3 +274,96 @@ def test_somebody_who_is_no_recipient_is_not_removed_in_silence(archive, alice, 
     with pytest.raises(SealRefused, match=r"bob\.recipient is no recipient"):
         rewrap_archive(archive, identities=[alice], add=[bob], remove={"bob.recipient": bob})
     assert opens(archive, author, alice)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("x25519", 32), ("xwing", 1216)])
+def test_a_recipient_key_to_which_nothing_can_be_wrapped_is_refused_when_it_is_read(kind, size):
+    text = f"strongroom-recipient-1:{kind}:{keyfile.text_of(bytes(size))}"
+
+    with pytest.raises(KeyFileInvalid, match=r"low\.recipient: no valid recipient key") as caught:
+        Recipient.parse(text, where="low.recipient")
+    assert "keygen identity" in caught.value.hint
+
+
+def test_rewrapping_to_such_a_key_is_refused_and_the_old_recipients_stay(archive, alice, author):
+    with pytest.raises(KeyFileInvalid):
+        rewrap_archive(archive, identities=[alice], add=[Recipient(RecipientKind.X25519, bytes(32))])
+    assert opens(archive, author, alice)
+
+
+def test_a_recipient_added_twice_at_once_is_refused(archive, alice):
+    bob = KeyIdentity.generate("x25519").recipient
+
+    with pytest.raises(SealRefused, match="stands twice") as caught:
+        rewrap_archive(archive, identities=[alice], add=[bob, bob])
+    assert caught.value.hint
+
+
+BOB = KeyIdentity.generate("x25519").recipient
+BAD = {
+    "a key to which nothing can be wrapped": ([Recipient(RecipientKind.X25519, bytes(32))], "no valid recipient key"),
+    "sixty-five": ([KeyIdentity.generate("x25519").recipient for _ in range(65)], "at most 64"),
+    "one twice": ([BOB, BOB], "named twice"),
+    "five passphrases": ([Passphrase("p", CHEAP) for _ in range(5)], "at most 4"),
+    "more than there is room for": ([KeyIdentity.generate("xwing").recipient for _ in range(5)], "room for 4096"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_recipients_who_could_not_get_a_slot_are_refused_before_the_payload_is_sealed(name, mar, author, tmp_path):
+    recipients, said = BAD[name]
+
+    def progress(*_: object) -> None:
+        raise AssertionError("it was sealed")
+
+    with pytest.raises((SealRefused, KeyFileInvalid), match=said) as caught:
+        seal_archive(mar, tmp_path / "out", author=author, recipients=iter(recipients), progress=progress, **TINY)
+    assert caught.value.hint
+
+
+@pytest.fixture
+def written(alice, mar, author, tmp_path):
+    """Puts a generation of somebody else's into an archive that has one recipient."""
+    sealed = seal_archive(mar, tmp_path / "out", author=author, recipients=[alice.recipient], **TINY)
+    with SealedArchive.open(sealed.path) as archive:
+        _, at = archive.slots_place
+        slots = archive.area.current.slots
+        slot_key = archive.verified([author.public], now=NOW).unlock(sealed.key).slot_key
+
+    def write(sequence: int, mac: bytes | None = None):
+        made = Generation.make(sequence, slots, slot_key=slot_key, digest=sealed.digest)
+        with sealed.path.open("r+b") as file:
+            file.seek(at)
+            file.write(Generation(sequence, slots, mac or made.mac).serialise(4096))
+        return sealed
+
+    return write
+
+
+def test_recipients_that_a_stranger_changed_are_mended_with_the_model_key(written, alice, author):
+    sealed = written(7, mac=bytes(32))
+    with pytest.raises(ArchiveTampered, match="recipients of this archive were changed"):
+        opens(sealed.path, author, alice)
+    rewrap_archive(sealed.path, key=sealed.key, add=[alice.recipient], drop=lambda slot, digest: True)
+
+    assert opens(sealed.path, author, alice)
+
+
+def test_recipients_that_a_stranger_changed_are_not_kept(written, alice):
+    sealed = written(7, mac=bytes(32))
+    everybody = {"drop": lambda slot, digest: True}
+
+    with pytest.raises(ArchiveTampered) as caught:
+        rewrap_archive(sealed.path, key=sealed.key, add=[KeyIdentity.generate().recipient])
+    assert "strongroom rewrap SEALED.mar --key KEY --replace" in caught.value.hint
+    with pytest.raises(ArchiveTampered):
+        rewrap_archive(sealed.path, identities=[alice], add=[alice.recipient], **everybody)
+
+
+def test_after_the_last_sequence_there_is_none_and_the_recipients_stay(written, alice, author):
+    sealed = written(2**64 - 1)
+
+    with pytest.raises(SealRefused, match="the last one") as caught:
+        rewrap_archive(sealed.path, key=sealed.key, add=[KeyIdentity.generate("x25519").recipient])
+    assert caught.value.hint
+    assert opens(sealed.path, author, alice)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import random
 import subprocess
 import sys
 import tarfile
 import zipfile
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from archive.conftest import TINY, contents
@@ -18,8 +20,9 @@ from hypothesis import strategies as st
 from strongroom.archive import keyfile
 from strongroom.archive.blocks import Grid, Suite, padme
 from strongroom.archive.keyfile import take_name
-from strongroom.archive.seal import seal_archive
+from strongroom.archive.seal import Terms, seal_archive, seal_source
 from strongroom.archive.signature import AuthorKey
+from strongroom.archive.source import open_source
 from strongroom.archive.unseal import SealedArchive
 from strongroom.errors import ArchiveMalformed, SealRefused
 
@@ -119,7 +122,7 @@ def test_the_largest_file_lies_first_so_that_its_chunks_are_aligned(sealed):
 
 
 def test_what_the_author_said_stands_in_the_signed_core(mar, author, tmp_path):
-    expiry = datetime(2027, 1, 31, tzinfo=UTC)
+    expiry = datetime(2999, 1, 31, tzinfo=UTC)
     sealed = seal_archive(
         mar, tmp_path / "out", author=author, tenant="acme", lineage="cats", version=7, expiry=expiry,
         lease_required=True, owner="policy-3", broker_key=b"\x30\x00",
@@ -167,6 +170,15 @@ def test_only_what_the_frontend_reads_is_readable(author, tmp_path):
         ({"c.yaml": b"minWorkers: many", MANIFEST: manifest(configFile="c.yaml")}, "minWorkers"),
         ({"c.yaml": b"a: [", MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
         ({MANIFEST: manifest(configFile="none.yaml")}, "not there"),
+        ({"c.yaml": b"day: 2024-13-45", MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
+        ({"c.yaml": b"? !!timestamp foo", MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
+        ({"c.yaml": b'x: !!int ""', MANIFEST: manifest(configFile="c.yaml")}, "YAML"),
+        ({MANIFEST: manifest().replace(b'"python"', b"[]")}, "runtime is .*no text"),
+        ({MANIFEST: manifest().replace(b'"python"', b"null")}, "its runtime"),
+        ({MANIFEST: manifest().replace(b'"tiny"', b"null")}, "model name"),
+        ({MANIFEST: manifest().replace(b'"1.0"', b"true")}, "modelVersion is True, and no text"),
+        ({MANIFEST: manifest().replace(b'"1.0"', b"1.10")}, "modelVersion is 1.1, and no text"),
+        ({MANIFEST: manifest().replace(b'"tiny_handler.py"', b"{}")}, "handler is"),
     ],
 )
 def test_a_model_that_cannot_be_sealed_is_refused_with_the_reason(changes, reason, author, tmp_path):
@@ -175,6 +187,34 @@ def test_a_model_that_cannot_be_sealed_is_refused_with_the_reason(changes, reaso
     with pytest.raises(SealRefused, match=reason):
         seal_archive(source, tmp_path / "out", author=author)
     assert os.listdir(tmp_path) == ["m.mar"]
+
+
+@pytest.mark.parametrize(("written", "version"), [(b'"2.10"', "2.10"), (b"3", "3"), (b"null", "1.0"), (b'""', "1.0")])
+def test_a_models_version_is_what_the_server_would_read(written, version, author, tmp_path):
+    files = model_files() | {MANIFEST: manifest().replace(b'"1.0"', written)}
+    sealed = seal_archive(write_mar(tmp_path / "m.mar", files), tmp_path / "out", author=author, **TINY)
+    with SealedArchive.open(sealed.path) as archive:
+        assert archive.clear.version == version
+
+
+@pytest.mark.parametrize("long", [MANIFEST, "model-config.yaml", "model.pt"])
+def test_a_tar_that_breaks_off_within_a_file_is_refused_and_no_crash(long, author, tmp_path):
+    octets = random.Random(7).randbytes(300_000).hex().encode()
+    source = write_tgz(tmp_path / "m.tgz", {MANIFEST: manifest()} | {long: octets})
+    source.write_bytes(source.read_bytes()[:150_000])
+
+    with pytest.raises(SealRefused, match="cannot be read") as caught:
+        seal_archive(source, tmp_path / "out", author=author)
+    assert caught.value.hint
+
+
+def test_a_tar_that_breaks_off_after_it_was_listed_is_refused(author, tmp_path):
+    files = {MANIFEST: manifest(), "model.pt": random.Random(7).randbytes(300_000)}
+    source = write_tgz(tmp_path / "m.tgz", files)
+
+    with open_source(source) as opened, pytest.raises(SealRefused, match="cannot be read"):
+        source.write_bytes(source.read_bytes()[:150_000])
+        seal_source(opened, tmp_path / "out", author=author, terms=Terms(), **TINY)
 
 
 def test_requirements_are_sealed_along_only_when_that_is_said(author, tmp_path):
@@ -223,6 +263,26 @@ def test_a_symbolic_link_is_refused(shape, author, tmp_path):
 
     with pytest.raises(SealRefused, match="no regular file"):
         seal_archive(source, tmp_path / "out", author=author)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_no_model_and_nobody_waits_for_its_other_end(author, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+
+    with pytest.raises(SealRefused, match="no regular file") as caught:
+        seal_archive(tmp_path / "fifo", tmp_path / "out", author=author)
+    assert caught.value.hint
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_became_a_pipe_is_refused_and_nobody_waits(author, tmp_path):
+    source = write_folder(tmp_path / "m", model_files())
+    with open_source(source) as opened:
+        (source / "model.pt").unlink()
+        os.mkfifo(source / "model.pt")
+
+        with pytest.raises(SealRefused, match="no regular file"):
+            seal_source(opened, tmp_path / "out", author=author, terms=Terms(), **TINY)
 
 
 def test_an_existing_output_is_not_replaced_unless_that_is_said(mar, author, tmp_path):
@@ -282,11 +342,14 @@ def test_a_file_system_without_nameless_files_gets_a_draft_instead(mar, author, 
     assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
 
 
-def test_where_there_are_no_hard_links_nothing_is_replaced_either(mar, author, tmp_path, monkeypatch):
-    def no_links(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+def no_links(*_: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
 
+
+@pytest.mark.parametrize("library", [ctypes.CDLL(None, use_errno=True), object()], ids=["renameat2", "neither"])
+def test_where_there_are_no_hard_links_nothing_is_replaced_either(library, mar, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: library)
     (tmp_path / "draft").write_bytes(b"whole")
     take_name(tmp_path / "draft", tmp_path / "out")
 
@@ -294,6 +357,15 @@ def test_where_there_are_no_hard_links_nothing_is_replaced_either(mar, author, t
     with pytest.raises(FileExistsError):
         take_name(mar, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
+
+
+def test_where_there_are_no_hard_links_the_name_is_taken_in_one_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "replace", no_links)  # the second of two steps
+    (tmp_path / "draft").write_bytes(b"whole")
+    take_name(tmp_path / "draft", tmp_path / "out")
+
+    assert (tmp_path / "out").read_bytes() == b"whole"
 
 
 def test_a_key_that_nobody_took_leaves_no_archive(mar, author, tmp_path):
@@ -409,12 +481,13 @@ def test_a_form_does_not_replace_the_other_one(mar, author, tmp_path):
         seal_archive(mar, tmp_path / "folder", author=author, overwrite=True, **TINY)
 
 
-def test_a_name_that_is_too_long_is_refused_before_anything_is_sealed(mar, author, tmp_path):
-    def progress(*_: object) -> None:
-        raise AssertionError("it was sealed")
+def fail_if_sealed(*_: object) -> None:
+    raise AssertionError("it was sealed")
 
+
+def test_a_name_that_is_too_long_is_refused_before_anything_is_sealed(mar, author, tmp_path):
     with pytest.raises(SealRefused, match="File name too long"):
-        seal_archive(mar, tmp_path / ("x" * 250), author=author, progress=progress, **TINY)
+        seal_archive(mar, tmp_path / ("x" * 250), author=author, progress=fail_if_sealed, **TINY)
 
 
 @pytest.mark.parametrize("form", ["file", "directory"])
@@ -461,7 +534,56 @@ def test_a_folder_that_cannot_take_the_name_brings_the_old_one_back(mar, author,
     assert sorted(os.listdir(tmp_path)) == ["out", mar.name]
 
 
-@pytest.mark.parametrize("terms", [{"version": 1 << 64}, {"expiry": datetime(1960, 1, 1, tzinfo=UTC)}])
-def test_a_number_that_the_header_has_no_room_for_is_refused(terms, mar, author, tmp_path):
+def test_a_number_that_the_header_has_no_room_for_is_refused(mar, author, tmp_path):
     with pytest.raises(ArchiveMalformed, match="no number of 64 bits"):
-        seal_archive(mar, tmp_path / "out", author=author, **terms, **TINY)
+        seal_archive(mar, tmp_path / "out", author=author, version=1 << 64, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("expiry", "said"),
+    [
+        (datetime(1960, 1, 1, tzinfo=UTC), "in the past"),
+        (datetime(2020, 1, 1, tzinfo=UTC), "in the past"),
+        (datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23))), "in the past"),
+        (datetime(2999, 1, 1), "has no time zone"),
+    ],
+)
+def test_an_expiry_that_is_over_or_that_each_reader_would_guess_is_refused(expiry, said, mar, author, tmp_path):
+    with pytest.raises(SealRefused, match=said) as caught:
+        seal_archive(mar, tmp_path / "out", author=author, expiry=expiry, **TINY)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"suite": 7},
+        {"chunk_log2": -1},
+        {"chunk_log2": 27},
+        {"slot_pages": 0},
+        {"slot_pages": 300},
+        {"threads": -1},
+        {"broker_key": bytes(70_000)},
+        {"broker_key": b""},
+    ],
+    ids=str,
+)
+def test_an_option_that_no_archive_can_have_is_refused_before_the_payload(option, mar, author, tmp_path):
+    with pytest.raises(SealRefused) as caught:
+        seal_archive(mar, tmp_path / "out", author=author, progress=fail_if_sealed, **TINY | option)
+    assert caught.value.hint
+
+
+def test_a_suite_may_be_said_by_its_number(mar, author, tmp_path):
+    sealed = seal_archive(mar, tmp_path / "out", author=author, suite=2, **TINY)
+
+    assert open_again(sealed, author) == open_plainly(sealed, author) == model_files()
+
+
+def test_an_index_that_no_reader_takes_is_refused_before_the_payload(author, tmp_path):
+    source = open_source(write_folder(tmp_path / "m", model_files()))
+    source.sizes["Model.pt"] = 1  # a source that did not look at its own names
+
+    with pytest.raises(SealRefused, match="stands twice") as caught:
+        seal_source(source, tmp_path / "out", author=author, terms=Terms(), progress=fail_if_sealed, **TINY)
+    assert caught.value.hint

@@ -44,10 +44,10 @@ def sealed(author, tmp_path):
     return seal_archive(source, tmp_path / "sealed.mar", author=author, **TINY)
 
 
-def accepted(path, *authors, key=None, **demands) -> None:
+def accepted(path, *authors, key=None, now=NOW, **demands) -> None:
     """Everything that a careful reader does; raises where it stops."""
     with SealedArchive.open(path) as archive:
-        verified = archive.verified([each.public for each in authors], now=NOW, **demands)
+        verified = archive.verified([each.public for each in authors], now=now, **demands)
         if key is not None:
             opened = verified.unlock(key)
             opened.check_members()
@@ -325,8 +325,9 @@ def test_equal_files_do_not_look_equal(author, tmp_path):
 
 def test_an_expired_archive_is_refused_even_with_its_key(author, tmp_path):
     source = write_mar(tmp_path / "m", model_files())
-    past = datetime(2026, 11, 21, tzinfo=UTC)
-    sealed = seal_archive(source, tmp_path / "out", author=author, expiry=past, **TINY)
+    expiry = datetime(2999, 1, 31, tzinfo=UTC)
+    sealed = seal_archive(source, tmp_path / "out", author=author, expiry=expiry, **TINY)
 
+    accepted(sealed.path, author, key=sealed.key)
     with pytest.raises(ArchiveError, match="expired"):
-        accepted(sealed.path, author, key=sealed.key)
+        accepted(sealed.path, author, key=sealed.key, now=expiry)

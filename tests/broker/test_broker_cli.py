@@ -14,12 +14,15 @@ from broker.broker_in_a_room import APPRAISAL, MEASUREMENT, broker_room
 from strongroom.attest.simulated import SimulatedAttester
 from strongroom.broker.allowing import allow
 from strongroom.broker.audit import NoteKey
+from strongroom.broker.client import BrokerAdmin
 from strongroom.broker.templates import TEMPLATES
 from strongroom.cli import audit, broker, key, policy, release
 from strongroom.errors import (
     AttestationFailed,
+    AuditError,
     ConfigurationInvalid,
     KeyFileInvalid,
+    MalformedInput,
     PluginInvalid,
     ReleaseDenied,
     ReleaseError,
@@ -146,6 +149,30 @@ def test_a_lease_is_listed_and_ended(run, room):
     assert "0 leases" in run("release", "list").stdout
 
 
+@pytest.mark.parametrize(
+    "lease", ["../../../resource/{name}", "", "5f0c", "5F" * 16, "5f" * 16 + "\n", "5f" * 15 + "/."]
+)
+def test_what_is_no_id_of_a_lease_ends_none_and_deletes_no_key(lease, run, room):
+    name, archive, _ = room.register(1)
+    refused = run("release", "end", lease.format(name=name), fails=True).exception
+    assert isinstance(refused, MalformedInput) and "release list" in refused.hint
+    room.client().fetch(tuple(name), archive)
+
+
+@pytest.mark.parametrize("segment", ["", ".", "..", "a?b", "a#b", "%2e%2e", "a\\b", "a b", "a\nb", "\udcff", "é"])
+def test_no_signed_request_goes_to_a_path_that_could_lead_elsewhere(segment, room):
+    with pytest.raises(MalformedInput, match="no path at a broker"):
+        room.admin().call("DELETE", f"strongroom/admin/leases/{segment}")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1", "http://[::1", "127.0.0.1", "http://h:port", "http://a..b", "http://\udcff"]
+)
+def test_a_brokers_address_that_is_none_is_said_to_be_none(url, room):
+    with pytest.raises(ConfigurationInvalid, match="no broker's address"):
+        BrokerAdmin(url, room.folder / "admin.key").status()
+
+
 def test_a_policy_is_set_shown_and_extended(run, room, tmp_path):
     name, archive, _ = room.register(1)
     other = bytes([9]) * 32
@@ -184,6 +211,11 @@ def test_a_log_is_exported_verified_and_proved(run, room, tmp_path):
         fields["proof"] = fields["proof"][1:]
         proof.write_text(json.dumps(fields))
         assert run("audit", "verify", proof, "--key", verifier, connected=False, fails=True).exit_code == 1
+
+    kept.write_bytes(b"\xff")
+    for words in (["verify"], ["prove"]):
+        garbled = run("audit", *words, log, "--key", verifier, "--since", kept, connected=False, fails=True).exception
+        assert isinstance(garbled, AuditError) and "no text in UTF-8" in str(garbled)
 
     stranger = NoteKey(room.broker.audit.key.name, bytes(32)).serialise()
     assert run("audit", "verify", log, "--key", stranger, connected=False, fails=True).exit_code == 1

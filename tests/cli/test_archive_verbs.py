@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ import typer
 from archive.makings import MANIFEST, model_files, write_folder, write_mar
 from strongroom.archive.seal import seal_archive
 from strongroom.archive.signature import AuthorKey
+from strongroom.archive.slots import Generation
+from strongroom.archive.unseal import SealedArchive
 from strongroom.cli import keygen
 from strongroom.cli.archive import gather
 from strongroom.cli.sealing import holder
@@ -119,6 +122,25 @@ def test_recipients_come_and_go(keyed):
     keyed("verify", "s.mar", "--author", "author.pub", "--identity", "alice.identity", status=1)
 
 
+def test_recipients_that_a_stranger_changed_are_found_and_mended_as_the_hint_says(keyed, tmp_path):
+    keyed("keygen", "identity", "alice")
+    keyed(
+        "seal", "tiny.mar", "--author", "author.key", "--key-out", "k", "--recipient", "alice.recipient", "-o", "s.mar"
+    )
+    with SealedArchive.open(tmp_path / "s.mar") as archive:
+        path, at = archive.slots_place
+        forged = Generation(2, archive.area.current.slots, bytes(32)).serialise(archive.core.generation)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(forged)
+
+    failed = keyed("verify", "s.mar", "--author", "author.pub", "--key", "k", status=1)
+    assert "their MAC does not hold" in failed.stderr
+    assert "strongroom rewrap SEALED.mar --key KEY --replace --add FILE" in failed.stderr
+    keyed("rewrap", "s.mar", "--key", "k", "--replace", "--add", "alice.recipient")
+    keyed("verify", "s.mar", "--author", "author.pub", "--identity", "alice.identity")
+
+
 def test_a_passphrase_is_read_from_standard_input_where_there_is_no_terminal(keyed):
     keyed("seal", "tiny.mar", "--author", "author.key", "--passphrase", "-o", "s.mar", stdin="correct horse\n")
     keyed("keygen", "identity", "alice")
@@ -172,6 +194,14 @@ def test_archive_packs_what_torch_model_archiver_packs(sources, tmp_path):
     for files in (ours, theirs):
         files[MANIFEST] = json.loads(files[MANIFEST]) | {"createdOn": ""}
     assert ours == theirs
+
+
+def test_a_link_in_a_circle_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+
+    with pytest.raises(SealRefused, match="loop") as caught:
+        gather("x", "1", "base_handler", serialized_file=str(tmp_path / "loop"))
+    assert caught.value.hint
 
 
 def test_archive_seals_without_a_plaintext_copy(keyed, sources, tmp_path):
@@ -398,6 +428,7 @@ def test_a_folder_without_a_name_is_sealed_only_under_a_name_that_was_given(keye
     [
         (["--expires", "1960-01-01"], 1, "in the past"),
         (["--expires", "2020-01-01T00:00:00+14:00"], 1, "in the past"),
+        (["--expires", "0001-01-01T00:00:00+23:00"], 2, "is no date"),
         (["--version", "99999999999999999999999"], 2, "18446744073709551615"),
         (["--owner", b"\xff"], 1, "the owner is no text"),
         (["--lease", "900"], 2, "--lease is about the key at a broker"),
@@ -444,26 +475,62 @@ def test_only_a_key_file_that_is_not_there_is_told_how_to_make_one(keyed, tmp_pa
     assert "keygen" not in folder
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_sealing_that_is_stopped_leaves_no_draft(number, status, keyed, tmp_path):
-    model = write_folder(tmp_path / "model", model_files())
+def stopped(folder: Path, size: int, number: int, before: Callable[[], object]) -> tuple[int, str]:
+    """Seals a large folder, sends a signal while the draft grows, and gives (exit status, stderr)."""
+    model = write_folder(folder / "model", model_files())
     with (model / "big.bin").open("wb") as file:
-        file.truncate(1 << 30)
+        file.truncate(size)
     words = ("seal", "model", "--directory", "--author", "author.key", "--key-out", "k")
     with subprocess.Popen(
         [sys.executable, "-m", "strongroom.cli", *words],
-        cwd=tmp_path,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=before,
     ) as process:
-        while process.poll() is None and not any(each.suffix == ".part" for each in tmp_path.iterdir()):
+        while process.poll() is None and not any(each.suffix == ".part" for each in folder.iterdir()):
             time.sleep(0.01)
         process.send_signal(number)
+        if number == signal.SIGHUP:  # a lost session sends it more than once
+            process.send_signal(number)
         said = process.communicate(timeout=60)[1]
+    return process.returncode, said
 
-    assert (process.returncode, said) == (status, "strongroom: stopped\n")
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_sealing_that_is_stopped_leaves_no_draft(number, status, keyed, tmp_path):
+    done = stopped(tmp_path, 1 << 30, number, lambda: signal.signal(number, signal.SIG_DFL))  # jobs may ignore it
+
+    assert done == (status, "strongroom: stopped\n")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["author.key", "author.pub", "model", "tiny.mar"]
+
+
+def test_a_sealing_under_nohup_outlives_its_session(keyed, tmp_path):
+    done = stopped(tmp_path, 1 << 28, signal.SIGHUP, lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+
+    assert done == (0, "")
+    assert (tmp_path / "model.sealed").is_dir()
+
+
+STRICT = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(keyed, tmp_path):
+    words = ("seal", "tiny.mar", "--author", "author.key", "--key-out", "k", "-o", b"bad\xff.mar")
+    done = subprocess.run(
+        [sys.executable, "-m", "strongroom.cli", *words],
+        cwd=tmp_path, capture_output=True, timeout=120, check=False,
+        env={**STRICT, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"bad\\udcff.mar: ")
+
+
+def test_help_is_shown_where_the_terminal_has_ascii_alone():
+    command = [sys.executable, "-m", "strongroom.cli", "seal", "--help"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False, env={**STRICT, "LC_ALL": "C"})
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from doubles.paper_tpm import Maker, PaperTpm, der, rsa_key
+from doubles.real_switch import real_switch
 from strongroom.collateral.trusted import Trusted
 from strongroom.collateral.wanted import wanted_for
-from strongroom.encoding import b64
 from strongroom.evidence.policy import Policy
 from strongroom.evidence.tpm import TpmVerifier
 
@@ -24,18 +24,7 @@ def run(*arguments, store: Path):
 
 @pytest.fixture
 def switch(shared_evidence, tmp_path) -> tuple[Path, Path]:
-    """A real NVSwitch's evidence as a file, and a folder with its real RIM (valid into 2027)."""
-    if datetime.now(UTC) > datetime(2027, 11, 1, tzinfo=UTC):
-        pytest.skip("SKIPPED LOUDLY: the captured RIM has expired by this machine's clock")
-    folder = shared_evidence / "nvidia" / "ls10-nvswitch"
-    device = {"arch": "LS10", "uuid": "", "evidence": b64((folder / "evidence.bin").read_bytes()),
-              "certificate": b64((folder / "cert_chain.pem").read_bytes())}  # fmt: skip
-    evidence = tmp_path / "switch.json"
-    evidence.write_text(json.dumps({"tee": "nvidia", "evidence": {"device_evidence_list": [device]}}))
-    rims = tmp_path / "files" / "rim"
-    rims.mkdir(parents=True)
-    (rims / "NV_SWITCH_BIOS_5612_0002_890_9610550001.xml").write_bytes((folder / "rim.xml").read_bytes())
-    return evidence, tmp_path / "files"
+    return real_switch(shared_evidence, tmp_path)
 
 
 def test_fetch_bundle_import_and_show_tell_one_story(switch, tmp_path):
@@ -50,6 +39,30 @@ def test_fetch_bundle_import_and_show_tell_one_story(switch, tmp_path):
     shown = run("show", "--json", store=tmp_path / "air-gapped")
     [row] = json.loads(shown.stdout)
     assert row["until"].startswith("2027-11-02") and row["trouble"] == ""
+
+
+def test_only_an_earlier_bundle_is_replaced_by_one(switch, tmp_path):
+    evidence, files = switch
+    run("fetch", evidence, "--offline", "--folder", files, store=tmp_path / "store")
+    key = tmp_path / "author.key"
+    key.write_text("a secret")
+    refused = run("bundle", key, store=tmp_path / "store")
+    assert refused.returncode == 1 and "is no collateral bundle: it is not replaced" in refused.stderr
+    assert key.read_text() == "a secret"
+    for _ in range(2):
+        assert run("bundle", tmp_path / "all.json", store=tmp_path / "store").returncode == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_bundle_that_was_carried_here_is_not_replaced_by_an_empty_one(switch, tmp_path):
+    evidence, files = switch
+    run("fetch", evidence, "--offline", "--folder", files, store=tmp_path / "store")
+    carried = tmp_path / "all.json"
+    run("bundle", carried, store=tmp_path / "store")
+    before = carried.read_bytes()
+    forgotten = run("bundle", carried, store=tmp_path / "air-gapped")
+    assert forgotten.returncode == 1 and "--import" in forgotten.stderr
+    assert carried.read_bytes() == before
 
 
 def test_what_cannot_be_had_is_an_error_with_a_next_step(switch, tmp_path):

@@ -85,6 +85,8 @@ AT = ("--broker", "http://127.0.0.1:9", "--admin-key", "admin.key")
         (["seal", "m.mar", "--author", "a.key", "--key-out", "k", "--lease", "9"], "--lease is about the key"),
         (["seal", "m.mar", "--author", "author.key", "--key-out", "k", "--expires", "soon"], "is no date"),
         (["rewrap", "m.mar", "--add", "a.recipient"], "nothing is named that opens it"),
+        (["verify", "m.mar", "--author", "a.pub", "--key", "k", "--identity", "i"], "give one of them"),
+        (["verify", "m.mar", "--author", "a.pub", "--demand", "foo"], "one of ed25519, hybrid"),
         (["broker", "init", "b", "--setting", "pcrs"], "is not NAME=VALUE"),
         (["broker", "administrator", "b"], "one thing at a time"),
         (["policy", "get", "both", *AT], "no policy is called"),
@@ -96,6 +98,16 @@ AT = ("--broker", "http://127.0.0.1:9", "--admin-key", "admin.key")
         (["launch", "torchserve"], "--config FILE, or --init-data FILE"),
         (["keeper", "--config", "strongroom.toml"], "no archive is named"),
         (["request", "http://h/m", "--policy", "policy.toml", "-H", "x"], "is not a header field"),
+        (["request", "http://h/m", "--policy", "policy.toml", "-H", "x: \udcff"], "is not a header field"),
+        (["request", "http://h/m", "--policy", "policy.toml", "-X", "\udcff"], "is no method"),
+        (["request", "http://h/m", "--policy", "policy.toml", "--json", "-o", "x"], "nothing to write"),
+        (["request", "http://h/m", "--policy", "policy.toml", "--token", "\udcff"], "printable ASCII"),
+        (["request", "http://h/m", "--policy", "policy.toml", "--token", "a\nb"], "printable ASCII"),
+        (["request", "ftp://h/m", "--policy", "policy.toml"], "is no http or https URL"),
+        (["request", "http://[::1", "--policy", "policy.toml"], "is no http or https URL"),
+        (["request", "http://a..b/m", "--policy", "policy.toml"], "is no http or https URL"),
+        (["verify-server", "http://h:99999/m", "--policy", "policy.toml"], "is no http or https URL"),
+        (["proxy", "http://[::1", "--policy", "policy.toml"], "is no http or https URL"),
         (["proxy", "http://h", "--policy", "p", "--kem", "rsa"], "no KEM is called"),
         (["proxy", "http://h", "--policy", "p", "--padding", "much"], "is not a padding policy"),
         (["measure", "--ovmf", "f", "--guest-features", "all"], "not hexadecimal"),
@@ -113,6 +125,19 @@ def test_options_that_are_missing_or_do_not_go_together_are_wrong_use(words, sai
     assert error.hint
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["request", "http://h/m", "--timeout", each] for each in ("-1", "0", "nan", "inf")),
+        ["verify-server", "http://h/m", "--timeout", "nan"],
+        ["proxy", "http://h", "--port", "99999"],
+        ["proxy", "http://h", "--port", "-1"],
+    ],
+)
+def test_a_number_that_no_socket_takes_is_wrong_use(words):
+    assert CliRunner().invoke(APP, [*words, "--policy", "policy.toml"]).exit_code == 2
+
+
 def test_wrong_use_exits_with_2_and_a_failure_with_1(tmp_path):
     wrong = strongroom("audit", "prove", "log", "--key", "k", cwd=tmp_path)
     failed = strongroom("audit", "prove", "log", "--key", "k", "--entry", "1", cwd=tmp_path)
@@ -122,6 +147,14 @@ def test_wrong_use_exits_with_2_and_a_failure_with_1(tmp_path):
         "strongroom: error: one thing is proved at a time\n"
         "strongroom: hint: give --entry N, or --since FILE [--until FILE]\n"
     )
+
+
+def test_bytes_that_are_no_text_are_wrong_use_where_text_is_meant(tmp_path):
+    assert strongroom("broker", "init", "b", cwd=tmp_path).returncode == 0
+    done = strongroom("broker", "administrator", "b", "--remove", "\udcff", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("strongroom: error: an argument has bytes that are no text\n")
 
 
 # -- packages that a plain install lacks --------------------------------------------------

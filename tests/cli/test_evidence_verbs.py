@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -116,6 +118,16 @@ def test_measured_values_are_a_policy_that_accepts_the_same_guest(tmp_path):
     assert strongroom("explain", evidence, "--policy", policy).returncode == 1
 
 
+def test_only_earlier_evidence_is_replaced_by_what_is_saved(tmp_path):
+    key, evidence = tmp_path / "author.key", tmp_path / "evidence.json"
+    key.write_text("a secret")
+    refused = strongroom("measure", "--tee", "simulated", "--save", key)
+    assert refused.returncode == 1 and "is no evidence: it is not replaced" in refused.stderr
+    assert key.read_text() == "a secret"
+    for _ in range(2):
+        assert strongroom("measure", "--tee", "simulated", "--save", evidence).returncode == 0
+
+
 def test_a_verdict_that_a_program_kept_is_explained(tmp_path, debug_guest):
     kept = tmp_path / "refusal.json"
     kept.write_text(explain_report(debug_guest, "--json").stdout)
@@ -210,6 +222,28 @@ def test_what_cannot_be_explained_ends_in_one_sentence_and_a_hint(arguments):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("strongroom: error: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(params=["America/New_York", "Asia/Tokyo"])
+def far_away(request):
+    """A machine in another time zone."""
+    with mock.patch.dict(os.environ, TZ=request.param):
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_a_time_without_a_zone_is_utc_wherever_one_is(far_away, debug_guest):
+    done = explain_report(debug_guest, "--at", "2025-09-01T00:00:00", "--json")
+    assert json.loads(done.stdout)["at"] == "2025-09-01T00:00:00Z"
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+23:00", "9999-12-31T23:59:59-23:00", "noon"])
+def test_a_time_that_is_none_is_wrong_use(at, debug_guest):
+    done = explain_report(debug_guest, "--at", at)
+    assert done.returncode == 2
+    assert "is no date" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -20,6 +20,7 @@ from strongroom.channel.keyset import KeySet
 from strongroom.channel.ohttp import RequestHead
 from strongroom.channel.problems import KEY_UNKNOWN, NOT_OPENED, PROBLEM_TYPE
 from strongroom.client.adapter import SealedAdapter
+from strongroom.client.endpoint import Endpoint
 from strongroom.errors import (
     ClientError,
     ConfigurationInvalid,
@@ -521,6 +522,39 @@ def test_rotated_keys_of_a_server_that_fails_the_policy_now_get_nothing(server, 
     with pytest.raises(ServerRefused):
         session.post(server.url, data=b"two")
     assert len(server.sealed) == 2 and len(server.opened) == 1
+
+
+def test_a_server_that_was_verified_again_before_its_keys_changed_is_asked_for_the_new_ones(server, policy):
+    """Another thread may have verified it meanwhile: what counts is whether the keys are others, not the verdict."""
+    adapter = SealedAdapter(policy)
+    session = requests.Session()
+    session.mount("http://", adapter)
+    session.post(server.url, data=b"one")
+    servers = adapter._exchanges.servers
+    known = servers.get(Endpoint.parse(server.url), time.time())
+
+    def verified_meanwhile(kind, body, answer):
+        if kind == "request" and not answered:
+            answered.append(answer)
+            servers.put(replace(known, expires=known.expires + 1))
+        return answer
+
+    answered = []
+    server.keys, server.host = KeySet(), verified_meanwhile
+    assert session.post(server.url, data=b"two").content == b"two"
+    assert len(answered) == 1
+
+
+def test_another_spelling_of_the_servers_address_is_sealed_too_or_refused(server, policy):
+    session = requests.Session()
+    session.mount("http://", SealedAdapter(policy))
+    session.mount("https://", SealedAdapter(policy))
+    other = server.url.replace("http://", "http://me:password@")
+    assert session.post(other, data=b"a secret").content == b"a secret"
+    for url in (server.origin, server.url.replace("/predictions", "/models")):
+        with pytest.raises(ServerUnsealed):
+            session.post(url, data=b"a secret")
+    assert all(b"a secret" not in body for _, _, _, body in server.seen)
 
 
 def test_the_same_key_offered_again_ends_the_attempt(server, policy):

@@ -7,6 +7,8 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import requests
@@ -41,6 +43,27 @@ def test_request_reads_a_file_or_stdin_and_writes_a_file(policy, tmp_path):
         assert strongroom("request", server.url, "-d", "@-", "--policy", policy, input=b"piped").stdout == b"piped"
 
 
+def test_request_sends_the_bytes_that_were_typed(policy):
+    with SealedServer() as server:
+        run = strongroom("request", server.url, "-d", "\udcff", "--policy", policy)
+        assert (run.returncode, run.stdout) == (0, b"\xff")
+
+
+def test_a_body_from_standard_input_is_missed_where_it_is_closed(policy):
+    command = f"exec '{sys.executable}' -m strongroom.cli request http://127.0.0.1:9/predictions/m -d @- --policy"
+    run = subprocess.run(["sh", "-c", f"{command} '{policy}' <&-"], capture_output=True, timeout=60)
+    assert run.returncode == 2 and b"standard input is closed" in run.stderr
+
+
+@pytest.mark.parametrize("octets", [b"\xff", b"", b"two words"])
+def test_a_token_that_none_could_be_is_refused_and_not_repeated(octets, policy, tmp_path):
+    (tmp_path / "token").write_bytes(octets)
+    url = "http://127.0.0.1:9/predictions/m"
+    run = strongroom("request", url, "--token", f"@{tmp_path}/token", "--policy", policy)
+    assert run.returncode == 1 and b"hint: " in run.stderr
+    assert b"Traceback" not in run.stderr and b"words" not in run.stderr
+
+
 def test_request_streams_and_says_when_a_stream_was_cut(policy):
     def failing():
         yield b"one"
@@ -50,6 +73,54 @@ def test_request_streams_and_says_when_a_stream_was_cut(policy):
         run = strongroom("request", server.url, "--stream", "--policy", policy)
     assert (run.returncode, run.stdout) == (1, b"one")
     assert b"strongroom: error: " in run.stderr and b"Traceback" not in run.stderr
+
+
+def test_a_file_has_an_answer_that_is_whole_and_nobody_else_can_read_it(policy, tmp_path):
+    (tmp_path / "real").write_text("an earlier answer")
+    (tmp_path / "out").symlink_to("real")
+    with SealedServer() as server:
+        strongroom("request", server.url, "-d", "plain", "-o", tmp_path / "out", "--policy", policy)
+    assert (tmp_path / "real").read_bytes() == b"plain"
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_answer_that_was_cut_takes_no_name(policy, tmp_path):
+    def failing():
+        yield b"one"
+        raise RuntimeError
+
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    with SealedServer(model=lambda request: Stream(200, (), failing())) as server:
+        run = strongroom("request", server.url, "--stream", "-o", folder / "out", "--policy", policy)
+    assert run.returncode == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_that_is_stopped_leaves_no_draft(number, policy, tmp_path):
+    folder, over = tmp_path / "answers", threading.Event()
+    folder.mkdir()
+
+    def waiting():
+        yield b"one"
+        over.wait(60)
+
+    with SealedServer(model=lambda request: Stream(200, (), waiting())) as server:
+        command = [sys.executable, "-m", "strongroom.cli", "request", server.url, "--stream", "-o", str(folder / "out")]
+        with subprocess.Popen([*command, "--policy", str(policy)], stderr=subprocess.PIPE) as running:
+            while running.poll() is None and not any(each.stat().st_size for each in folder.iterdir()):
+                time.sleep(0.01)
+            running.send_signal(number)
+            assert running.wait(20) == 128 + number
+        over.set()
+    assert list(folder.iterdir()) == []
+
+
+def test_an_answer_goes_into_a_device_as_it_is(policy):
+    with SealedServer() as server:
+        run = strongroom("request", server.url, "-d", "plain", "-o", "/dev/stdout", "--policy", policy)
+    assert (run.returncode, run.stdout) == (0, b"plain")
 
 
 def test_request_as_json_and_with_a_token_from_a_file(policy, tmp_path):

@@ -29,6 +29,21 @@ def test_any_text_is_an_endpoint_or_is_refused(text):
 
 
 @pytest.mark.parametrize(
+    ("path", "front", "model"),
+    [
+        ("/v2/models/predictions/infer", "", "predictions"),
+        ("/v2/models/explanations/explain", "", "explanations"),
+        ("/gateway/v2/models/m/infer", "/gateway", "m"),
+        ("/gateway/predictions/m", "/gateway", "m"),
+        ("/v2/models/x/predictions/m", "/v2/models/x", "m"),
+    ],
+)
+def test_a_path_is_read_as_the_server_reads_it_and_only_else_as_one_behind_a_gateway(path, front, model):
+    found = Endpoint.parse("http://h" + path)
+    assert (found.front, found.model) == (front, model)
+
+
+@pytest.mark.parametrize(
     "url", ["http://[", "http://[::1", "http://a\u2100b/predictions/m", "", "predictions/m", "//h"]
 )
 def test_what_is_no_url_is_refused_with_an_example(url):

@@ -12,7 +12,7 @@ from strongroom.channel.bhttp import Response
 from strongroom.channel.keyset import KeySet
 from strongroom.client.endpoint import Endpoint
 from strongroom.client.httpx_transport import AsyncSealedTransport, SealedTransport
-from strongroom.errors import ClientError, ServerRefused, StreamTruncated
+from strongroom.errors import ClientError, ServerRefused, ServerUnsealed, StreamTruncated
 
 
 @pytest.fixture
@@ -23,7 +23,25 @@ def policy(tmp_path):
 
 
 def client_for(server, policy, **settings):
-    return httpx.Client(mounts={server.origin: SealedTransport(policy, **settings)})
+    return httpx.Client(transport=SealedTransport(policy, **settings))
+
+
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_variables_about_proxies_let_nothing_pass_in_the_clear(policy, monkeypatch, name):
+    with SealedServer() as server:
+        value = "localhost,127.0.0.1" if name.lower() == "no_proxy" else "http://127.0.0.1:9"
+        monkeypatch.setenv(name, value)
+        with client_for(server, policy) as client:
+            assert client.post(server.url, content=b"a secret").status_code == 200
+        assert all(b"a secret" not in body for _, _, _, body in server.seen)
+        assert server.opened[0].content == b"a secret"
+
+
+def test_another_endpoint_of_the_server_is_refused_and_not_asked(policy):
+    with SealedServer() as server, client_for(server, policy) as client:
+        with pytest.raises(ServerUnsealed):
+            client.get(server.origin + "/models")
+        assert server.seen == []
 
 
 def test_a_post_comes_back_as_an_ordinary_response(policy):
@@ -87,7 +105,7 @@ def test_a_redirection_inside_is_not_followed(policy):
 
 def test_many_asynchronous_requests_verify_once_and_survive_a_rotation(policy):
     async def ask(server):
-        async with httpx.AsyncClient(mounts={server.origin: AsyncSealedTransport(policy)}) as client:
+        async with httpx.AsyncClient(transport=AsyncSealedTransport(policy)) as client:
             first = await asyncio.gather(*(client.post(server.url, content=b"%d" % n) for n in range(8)))
             server.keys = KeySet()
             again = await client.post(server.url, content=b"again")
@@ -102,7 +120,7 @@ def test_many_asynchronous_requests_verify_once_and_survive_a_rotation(policy):
 
 def test_an_asynchronous_stream_arrives_in_pieces_and_notices_a_cut(policy):
     async def ask(server):
-        async with httpx.AsyncClient(mounts={server.origin: AsyncSealedTransport(policy)}) as client:
+        async with httpx.AsyncClient(transport=AsyncSealedTransport(policy)) as client:
             async with client.stream("POST", server.url) as answer:
                 pieces = [piece async for piece in answer.aiter_raw()]
             server.host = cut
@@ -116,7 +134,7 @@ def test_an_asynchronous_stream_arrives_in_pieces_and_notices_a_cut(policy):
 
 def test_an_asynchronous_transport_serves_one_event_loop_after_another(policy):
     async def ask(server, transport):
-        client = httpx.AsyncClient(mounts={server.origin: transport})
+        client = httpx.AsyncClient(transport=transport)
         return [answer.status_code for answer in await asyncio.gather(*(client.post(server.url) for _ in range(4)))]
 
     with SealedServer() as server:

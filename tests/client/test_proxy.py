@@ -220,6 +220,11 @@ HEAD = b"POST /predictions/digits HTTP/1.1\r\nHost: localhost\r\n"
         HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n8\r\nab",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1_0\r\n" + b"a" * 16 + b"\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"e" * 8192 + b"\r\na\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
         b"POST @127.0.0.1:9/predictions/digits HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"POST /predictions/digits?\xe4 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
@@ -231,6 +236,11 @@ HEAD = b"POST /predictions/digits HTTP/1.1\r\nHost: localhost\r\n"
         "other coding",
         "short chunk",
         "long chunk",
+        "a prefix",
+        "a sign",
+        "an underscore",
+        "long extension",
+        "cut trailers",
         "host",
         "bytes",
     ],
@@ -298,6 +308,14 @@ def test_the_models_own_word_on_origins_does_not_stand_beside_the_proxys(behind)
         url = behind(server, origins=["http://mine.example"]).url + "/predictions/digits"
         answer = requests.post(url, headers={"Origin": "http://mine.example"})
         assert answer.headers["access-control-allow-origin"] == "http://mine.example"
+
+
+@pytest.mark.parametrize(
+    ("base", "port"), [("http://[::1", 0), ("http://h:port", 0), ("http://h", 99999), ("http://h", -1)]
+)
+def test_an_address_or_a_port_that_there_is_not_is_a_clear_refusal(base, port, adapter):
+    with pytest.raises(ConfigurationInvalid):
+        SealedProxy(base, adapter, port=port)
 
 
 def test_one_that_never_served_closes_at_once(adapter):

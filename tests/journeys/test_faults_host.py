@@ -53,7 +53,7 @@ def answered_or_refused(ground, session, *, within: float = 40) -> int:
     """One request: 200 with the right answer or a clear refusal, in bounded time."""
     before = time.monotonic()
     status = ground.status(session, timeout=within)
-    assert status in (0, 200, 503), status
+    assert status in (0, 200, 503, 507), status  # TorchServe says 507 where a worker found no memory
     assert time.monotonic() - before < within + 5
     return status
 

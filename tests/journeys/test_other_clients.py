@@ -82,7 +82,7 @@ def test_a_stream_that_breaks_beyond_the_proxy_breaks_before_it(proxy):
 
 
 def test_httpx_is_answered_in_pieces_and_whole(house, policy):
-    with httpx.Client(mounts={house.stage.url: SealedTransport(policy)}, timeout=60) as client:
+    with httpx.Client(transport=SealedTransport(policy), timeout=60) as client:
         with client.stream("POST", house.url("/predictions/talk"), json=WISH) as answer:
             pieces = [bytes(piece) for piece in answer.iter_raw()]
         assert pieces[0] == b"one " and b"".join(pieces) == b"one two end"  # the last two may be gathered
@@ -91,8 +91,7 @@ def test_httpx_is_answered_in_pieces_and_whole(house, policy):
 
 def test_asynchronous_httpx_is_answered_many_at_once(house, policy):
     async def ask():
-        mounts = {house.stage.url: AsyncSealedTransport(policy)}
-        async with httpx.AsyncClient(mounts=mounts, timeout=60) as client:
+        async with httpx.AsyncClient(transport=AsyncSealedTransport(policy), timeout=60) as client:
             wishes = [{"last": f"answer {n}"} for n in range(8)]
             answers = await asyncio.gather(*(client.post(house.url("/predictions/talk"), json=wish) for wish in wishes))
             return [answer.text for answer in answers]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from strongroom.adapters.torchserve.inner import InnerService
+from strongroom.adapters.torchserve.streaming import _send_intermediate
 from strongroom.channel.bhttp import Request
 from strongroom.worker.streams import BatchStream
 from ts.context import Context
@@ -28,11 +29,13 @@ class Served:
             SimpleNamespace(_entry_point=handler, context=context), self.reported.append, rerun=rerun
         )
 
-    def ask(self, *bodies: bytes, path: str = "/predictions/m"):
+    def ask(self, *bodies: bytes, path: str = "/predictions/m", batch: str = "id"):
         requests = [Request("POST", "http", "h", path, (), body) for body in bodies]
-        outer = SimpleNamespace(get_request_id="id-{}".format, cl_socket=None)
+        outer = SimpleNamespace(get_request_id=lambda place: f"{batch}-{place}", cl_socket=None)
         stream = BatchStream(dict.fromkeys(range(len(bodies))), None, gather=0, limit=10_000)
-        return self.inner.serve(requests, outer, range(len(bodies)), stream)
+        answers = self.inner.serve(requests, outer, range(len(bodies)), stream)
+        stream.close()
+        return [stream.last(place, answer) for place, answer in enumerate(answers)]
 
 
 def raising(error: BaseException):
@@ -123,6 +126,38 @@ def test_with_rerun_every_item_is_run_again_alone_once_and_only_the_bad_one_fail
     assert [each.status for each in answers] == [200, 500, 200]
     assert [answers[0].content, answers[2].content] == [b"a", b"c"]
     assert sizes == [3, 1, 1, 1]
+
+
+def test_with_rerun_an_item_is_read_anew_whatever_the_failed_run_did_to_it():
+    def handler(data, context):
+        bodies = [row.pop("body") for row in data]
+        if len(data) > 1:
+            raise ValueError
+        return bodies
+
+    assert [each.content for each in Served(handler, rerun=True).ask(b"a", b"b")] == [b"a", b"b"]
+
+
+def test_a_piece_that_a_late_thread_of_an_earlier_batch_sends_reaches_nobody():
+    earlier = {}
+
+    def handler(data, context):
+        if not earlier:
+            earlier.update(context.request_ids)
+        else:
+            _send_intermediate([b"of the first client"], earlier, "", 200, context)
+        return ["fine"]
+
+    served = Served(handler)
+    assert [served.ask(b"x", batch=each)[0].content for each in ("one", "two")] == [b"fine", b"fine"]
+
+
+def test_a_piece_goes_to_the_request_that_the_handler_names():
+    def handler(data, context):
+        _send_intermediate([b"for the second, "], {0: context.request_ids[1]}, "", 200, context)
+        return ["fine", "fine"]
+
+    assert [each.content for each in Served(handler).ask(b"a", b"b")] == [b"fine", b"for the second, fine"]
 
 
 class Mute(Exception):

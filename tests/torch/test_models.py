@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import strongroom
 from doubles.models import Author, plain_archive
 from strongroom.archive.modelkey import save_model_key
+from strongroom.archive.signature import AuthorPublic
 from strongroom.errors import AuthorUnknown, WrongKey
 from strongroom.keys import ModelKey
 
@@ -35,6 +37,13 @@ def test_the_key_may_be_a_file(made, tmp_path):
     author, _, sealed = made
     save_model_key(tmp_path / "toy.modelkey", sealed.digest, sealed.key)
     with strongroom.open_archive(sealed.path, tmp_path / "toy.modelkey", authors=[author.public]) as archive:
+        assert archive["toy.py"].read() == b"# code\n"
+
+
+@pytest.mark.parametrize("kind", [str, Path, AuthorPublic.load])
+def test_one_author_may_be_named_alone(kind, made, tmp_path):
+    _, _, sealed = made
+    with strongroom.open_archive(sealed.path, sealed.key, authors=kind(tmp_path / "author.pub")) as archive:
         assert archive["toy.py"].read() == b"# code\n"
 
 

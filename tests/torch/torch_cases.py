@@ -64,6 +64,14 @@ def a_file_with_the_checkpoints_own_name_is_refused_and_not_dropped(folder):
         strongroom.torch.save({}, folder / "c.mar", author=AUTHOR, files={"model.pt": folder / "other.pt"})
 
 
+def a_file_whose_name_clashes_with_the_checkpoints_is_refused(folder):
+    (folder / "other.pt").write_bytes(b"x")
+    for name in ("Model.pt", "model.pt/x"):
+        with pytest.raises(SealRefused, match="cannot be sealed as it is"):
+            strongroom.torch.save({}, folder / "c.mar", author=AUTHOR, files={name: folder / "other.pt"})
+    assert not (folder / "c.mar").exists()
+
+
 def another_key_and_another_author_are_refused(folder):
     _, sealed = sealed_checkpoint(folder)
     for key, author, error in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -59,6 +60,23 @@ def test_status_and_headers_of_the_first_piece_count():
     head, content = wire.received(wire.end(b"three"))
     assert (head.status, head.headers, content) == (201, (("x", "1"),), b"onetwothree")
     assert len(wire.sent) == 2
+
+
+def test_a_process_that_the_handler_forked_seals_nothing():
+    """It has a copy of the key and its counter: two chunks under one nonce would give both away."""
+    wire = Wire()
+    child = os.fork()
+    if not child:
+        refused = 0
+        for attempt in (lambda: wire.emit(b"child"), wire.end):
+            try:
+                attempt()
+            except RuntimeError:
+                refused += 1
+        os._exit(0 if (refused, wire.sent) == (2, []) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    wire.emit(b"parent")
+    assert wire.received(wire.end())[1] == b"parent"
 
 
 def test_pieces_wait_for_each_other_as_long_as_they_are_gathered():

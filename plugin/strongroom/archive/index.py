@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 from strongroom.archive.blocks import DIGEST, Grid
 from strongroom.encoding import Reader
@@ -61,17 +62,16 @@ def check_name(name: str) -> None:
 def check_names(names: Iterable[str]) -> None:
     """Raise `ArchiveMalformed` for a bad name, a name twice, or a file that is another one's folder."""
     seen: set[str] = set()
-    folders: set[str] = set()
     for name in names:
         check_name(name)
         folded = name.casefold()
         if folded in seen:
             raise ArchiveMalformed(f"member {name!a} stands twice, at least after case folding")
         seen.add(folded)
-        parts = folded.split("/")
-        folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
-    for name in seen & folders:
-        raise ArchiveMalformed(f"member {name!a} is also a folder")
+    # No name has a NUL, and nothing sorts before it: what lies below a name comes right behind that name.
+    for name, following in pairwise(sorted(each.replace("/", "\0") for each in seen)):
+        if following.startswith(f"{name}\0"):
+            raise ArchiveMalformed(f"member {name.replace(chr(0), '/')!a} is also a folder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,14 @@ class Index:
             Member(name, size, digest, number, starts[number]) for number, (name, size, digest) in enumerate(files)
         )
         return cls(members, padding, grid.end(starts[-1], sizes[-1]) if sizes else 0)
+
+    def padding_member(self, grid: Grid) -> Member | None:
+        """The padding as the last member, without a name, where there is one."""
+        if self.padding is None:
+            return None
+        last = self.members[-1]
+        start = grid.start(grid.end(last.start, last.size))
+        return Member("", self.padding, PADDING_DIGEST, len(self.members), start)
 
     @classmethod
     def parse(cls, octets: bytes, grid: Grid) -> Index:

@@ -6,12 +6,14 @@ others could read them. What the fields mean is the business of who calls.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
 import secrets
 import stat
 from pathlib import Path
+from typing import IO
 
 from strongroom.encoding import b64url, unb64url
 from strongroom.errors import KeyFileInvalid, MalformedInput
@@ -32,10 +34,11 @@ def fields_of(text: str, tag: str, count: int, *, where: str) -> tuple[str, ...]
 
     Raises `KeyFileInvalid`; no error text repeats the line, which may be a secret.
     """
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    # Section 5.3 says what ends a line; Python's own splitlines() knows more ends, even within a comment.
+    lines = [line for line in (each.removesuffix("\r") for each in text.split("\n")) if line and line[0] != "#"]
     if len(lines) != 1:
         raise KeyFileInvalid(f"{where}: one line with a key is expected, found {len(lines)}")
-    found, *fields = lines[0].strip().split(":")
+    found, *fields = lines[0].split(":")
     if found != tag:
         known = found if found.startswith("strongroom-") and len(found) < 64 else "something else"
         raise KeyFileInvalid(f"{where}: {tag} is expected, found {known}", hint=_hint(tag, found))
@@ -80,7 +83,7 @@ def read_private(path: Path | str, *, made_by: str = "") -> str:
 
 def _read(path: Path, *, private: bool, made_by: str) -> str:
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file:  # which may be a pipe: a secret need not lie on a disk
             status = os.fstat(file.fileno())
             octets = file.read(LIMIT + 1)
     except OSError as error:
@@ -99,6 +102,18 @@ def _read(path: Path, *, private: bool, made_by: str) -> str:
         return octets.decode("utf-8")
     except UnicodeDecodeError as error:
         raise KeyFileInvalid(f"{path} is not a key file") from error
+
+
+def open_regular(path: Path, flags: int = 0) -> IO[bytes] | None:
+    """A file, unbuffered, or None for what is no regular one: a pipe's other end is not waited for.
+
+    Raises `OSError`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb", buffering=0)
+    os.close(descriptor)
+    return None
 
 
 def write_private(path: Path | str, text: str) -> None:
@@ -148,13 +163,30 @@ def sync_folder(path: Path) -> None:
 def take_name(draft: Path, path: Path) -> None:
     """Give a finished file its name; raises `FileExistsError` where the name is taken.
 
-    A hard link fails there, in one step. Where the file system has none, the name is reserved by an empty
-    file, which only we can have made, and that one is replaced.
+    A hard link fails there, in one step. Where the file system has none, a rename that replaces nothing does
+    the same. Where there is neither, the name is reserved by an empty file, which only we can have made, and
+    that one is replaced.
     """
     try:
         os.link(draft, path)
     except FileExistsError:
         raise
     except OSError:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        os.replace(draft, path)
+        if not _renamed(draft, path):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.replace(draft, path)
+
+
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+
+
+def _renamed(draft: Path, path: Path) -> bool:
+    """renameat2(2), which Python lacks; False where C library, kernel or file system lack it too, or it fails."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(draft), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE) == 0:
+        return True
+    if ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return False

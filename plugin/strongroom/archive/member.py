@@ -41,8 +41,11 @@ class MemberFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As for any binary file."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        """As for any binary file, and like any raises `ValueError` where there is no such place."""
+        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}
+        if whence not in bases:
+            raise ValueError(f"whence is {whence}; a file is sought from 0 (start), 1 (here) or 2 (end)")
+        base = bases[whence]
         if base + offset < 0:
             raise ValueError("a file has no octets before its start")
         self._at = base + offset

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from strongroom.archive.recipients import WRAPPED, exact_body, recipient_id, slot_info, slot_tampered
-from strongroom.archive.slots import PASSPHRASE, Slot
+from strongroom.archive.slots import PASSPHRASE, SLOT_HEAD, Slot
 from strongroom.errors import ArchiveMalformed, SealRefused
 from strongroom.keys import ArchiveDigest, ModelKey
 
@@ -37,6 +37,8 @@ class Passphrase:
     """A passphrase as recipient and as identity."""
 
     __slots__ = ("_cost", "_octets")
+    kind = PASSPHRASE
+    slot_size = SLOT_HEAD + SALT + 9 + WRAPPED
 
     def __init__(self, passphrase: str, cost: Cost | None = None) -> None:
         if not passphrase:

@@ -84,13 +84,11 @@ class PayloadWriter:
 
     def pad(self) -> None:
         """Seal the padding entry, if there is one."""
-        if self._index.padding is None:
+        padding = self._index.padding_member(self._grid)
+        if padding is None:
             return
-        number = len(self._index.members)
-        last = self._index.members[-1]
-        start = self._grid.start(self._grid.end(last.start, last.size))
-        cipher = self._schedule.member(number)
-        for chunk in self._grid.chunks(start, self._index.padding):
+        cipher = self._schedule.member(padding.number)
+        for chunk in self._grid.chunks(padding.start, padding.size):
             self._add(cipher, chunk, bytearray(chunk.size))
 
     def _add(self, cipher: MemberCipher, chunk: Chunk, plaintext: bytearray) -> None:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from strongroom.archive import keyfile
 from strongroom.archive.manifest import NAME
-from strongroom.archive.slots import Slot
+from strongroom.archive.slots import SLOT_HEAD, Slot
 from strongroom.encoding import labelled
 from strongroom.errors import (
     ArchiveMalformed,
@@ -117,10 +117,27 @@ class Recipient:
     public: bytes = field(repr=False)
 
     def __call__(self, key: ModelKey, digest: ArchiveDigest) -> Slot:
-        """Wrap `key` for this recipient of the archive `digest`."""
+        """Wrap `key` for this recipient of the archive `digest`; raises `KeyFileInvalid` for no valid key."""
         name = recipient_id(self.kind, digest, self.public)
-        body = self.kind.suite.encrypt(key.reveal(), self._key(), slot_info(self.kind, digest, name))
-        return Slot(self.kind, name, body)
+        return Slot(self.kind, name, self._wrap(key.reveal(), slot_info(self.kind, digest, name)))
+
+    @property
+    def slot_size(self) -> int:
+        """Octets of its slot."""
+        return SLOT_HEAD + self.kind.body_size
+
+    def check(self, *, where: str = "recipient") -> None:
+        """Raise `KeyFileInvalid` unless something can be wrapped to this key: a point of low order is none."""
+        self._wrap(b"", b"", where=where)
+
+    def _wrap(self, secret: bytes, info: bytes, *, where: str = "recipient") -> bytes:
+        try:
+            return self.kind.suite.encrypt(secret, self._key(), info)
+        except ValueError as error:
+            raise KeyFileInvalid(
+                f"{where}: no valid recipient key",
+                hint="get the file that `strongroom keygen identity` wrote, from the recipient",
+            ) from error
 
     def _key(self) -> X25519PublicKey | hpke.MLKEM768X25519PublicKey:
         classical = X25519PublicKey.from_public_bytes(self.public[-32:])
@@ -134,10 +151,10 @@ class Recipient:
         name, public = keyfile.fields_of(text, "strongroom-recipient-1", 2, where=where)
         try:
             kind = RecipientKind.named(name)
-            found = cls(kind, keyfile.octets_of(public, kind.public_size, where=where))
-            found._key()
-        except (MalformedInput, ValueError) as error:
-            raise KeyFileInvalid(f"{where}: no valid recipient key") from error
+        except MalformedInput as error:
+            raise KeyFileInvalid(f"{where}: {error}") from error
+        found = cls(kind, keyfile.octets_of(public, kind.public_size, where=where))
+        found.check(where=where)
         return found
 
     def serialise(self) -> str:

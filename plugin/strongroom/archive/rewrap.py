@@ -38,7 +38,8 @@ def rewrap_archive(
     Needs the model key, or an identity that finds it in a present slot. Removing a recipient is not
     revocation: whoever had the key may have kept it. `remove` names recipients that have to be there; `drop` says
     of any slot whether it goes. None at all are left only where the caller has the model key itself, or says
-    `allow_none`. Raises `NoRecipient`, `WrongKey`, `ArchiveTampered`, and `SealRefused` where the new slots do not
+    `allow_none`. Slots that somebody without the key changed are mended by the model key, where none of them stays.
+    Raises `NoRecipient`, `WrongKey`, `ArchiveTampered`, and `SealRefused` where the new slots do not
     fit, somebody to remove is not there, nothing would change, or nobody would be left.
     """
     with SealedArchive.open(path) as archive:
@@ -55,10 +56,12 @@ def rewrap_archive(
             if key is None:
                 key = find_key(identities, area.current.slots, core.digest)
             opened = verified.unlock(key)
-            area.current.check(opened.slot_key, core.digest)
             leaving = _present(remove or {}, area.current.slots, core.digest)
             kept = [slot for slot in area.current.slots if slot.recipient not in leaving]
             kept = [slot for slot in kept if drop is None or not drop(slot, core.digest)]
+            # What a stranger wrote gets no MAC of ours; where nothing of it stays, nothing has to be believed.
+            if kept or not has_key:
+                area.current.check(opened.slot_key, core.digest)
             new = [wrap(key, core.digest) for wrap in add]
             renewed = {slot.recipient for slot in new}
             kept = [slot for slot in kept if slot.recipient not in renewed]

@@ -9,23 +9,33 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from strongroom.archive.blocks import DIGEST, Grid, Suite, hasher, merkle_root
 from strongroom.archive.cipher import KeySchedule
 from strongroom.archive.draft import Draft, check_output
-from strongroom.archive.header import Flag, Header, SignedCore, check_name, check_owner
+from strongroom.archive.header import (
+    BROKER_KEY_LIMIT,
+    CHUNK_LOG2,
+    SLOT_PAGES,
+    Flag,
+    Header,
+    SignedCore,
+    check_name,
+    check_owner,
+)
 from strongroom.archive.index import Index, Member
 from strongroom.archive.packaging import clear_members
 from strongroom.archive.payload import PayloadWriter
+from strongroom.archive.recipients import Recipient
 from strongroom.archive.signature import Signer
-from strongroom.archive.slots import Generation, Slot
+from strongroom.archive.slots import ONCE, PASSPHRASE, SLOT_HEAD, Generation, Slot, check_count, check_room
 from strongroom.archive.source import Source, changed, open_source
-from strongroom.errors import SealRefused
+from strongroom.errors import ArchiveMalformed, SealRefused
 from strongroom.keys import ArchiveDigest, ModelKey
 
 Wrap = Callable[[ModelKey, ArchiveDigest], Slot]
@@ -74,9 +84,28 @@ class Terms:
         except UnicodeEncodeError as error:
             raise SealRefused("the owner is no text in UTF-8", hint="say another owner") from error
 
+    @property
+    def expiry_second(self) -> int | None:
+        """The expiry as the header has it; raises `SealRefused` as `to_come` does."""
+        return None if self.expiry is None else int(to_come(self.expiry).timestamp())
+
     def lineage_or(self, name: str) -> str:
         """The lineage; the model's name where none was given."""
         return check_name(name if self.lineage is None else self.lineage, "lineage")
+
+
+def to_come(expiry: datetime) -> datetime:
+    """The same; raises `SealRefused` where it has no zone, which each reader would guess, or is no more to come."""
+    if expiry.utcoffset() is None:
+        raise SealRefused(
+            f"the expiry {expiry.isoformat()} has no time zone", hint="give it one, for instance tzinfo=datetime.UTC"
+        )
+    if expiry <= datetime.now(UTC):
+        raise SealRefused(
+            f"the expiry {expiry.isoformat()} is in the past, and nobody could open the archive",
+            hint="say a date to come",
+        )
+    return expiry
 
 
 def seal_archive(
@@ -153,7 +182,10 @@ def seal_source(
     """As `seal_archive`, for a model whose files come from elsewhere than one path."""
     if form not in {"file", "directory"}:
         raise SealRefused(f"{form!r} is no form of an archive; file and directory are")
+    suite = _checked(suite, chunk_log2, slot_pages, threads, terms)
     check_output(output, source.places, directory=form == "directory", overwrite=overwrite)
+    recipients = tuple(recipients)
+    check_recipients(recipients, 4096 * slot_pages)
     clear = clear_members(source, allow_requirements=allow_requirements)
     names = source.ordered()
     grid = Grid(chunk_log2)
@@ -162,6 +194,7 @@ def seal_source(
         unpadded = Index.build(grid, [(name, source.sizes[name], b"") for name in names])
         pad = grid.padding(unpadded.length)
     index = Index.build(grid, [(name, source.sizes[name], bytes(DIGEST)) for name in names], pad)
+    _check_index(index, grid)
     key, archive_id = ModelKey.generate(), secrets.token_bytes(32)
     schedule = KeySchedule(key, archive_id, suite)
     public = author.public
@@ -182,7 +215,7 @@ def seal_source(
         version=terms.version,
         author=public.id,
         created=int(time.time()),
-        expiry=None if terms.expiry is None else int(terms.expiry.timestamp()),
+        expiry=terms.expiry_second,
         broker_key=terms.broker_key,
         owner=None if terms.owner is None else check_owner(terms.owner_octets),
     )
@@ -231,3 +264,45 @@ def seal_source(
                 undo()
             raise
     return sealed
+
+
+def _checked(suite: int, chunk_log2: int, slot_pages: int, threads: int | None, terms: Terms) -> Suite:
+    """The suite; raises `SealRefused` for a number, or terms, that no archive can have."""
+    if suite not in set(Suite):
+        raise SealRefused(f"there is no suite {suite}", hint="say one of strongroom.archive.blocks.Suite")
+    broker_key = 1 if terms.broker_key is None else len(terms.broker_key)
+    for what, number, allowed in (
+        ("chunk_log2", chunk_log2, CHUNK_LOG2),
+        ("slot_pages", slot_pages, SLOT_PAGES),
+        ("threads", 1 if threads is None else threads, range(1, 1 << 16)),
+        ("the length of the broker key", broker_key, range(1, BROKER_KEY_LIMIT + 1)),
+    ):
+        if number not in allowed:
+            raise SealRefused(f"{what} is {number}", hint=f"{allowed.start} to {allowed.stop - 1} is allowed")
+    _ = terms.expiry_second
+    return Suite(suite)
+
+
+def check_recipients(recipients: Sequence[Wrap], capacity: int) -> None:
+    """Raise `SealRefused` or `KeyFileInvalid` for recipients of whom it is known that their slots cannot be written.
+
+    What only a plugin's slot tells, its size and its id, is found when it is made.
+    """
+    check_count(len(recipients), sum(getattr(each, "kind", None) == PASSPHRASE for each in recipients))
+    people = [each for each in recipients if isinstance(each, Recipient)]
+    for each in people:
+        each.check()
+    if len(set(people)) < len(people):
+        raise SealRefused("one recipient is named twice", hint=ONCE)
+    check_room(len(recipients), sum(getattr(each, "slot_size", SLOT_HEAD) for each in recipients), capacity)
+
+
+def _check_index(index: Index, grid: Grid) -> None:
+    """Raise `SealRefused` unless readers will take this index: nobody could open the archive otherwise."""
+    try:
+        if Index.parse(index.serialise(), grid) != index:
+            raise ArchiveMalformed("its index does not survive its own octets")
+    except ArchiveMalformed as error:
+        raise SealRefused(
+            f"cannot be sealed as it is: {error}", hint="look at the names and sizes of the model's files"
+        ) from error

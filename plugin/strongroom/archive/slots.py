@@ -17,10 +17,13 @@ from strongroom.keys import ArchiveDigest
 
 MAGIC = b"SRSL"
 FIXED = 82
+SLOT_HEAD = 36
 COUNT_LIMIT = 64
+SEQUENCE_LIMIT = (1 << 64) - 1
 PASSPHRASE_LIMIT = 4
 PASSPHRASE = 3
 AREA_LABEL = "strongroom archive v1 slots"
+ONCE = "name each recipient once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,25 @@ def parse_slots(octets: bytes, count: int) -> tuple[Slot, ...]:
     return tuple(found)
 
 
+def check_count(slots: int, passphrases: int) -> None:
+    """Raise `SealRefused` for more slots, or more passphrases among them, than an archive may have."""
+    if slots > COUNT_LIMIT:
+        raise SealRefused(f"{slots} recipients; an archive has at most {COUNT_LIMIT}", hint="name fewer recipients")
+    if passphrases > PASSPHRASE_LIMIT:
+        raise SealRefused(
+            f"{passphrases} passphrases; an archive has at most {PASSPHRASE_LIMIT}", hint="name fewer passphrases"
+        )
+
+
+def check_room(count: int, octets: int, capacity: int) -> None:
+    """Raise `SealRefused` where `count` slots of `octets` in all do not fit a generation of `capacity`."""
+    if FIXED + octets > capacity:
+        raise SealRefused(
+            f"{count} recipients need {FIXED + octets} bytes, this archive has room for {capacity}",
+            hint="seal again with more slot pages, or remove recipients",
+        )
+
+
 def _mac(slot_key: bytes, digest: ArchiveDigest, sequence: int, slots: bytes) -> bytes:
     message = labelled(AREA_LABEL, digest, sequence.to_bytes(8, "big"), slots)
     return hmac.digest(slot_key, message, "sha256")
@@ -69,30 +91,36 @@ class Generation:
 
     @classmethod
     def make(cls, sequence: int, slots: tuple[Slot, ...], *, slot_key: bytes, digest: ArchiveDigest) -> Generation:
-        """Authenticate slots under the archive's slot key; raises `SealRefused` for too many."""
-        if len(slots) > COUNT_LIMIT:
-            raise SealRefused(f"{len(slots)} recipients; an archive has at most {COUNT_LIMIT}")
+        """Authenticate slots under the archive's slot key; raises `SealRefused` where they cannot be."""
+        if sequence > SEQUENCE_LIMIT:
+            raise SealRefused(
+                f"the recipients of this archive cannot change again: their sequence is {SEQUENCE_LIMIT}, the last one",
+                hint="get the archive again, as it was before somebody wrote that, or seal the model again",
+            )
+        check_count(len(slots), sum(slot.kind == PASSPHRASE for slot in slots))
         octets = b"".join(slot.serialise() for slot in slots)
-        parse_slots(octets, len(slots))
+        try:
+            parse_slots(octets, len(slots))
+        except ArchiveMalformed as error:
+            raise SealRefused(str(error), hint=ONCE) from error
         return cls(sequence, slots, _mac(slot_key, digest, sequence, octets))
 
     def check(self, slot_key: bytes, digest: ArchiveDigest) -> None:
-        """Raise `ArchiveTampered` unless a holder of the model key wrote these slots for this archive."""
+        """Raise `ArchiveTampered` unless a holder of the model key wrote these slots for this archive.
+
+        Nobody but such a holder can mend that, and only by keeping none of them.
+        """
         octets = b"".join(slot.serialise() for slot in self.slots)
         if not hmac.compare_digest(self.mac, _mac(slot_key, digest, self.sequence, octets)):
             raise ArchiveTampered(
-                "the recipients of this archive were changed by somebody without its key",
-                hint="write them anew with `strongroom rewrap`",
+                "the recipients of this archive were changed by somebody without its key: their MAC does not hold",
+                hint="whoever has it writes them anew: strongroom rewrap SEALED.mar --key KEY --replace --add FILE",
             )
 
     def serialise(self, capacity: int) -> bytes:
         """`capacity` octets, zeros after the slots; raises `SealRefused` where they do not fit."""
         slots = b"".join(slot.serialise() for slot in self.slots)
-        if FIXED + len(slots) > capacity:
-            raise SealRefused(
-                f"{len(self.slots)} recipients need {FIXED + len(slots)} bytes, this archive has room for {capacity}",
-                hint="seal again with more slot pages, or remove recipients",
-            )
+        check_room(len(self.slots), len(slots), capacity)
         fixed = (
             MAGIC
             + self.sequence.to_bytes(8, "big")

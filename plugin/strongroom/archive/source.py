@@ -5,6 +5,7 @@ Reads in O(chunk) memory and writes nothing. What cannot be sealed is refused he
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import os
 import stat
@@ -19,6 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
+from strongroom.archive import keyfile
 from strongroom.archive.index import ENTRY_LIMIT, MEMBER_LIMIT, check_names
 from strongroom.archive.manifest import MANIFEST
 from strongroom.errors import ArchiveMalformed, SealRefused
@@ -28,6 +30,8 @@ UNREADABLE = (
     zipfile.BadZipFile, tarfile.TarError,
 )  # fmt: skip
 """What the standard library raises for damaged or exotic archives (`NotImplementedError` is a RuntimeError)."""
+
+PACKAGE_AGAIN = "is it whole? package the model again, or copy it again"
 
 SMALL_LIMIT = 1 << 20
 """A manifest or configuration that is read whole is at most this long."""
@@ -136,7 +140,7 @@ class ZipSource(Source):
         try:
             self._zip = zipfile.ZipFile(path)
         except UNREADABLE as error:
-            raise SealRefused(f"{path} cannot be read: {error}") from error
+            raise SealRefused(f"{path} cannot be read: {error}", hint=PACKAGE_AGAIN) from error
         self.sizes = {}
         self._infos: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
@@ -163,7 +167,7 @@ class ZipSource(Source):
                 with self._zip.open(self._infos[name]) as stream:
                     take(name, stream)
             except UNREADABLE as error:
-                raise SealRefused(f"{name} cannot be read out of the archive: {error}") from error
+                raise SealRefused(f"{name} cannot be read out of the archive: {error}", hint=PACKAGE_AGAIN) from error
 
 
 class TarSource(Source):
@@ -175,13 +179,15 @@ class TarSource(Source):
         self.sizes = {}
         names: list[tuple[str, int]] = []
         small: dict[str, bytes] = {}
-        for member, tar in self._members():
-            name = member.name.removeprefix("./")
-            names.append((name, member.size))
-            # What is needed before sealing is kept now: finding it again would mean unpacking all once more.
-            if name.endswith((MANIFEST, ".yaml", ".yml")) and member.size <= SMALL_LIMIT and len(small) < SMALL_COUNT:
-                stream = tar.extractfile(member)
-                small[name] = b"" if stream is None else stream.read()
+        with self._reading():
+            for member, tar in self._members():
+                name = member.name.removeprefix("./")
+                names.append((name, member.size))
+                # What is needed before sealing is kept now: finding it again would mean unpacking all once more.
+                wanted = name.endswith((MANIFEST, ".yaml", ".yml")) and member.size <= SMALL_LIMIT
+                if wanted and len(small) < SMALL_COUNT:
+                    stream = tar.extractfile(member)
+                    small[name] = b"" if stream is None else stream.read()
         prefix = next((name.removesuffix(MANIFEST) for name, _ in names if name.endswith(MANIFEST)), "")
         if prefix.count("/") > 1 or any(not name.startswith(prefix) for name, _ in names):
             raise SealRefused(f"{path}: its files do not lie in one folder")
@@ -201,29 +207,35 @@ class TarSource(Source):
     def _whole(self, name: str) -> bytes:
         return self._small[name] if name in self._small else super()._whole(name)
 
-    def _members(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Around every step through the tar: it may break off between two members, and within one."""
         try:
-            with tarfile.open(self._path, "r|gz") as tar:
-                for member in tar:
-                    if member.isdir():
-                        continue
-                    if not member.isreg():
-                        raise SealRefused(f"{member.name!a} is no regular file", hint="package the file it stands for")
-                    yield member, tar
+            yield
         except UNREADABLE as error:
-            raise SealRefused(f"{self._path} cannot be read: {error}") from error
+            raise SealRefused(f"{self._path} cannot be read: {error}", hint=PACKAGE_AGAIN) from error
+
+    def _members(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+        with tarfile.open(self._path, "r|gz") as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                if not member.isreg():
+                    raise SealRefused(f"{member.name!a} is no regular file", hint="package the file it stands for")
+                yield member, tar
 
     def read(self, names: list[str], take: Callable[[str, IO[bytes]], None]) -> None:
         """In the order of the tar, since it can only be read forwards."""
         wanted = set(names)
-        for member, tar in self._members():
-            name = normal(member.name.removeprefix("./").removeprefix(self._prefix))
-            if name in wanted:
-                wanted.remove(name)
-                stream = tar.extractfile(member)
-                if stream is None or member.size != self.sizes[name]:
-                    raise changed(name)
-                take(name, stream)
+        with self._reading():
+            for member, tar in self._members():
+                name = normal(member.name.removeprefix("./").removeprefix(self._prefix))
+                if name in wanted:
+                    wanted.remove(name)
+                    stream = tar.extractfile(member)
+                    if stream is None or member.size != self.sizes[name]:
+                        raise changed(name)
+                    take(name, stream)
         for name in wanted:
             raise changed(name)
 
@@ -260,8 +272,7 @@ class FilesSource(Source):
                 take(name, BytesIO(self._made[name]))
                 continue
             try:
-                descriptor = os.open(self._paths[name], os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                with os.fdopen(descriptor, "rb", buffering=0) as stream:
+                with _open(self._paths[name], os.O_NOFOLLOW) as stream:
                     before = os.fstat(stream.fileno())
                     take(name, stream)
                     after = os.fstat(stream.fileno())
@@ -292,12 +303,20 @@ def _walk_failed(error: OSError) -> None:
     raise SealRefused(f"{error.filename}: {error.strerror}") from error
 
 
+def _open(path: Path, flags: int = 0) -> IO[bytes]:
+    """A file, unbuffered; raises `SealRefused` for what is none."""
+    file = keyfile.open_regular(path, flags)
+    if file is None:
+        raise SealRefused(f"{path} is no regular file", hint="write it to a file first")
+    return file
+
+
 def open_source(path: Path) -> Source:
     """The reader for what lies at `path`; raises `SealRefused`."""
     if path.is_dir():
         return FilesSource(files_below(path), folder=path)
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             magic = file.read(4)
     except OSError as error:
         raise SealRefused(f"{path}: {error.strerror}") from error

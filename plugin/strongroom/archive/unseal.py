@@ -240,7 +240,7 @@ class VerifiedArchive:
         except WrongKey as error:
             # Anybody can wrap a wrong key to a public one; that is the slot's fault, not the identity's.
             raise slot_tampered() from error
-        self.slots.check(opened.slot_key, self.digest)
+        opened.check_slots()
         return opened
 
 
@@ -266,6 +266,7 @@ class OpenedArchive:
         self.core = verified.core
         self.members = index.members
         """The sealed files in payload order."""
+        self._padding = index.padding_member(self.core.grid)
         self._storage, self._schedule, self._digests = storage, schedule, digests
         self._digest = hasher(self.core.suite)
         self._by_name = {member.name: member for member in index.members}
@@ -274,6 +275,10 @@ class OpenedArchive:
     def slot_key(self) -> bytes:
         """What authenticates the slot area; for `rewrap`."""
         return self._schedule.slot_key
+
+    def check_slots(self) -> None:
+        """Raise `ArchiveTampered` where somebody without the model key changed the recipients (section 10)."""
+        self.verified.slots.check(self.slot_key, self.verified.digest)
 
     def __getitem__(self, name: str) -> Member:
         """The member of that name; raises `ArchiveError`."""
@@ -349,7 +354,10 @@ class OpenedArchive:
         return MemberFile(found.name, found.size, chunk_at)
 
     def check_members(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decrypt everything and compare each member's digest with the index; raises `ArchiveTampered`."""
+        """Decrypt everything and compare each member's digest with the index, the padding with zeros.
+
+        Raises `ArchiveTampered`, and `ArchiveMalformed` for padding that holds something.
+        """
         done = 0
         for member in self.members:
             digest = self._digest()
@@ -361,6 +369,11 @@ class OpenedArchive:
                         progress(done, self.core.payload_length)
             if bytes(digest.digest()) != member.digest:
                 raise ArchiveTampered(f"member {member.name} is not what the index says", hint=SEAL_AGAIN)
+        if self._padding is not None:
+            with self.open(self._padding) as file:
+                while piece := file.read(1 << 22):
+                    if piece != bytes(len(piece)):
+                        raise ArchiveMalformed(f"{self.verified.path}: its padding is not zeros", hint=SEAL_AGAIN)
 
 
 def block_tampered(path: Path, number: int, found: bytes, digests: Sequence[bytes]) -> ArchiveTampered:

@@ -5,19 +5,26 @@ The same calls for resources and policies work against a Trustee that knows the 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
 import requests
+from urllib3.exceptions import LocationParseError
 
 from strongroom.broker.admin import AdminKey, key_id_of
 from strongroom.broker.document import ModelKeyDocument, check_name
 from strongroom.broker.epochs import public_key_of
 from strongroom.broker.protocol import BASE_PATH, ErrorInformation, Resource
 from strongroom.encoding import b64url, parse_json, unb64url
-from strongroom.errors import BrokerUnreachable, MalformedInput, ReleaseError
+from strongroom.errors import BrokerUnreachable, ConfigurationInvalid, MalformedInput, ReleaseError
 from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
+
+_SEGMENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.~-]+")
+"""A segment of a path that no URL library normalises away, escapes or takes for anything else."""
+
+_LEASE = re.compile(r"[0-9a-f]{32}")
 
 
 class BrokerAdmin:
@@ -36,14 +43,24 @@ class BrokerAdmin:
         self._session.verify = str(ca) if ca is not None else True
 
     def call(self, method: str, path: str, *, body: bytes | None = None, json: Any = None, query: Any = None) -> bytes:
-        """One request; the answer's body. Raises `BrokerUnreachable`, `ReleaseError`."""
+        """One request; the answer's body. Raises `BrokerUnreachable`, `ReleaseError`.
+
+        Raises `MalformedInput` for a path that could lead elsewhere than it reads, since every request is signed, and
+        `ConfigurationInvalid` where the broker's own address is none.
+        """
+        if not all(map(_SEGMENT.fullmatch, path.split("/"))):
+            raise MalformedInput(f"{path[:80]!r} is no path at a broker", hint="check the name that you gave")
         headers = {"Authorization": f"Bearer {self._key.token(self._role)}"}
         try:
             answer = self._session.request(
                 method, f"{self._url}/{path}", data=body, json=json, params=query, headers=headers,
                 timeout=self._timeout, allow_redirects=False,
             )  # fmt: skip
-        except requests.RequestException as error:
+        except (requests.RequestException, LocationParseError) as error:
+            if isinstance(error, ValueError):  # so are those about the form of a URL
+                raise ConfigurationInvalid(
+                    f"{self._url!r} is no broker's address", hint="write http://HOST:PORT or https://HOST:PORT"
+                ) from error
             raise BrokerUnreachable(
                 f"no answer from the broker at {self._url}: {type(error).__name__}",
                 hint="is it running, and does its certificate chain to the CA you named?",
@@ -128,7 +145,12 @@ class BrokerAdmin:
         return self.get("strongroom/admin/leases", {"all": "1"} if all else None)
 
     def end_lease(self, lease: str) -> None:
-        """Forget the lease of a keeper that is gone."""
+        """Forget the lease of a keeper that is gone; raises `MalformedInput` for what is no id of a lease."""
+        if not _LEASE.fullmatch(lease):
+            raise MalformedInput(
+                f"{lease[:40]!r} is no lease: an id is 32 hexadecimal digits",
+                hint="`strongroom release list` shows them",
+            )
         self.call("DELETE", f"strongroom/admin/leases/{lease}")
 
     def status(self) -> Any:

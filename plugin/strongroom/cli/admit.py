@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from strongroom.errors import ConfigurationInvalid, StrongroomError
+from strongroom.cli.drafts import replacing
 
 CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
 
@@ -56,7 +52,7 @@ def admit(
 
     aside = sys.stderr if as_json else sys.stdout
     if write_expected is not None:
-        with _replacing(write_expected, Installed.read, "list of distributions") as draft:
+        with replacing(write_expected, Installed.read, "list of distributions") as draft:
             installed = Installed.all()
             Installed.write(draft, installed)
         print(f"{write_expected}: {len(installed)} distributions", file=aside)
@@ -64,7 +60,7 @@ def admit(
         if config is None or algorithm not in ALGORITHMS:
             raise typer.BadParameter(f"--write-init-data needs --config FILE, and one of {', '.join(ALGORITHMS)}")
         known = "init-data file"
-        with _replacing(write_init_data, lambda path: InitData.parse(path.read_text("utf-8")), known) as draft:
+        with replacing(write_init_data, lambda path: InitData.parse(path.read_text("utf-8")), known) as draft:
             packed = init_files.pack(config, algorithm=algorithm)
             draft.write_text(packed, "utf-8")
         print(f"{write_init_data}: {algorithm} {InitData.parse(packed).digest.hex()}", file=aside)
@@ -86,30 +82,3 @@ def admit(
         print(f"launch.{event.event} {event.digest.hex()}")
     count = len(prepared.admitted)
     print(f"{count} archive{'' if count == 1 else 's'} would be served")
-
-
-@contextmanager
-def _replacing(path: Path, read: Callable[[Path], object], what: str) -> Iterator[Path]:
-    """A draft that takes the name when it is whole; raises `ConfigurationInvalid` where something else has the name."""
-    from strongroom.archive.keyfile import take_name
-
-    path = path.resolve()
-    there = path.exists()
-    try:
-        if there and (not path.is_file() or path.stat().st_size):
-            read(path)
-    except (StrongroomError, OSError, UnicodeDecodeError) as error:
-        raise ConfigurationInvalid(
-            f"{path} exists and is no {what}: it is not replaced", hint="choose another name"
-        ) from error
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        yield draft
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        if there:
-            os.replace(draft, path)
-        else:
-            take_name(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

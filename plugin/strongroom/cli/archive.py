@@ -175,7 +175,10 @@ def gather(
     )
     manifest = ModelExportUtils.generate_manifest_json(config).encode()
     # The archiver copies what a link points to; here that file itself is read.
-    resolved = {name: path.resolve() for name, path in paths.items()}
+    try:
+        resolved = {name: path.resolve() for name, path in paths.items()}
+    except (OSError, RuntimeError) as error:  # RuntimeError is Python 3.11's word for links in a circle
+        raise SealRefused(f"a file cannot be found: {error}", hint="give the file itself, not a link") from error
     return FilesSource(resolved, {"MAR-INF/MANIFEST.json": manifest})
 
 

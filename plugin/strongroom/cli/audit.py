@@ -93,16 +93,19 @@ def verify(
     from strongroom.broker import tiles
     from strongroom.broker.audit import Checkpoint, NoteKey
     from strongroom.broker.proofs import check_proof
+    from strongroom.errors import WrongUse
 
     verifier = NoteKey.parse(key)
     if source.is_file():
+        if since is not None:
+            raise WrongUse("a proof says itself what it extends", hint="--since goes with an exported folder")
         said = check_proof(source.read_bytes(), verifier)
         print(json.dumps({"shows": said}) if as_json else said)
         return
     exported = tiles.read(source, verifier)
     said = "every entry stands where the checkpoint says"
     if since is not None:
-        older = Checkpoint.verify(since.read_text("utf-8"), verifier)
+        older = Checkpoint.verify(_note(since), verifier)
         tiles.extends(exported, older)
         said += f", and the log of {older.size} entries is its beginning"
     if as_json:
@@ -139,11 +142,23 @@ def prove(
         raise WrongUse("one thing is proved at a time", hint="give --entry N, or --since FILE [--until FILE]")
     verifier = NoteKey.parse(key)
     exported = tiles.read(directory, verifier)
-    note = (directory / "checkpoint").read_text("utf-8")
+    note = _note(directory / "checkpoint")
     if entry is not None:
         print(json.dumps(prove_inclusion(exported, note, entry)))
     elif since is not None:
-        newer = note if until is None else until.read_text("utf-8")
-        print(json.dumps(prove_consistency(exported, newer, since.read_text("utf-8"), verifier)))
+        newer = note if until is None else _note(until)
+        print(json.dumps(prove_consistency(exported, newer, _note(since), verifier)))
     if not as_json:
         typer.echo(f"{directory}: proved; `strongroom audit verify` checks it without the log", err=True)
+
+
+def _note(path: Path) -> str:
+    """The text of a checkpoint, not verified yet; raises `AuditError`."""
+    from strongroom.errors import AuditError
+
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise AuditError(
+            f"{path} is no checkpoint: it is no text in UTF-8", hint="`audit export` writes one"
+        ) from error

@@ -103,12 +103,13 @@ def bundle(
 ) -> None:
     """Write everything that holds now into one file for hosts without a network, or read such a file.
 
-    Every entry is verified on both sides.
+    Every entry is verified on both sides. Only an earlier bundle is replaced.
     Examples: `strongroom collateral bundle all.json`, and there `strongroom collateral bundle all.json --import`
     """
     import json
     import sys
 
+    from strongroom.cli.drafts import replacing
     from strongroom.collateral.cache import EndorsementCache
     from strongroom.collateral.store import Store, read_bundle, write_bundle
 
@@ -119,9 +120,11 @@ def bundle(
     else:
         found = cache.show()
         refused = [trouble for _, _, trouble in found if trouble]
-        count = write_bundle((entry for entry, _, trouble in found if not trouble), output)
     for trouble in refused:
         print(f"left out: {trouble}", file=sys.stderr)
+    if not take_in:
+        with replacing(output, read_bundle, "collateral bundle") as draft:
+            count = write_bundle((entry for entry, _, trouble in found if not trouble), draft)
     if as_json:
         print(json.dumps({"file": str(output), "entries": count, "left_out": len(refused)}))
     else:

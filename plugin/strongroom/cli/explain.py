@@ -38,7 +38,8 @@ def explain(
         str | None, typer.Option("--report-data", metavar="HEX", help="what the evidence has to be bound to")
     ] = None,
     at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="judge as of this time (RFC 3339); default now")
+        str | None,
+        typer.Option(metavar="TIME", help="judge as of this time (UTC, unless it has a zone); default now"),
     ] = None,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="NAME", help="load this plugin too")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
@@ -106,8 +107,8 @@ def _explain_evidence(
     import json
     from datetime import UTC, datetime
 
+    from strongroom.cli.times import instant
     from strongroom.encoding import unhex
-    from strongroom.errors import WrongUse
     from strongroom.evidence.judge import Presented, check_binding, examine, serialise_claims
     from strongroom.evidence.policy import Policy
     from strongroom.evidence.presentation import read_evidence
@@ -121,10 +122,7 @@ def _explain_evidence(
         policy = Policy.load(policy_path, verifiers)
     else:
         policy = Policy.parse(_strictest(evidence.tee, verifiers), verifiers)
-    try:
-        now = datetime.now(UTC) if at is None else datetime.fromisoformat(at).astimezone(UTC)
-    except ValueError as error:
-        raise WrongUse(f"--at {at}: not a time", hint="for instance 2026-05-01T00:00:00Z") from error
+    now = datetime.now(UTC) if at is None else instant(at)
     endorsements = _endorsements(evidence, policy, endorsement, store, now)
     checks = Checklist()
     claims = examine(Presented(evidence, endorsements), policy, now, verifiers, checks)

@@ -8,8 +8,10 @@ The verbs import what they need inside their functions, so that `strongroom --he
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import io
 import signal
 import sys
 
@@ -44,11 +46,15 @@ VERBS: tuple[str, ...] = (
 )
 """The modules of this folder that hold a verb, in the order in which `--help` shows them."""
 
-INTERRUPTED, TERMINATED = 130, 143
-"""The exit statuses that shells give to SIGINT and SIGTERM."""
+INTERRUPTED = 128 + signal.SIGINT
+STOPPED = frozenset({INTERRUPTED, 128 + signal.SIGHUP, 128 + signal.SIGTERM})
+"""The exit statuses that shells give to these signals."""
 
-DRAFTING = frozenset({"keygen", "seal", "archive", "rewrap", "admit"})
-"""The verbs whose half-written files go for SIGTERM as they do for SIGINT; those that serve see to it themselves."""
+DRAFTING = frozenset({"keygen", "seal", "archive", "rewrap", "admit", "collateral", "request", "measure"})
+"""The verbs whose half-written files go for SIGTERM and SIGHUP as they do for SIGINT.
+
+Those that serve see to it themselves.
+"""
 
 EXTRAS = {
     **dict.fromkeys(["joserfc", "regopy", "starlette", "uvicorn"], "broker"),
@@ -87,15 +93,42 @@ def root(
     """Confidential execution for the model servers people already run."""
 
 
-def _terminated(*_: object) -> None:
-    sys.exit(TERMINATED)
+def _clean_up_when_stopped() -> None:
+    """SIGTERM and SIGHUP become exceptions, unless they are ignored: `nohup` stays what it is."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _: object) -> None:
+    for each in (signal.SIGTERM, signal.SIGHUP):  # a lost session sends several, and cleaning up takes its time
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _escape_what_has_no_encoding() -> None:
+    """A name in another encoding, or a sign that the terminal lacks, is printed escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it is None where it was closed
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_no_text(argument: str) -> bool:
+    """Whether an argument has bytes that Python could not decode, and keeps as lone surrogates (PEP 383)."""
+    return any("\ud800" <= each <= "\udfff" for each in argument)
+
+
+def _say_stopped() -> None:
+    with contextlib.suppress(OSError):  # the terminal may be what went away
+        print("strongroom: stopped", file=sys.stderr)
 
 
 def main() -> None:
     """The console script's entry point; imports the one verb that was asked for, or all for `--help`."""
     asked = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
+    _escape_what_has_no_encoding()
     if asked in DRAFTING:
-        signal.signal(signal.SIGTERM, _terminated)
+        _clean_up_when_stopped()
     try:
         for verb in (asked,) if asked in VERBS else VERBS:
             importlib.import_module(f"strongroom.cli.{verb}").register(app)
@@ -112,6 +145,12 @@ def main() -> None:
         print(f"strongroom: error: this needs {error.name}, which is not installed", file=sys.stderr)
         print(f"strongroom: hint: pip install 'strongroom[{extra}]'", file=sys.stderr)
         sys.exit(1)
+    except UnicodeEncodeError:
+        if not any(map(_is_no_text, sys.argv)):
+            raise  # a bug, and its traceback says where
+        print("strongroom: error: an argument has bytes that are no text", file=sys.stderr)
+        print("strongroom: hint: only names of files may have them; write the others in UTF-8", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:  # a disk, a path or a limit that nothing below had its own word for
         where = f"{error.filename}: " if error.filename else ""
         print(f"strongroom: error: {where}{error.strerror or type(error).__name__}", file=sys.stderr)
@@ -119,9 +158,9 @@ def main() -> None:
         print(f"strongroom: hint: {'make room there' if full else 'check the path and its rights'}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("strongroom: stopped", file=sys.stderr)
+        _say_stopped()
         sys.exit(INTERRUPTED)
     except SystemExit as ended:
-        if ended.code in (INTERRUPTED, TERMINATED):  # Typer makes the first out of a KeyboardInterrupt
-            print("strongroom: stopped", file=sys.stderr)
+        if ended.code in STOPPED:  # Typer makes the first out of a KeyboardInterrupt
+            _say_stopped()
         raise

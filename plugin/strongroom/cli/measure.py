@@ -49,6 +49,7 @@ def measure(
     import sys
 
     from strongroom.attest.machine import chosen, tees
+    from strongroom.cli.drafts import replacing
     from strongroom.errors import AttesterUnavailable, WrongUse
     from strongroom.evidence.presentation import read_evidence, write_evidence
     from strongroom.evidence.reference import reference_policy
@@ -82,7 +83,8 @@ def measure(
             )
         found = plugins.attester(wanted).evidence(secrets.token_bytes(64))
     if save is not None:
-        save.write_text(json.dumps(write_evidence(found)))
+        with replacing(save, lambda path: read_evidence(path.read_bytes()), "evidence") as draft:
+            draft.write_text(json.dumps(write_evidence(found)))
     measured = reference_policy(found, plugins.verifiers(), name=name)
     if as_json:
         print(json.dumps(measured.serialise()))

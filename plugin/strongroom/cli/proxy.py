@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 def proxy(
     server: Annotated[str, typer.Argument(metavar="SERVER", help="the server's address, http://host:8080")],
     policy: PolicyFile,
-    port: Annotated[int, typer.Option("--port", metavar="PORT", help="on 127.0.0.1; 0 takes a free one")] = 8765,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="on 127.0.0.1; 0 takes a free one")
+    ] = 8765,
     origin: Annotated[
         list[str] | None, typer.Option("--origin", metavar="ORIGIN", help="a web origin that may use it (repeatable)")
     ] = None,
@@ -42,9 +44,10 @@ def proxy(
     import sys
     import threading
 
-    from strongroom.cli.trust import make_adapter, outer_arguments
+    from strongroom.cli.trust import check_address, make_adapter, outer_arguments
     from strongroom.client.proxy import SealedProxy
 
+    check_address(server)
     adapter = make_adapter(policy, kems=kem, plugins=plugin, collateral=collateral, offline=offline, padding=padding)
     running = SealedProxy(server, adapter, port=port, origins=origin or (), **outer_arguments(timeout, cacert))
     stop = threading.Event()

@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strongroom.archive.seal import BeforePublish, Sealed, Terms, seal_source
+from strongroom.archive.seal import BeforePublish, Sealed, Terms, seal_source, to_come
 from strongroom.cli.connection import VERSION_LIMIT
+from strongroom.cli.times import instant
 from strongroom.errors import ConfigurationInvalid, KeyFileInvalid, WrongUse
 
 if TYPE_CHECKING:
@@ -221,19 +222,8 @@ def _plugins(names: Iterable[str]) -> Plugins:
 
 
 def moment(text: str | None) -> datetime | None:
-    """A date or time to come in ISO 8601; without a zone it is UTC."""
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise WrongUse(f"{text!r} is no date", hint="write 2027-01-31 or 2027-01-31T12:00:00Z") from error
-    found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    if found <= datetime.now(UTC):
-        raise ConfigurationInvalid(
-            f"--expires {text} is in the past, and nobody could open the archive", hint="say a date to come"
-        )
-    return found
+    """A date or time to come; raises `WrongUse` as `instant` does, `SealRefused` where it is over."""
+    return None if text is None else to_come(instant(text))
 
 
 def spki(path: Path | None) -> bytes | None:

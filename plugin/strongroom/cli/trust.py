@@ -24,7 +24,20 @@ Token = Annotated[
     str | None,
     typer.Option("--token", metavar="TOKEN|@FILE", help="sent as Authorization: Bearer …, which the frontend sees"),
 ]
-Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="for connecting, and between two reads")]
+LONGEST_TIMEOUT_S = 10**7
+"""A socket knows no end of time; some months are long enough."""
+
+
+def _seconds(value: float) -> float:
+    if not 0 < value <= LONGEST_TIMEOUT_S:  # which NaN is not either
+        raise typer.BadParameter(f"{value} is no number of seconds above 0, up to {LONGEST_TIMEOUT_S}")
+    return value
+
+
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", metavar="SECONDS", help="for connecting, and between two reads", callback=_seconds),
+]
 CaFile = Annotated[Path | None, typer.Option("--cacert", metavar="FILE", help="CA certificates for an https server")]
 
 
@@ -78,15 +91,31 @@ def endorsements(store: Path, *, offline: bool) -> Endorse:
 
 
 def read_token(token: str | None) -> str | None:
-    """The token, or the first line of the file behind an @; raises `ConfigurationInvalid`."""
-    from strongroom.errors import ConfigurationInvalid
+    """The token, or the first line of the file behind an @; raises `WrongUse`, and `ConfigurationInvalid` for a file.
 
-    if token is None or not token.startswith("@"):
+    No error repeats the token.
+    """
+    from strongroom.errors import ConfigurationInvalid, WrongUse
+
+    said = "a token is a word of printable ASCII characters"
+    if token is None:
+        return None
+    if not token.startswith("@"):
+        if not _is_token(token):
+            raise WrongUse("--token: this is no token", hint=said)
         return token
     try:
-        return Path(token[1:]).read_text().splitlines()[0].strip()
-    except (OSError, IndexError) as error:
-        raise ConfigurationInvalid(f"{token[1:]}: no token can be read from it", hint=str(error)) from error
+        found = Path(token[1:]).read_bytes().decode("ascii", "replace").splitlines()[0].strip()
+    except (OSError, IndexError, ValueError) as error:  # the last for a name that no file can have
+        hint = error.strerror if isinstance(error, OSError) else "its first line has to be the token"
+        raise ConfigurationInvalid(f"{token[1:]}: no token can be read from it", hint=hint or "") from error
+    if not _is_token(found):
+        raise ConfigurationInvalid(f"{token[1:]}: its first line is no token", hint=said)
+    return found
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def outer_arguments(timeout: float, cacert: Path | None) -> dict[str, Any]:
@@ -95,8 +124,13 @@ def outer_arguments(timeout: float, cacert: Path | None) -> dict[str, Any]:
 
 
 def reached(url: str) -> Any:
-    """A context in which errors of the connection become ours, without bodies in their text."""
+    """A context in which errors of the connection become ours, without bodies in their text.
+
+    Raises `WrongUse` at once where no request can go to this URL.
+    """
     import contextlib
+
+    check_address(url)
 
     @contextlib.contextmanager
     def context() -> Any:
@@ -112,3 +146,19 @@ def reached(url: str) -> Any:
             ) from error
 
     return context()
+
+
+def check_address(url: str) -> None:
+    """Raise `WrongUse` for what is no http or https URL."""
+    from urllib.parse import urlsplit
+
+    from strongroom.errors import WrongUse
+
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        known = parts.scheme in ("http", "https") and host and parts.port != 0 and url.isprintable()
+    except ValueError:  # brackets, a port or a label of another form
+        known = False
+    if not known:
+        raise WrongUse(f"{url!r} is no http or https URL", hint="write http://HOST:PORT/… or https://HOST:PORT/…")

@@ -32,10 +32,16 @@ def verify(
     from datetime import UTC, datetime
 
     from strongroom.archive.modelkey import load_model_key
-    from strongroom.archive.signature import AuthorPublic
+    from strongroom.archive.signature import AuthorPublic, SignatureKind
     from strongroom.archive.unseal import SealedArchive
     from strongroom.cli import sealing
+    from strongroom.errors import WrongUse
 
+    if key is not None and identity is not None:
+        raise WrongUse("--key and --identity each open the archive", hint="give one of them")
+    kinds = [each.label for each in SignatureKind]
+    if demand is not None and demand not in kinds:
+        raise WrongUse(f"--demand {demand}: no signature is of that kind", hint=f"one of {', '.join(kinds)}")
     authors = [AuthorPublic.load(each) for each in author]
     with SealedArchive.open(path) as archive, sealing.progress_bar("verifying", quiet=as_json) as progress:
         verified = archive.verified(authors, now=datetime.now(UTC), demand=demand)
@@ -47,6 +53,7 @@ def verify(
         elif identity is not None:
             opened = verified.unlock_with([sealing.identity(identity, plugin or ())])
         if opened is not None:
+            opened.check_slots()
             opened.check_members(progress)
         size, digest, by = verified.core.payload_length, verified.digest, verified.author
     if as_json:

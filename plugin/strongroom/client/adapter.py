@@ -1,8 +1,13 @@
 """`SealedAdapter`: `requests` as before, sealed.
 
     session = requests.Session()
-    session.mount("http://host:8080", SealedAdapter(policy="policy.toml"))
+    adapter = SealedAdapter(policy="policy.toml")
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
     answer = session.post("http://host:8080/predictions/digits", data=scan)
+
+Mounted like this, the session sends nothing in the clear: a URL that leads to no model is refused. A mount on one host
+would let other spellings of it pass (docs/guides/ask.md).
 
 Each request goes to the model's prediction path as one encapsulated POST; the answer comes back as an
 ordinary `requests.Response`. With ``stream=True`` the answer is asked for in chunks and delivered as they

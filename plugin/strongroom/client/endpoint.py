@@ -49,10 +49,8 @@ class Endpoint:
         origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         if models and parts.path in models:
             return cls(origin, "", models[parts.path])
-        for pattern in _PATHS:
-            if match := pattern.fullmatch(parts.path):
-                break
-        else:
+        match = _matched(parts.path)
+        if match is None:
             raise ServerUnsealed(
                 f"{parts.path or '/'} is not a model's endpoint, so there is nobody to seal this request to",
                 hint="use a session without the sealed adapter for the server's other endpoints, or map the path",
@@ -97,3 +95,9 @@ class Endpoint:
 
     def __str__(self) -> str:
         return self.url
+
+
+def _matched(path: str) -> re.Match[str] | None:
+    """How a path leads to a model: as the server itself would read it, and else behind what a gateway put in front."""
+    found = [match for pattern in _PATHS if (match := pattern.fullmatch(path))]
+    return next((match for match in found if not match["front"]), found[0] if found else None)

@@ -236,8 +236,8 @@ class Exchanges:
             if not self.retry or answered.problem is None or answered.problem.type != OHTTP_KEY:
                 raise refused(server.endpoint, answered.status, len(request.content))
             renewed = self.servers.get(server.endpoint, self.clock())
-            if renewed is None or renewed is server:  # else another thread has verified it anew meanwhile
-                self.servers.drop(server)
+            if renewed is None or renewed.config == server.config:  # else another thread has the new keys already
+                self.servers.drop(renewed or server)
                 renewed = yield from self.verify(server.endpoint, request.headers, fresh=True)
             if renewed.config == server.config:
                 raise RequestRefused(

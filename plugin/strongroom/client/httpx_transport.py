@@ -1,10 +1,11 @@
 """`httpx` as before, sealed, synchronous and asynchronous; needs the extra ``strongroom[httpx]``.
 
-    client = httpx.Client(mounts={"http://host:8080": SealedTransport("policy.toml")})
+    client = httpx.Client(transport=SealedTransport("policy.toml"))
     client.post("http://host:8080/predictions/digits", content=scan)
 
-    client = httpx.AsyncClient(mounts={"http://host:8080": AsyncSealedTransport("policy.toml")})
+    client = httpx.AsyncClient(transport=AsyncSealedTransport("policy.toml"))
 
+As `mounts` they are not safe: `httpx` has mounts of its own for the names in ``NO_PROXY``, and one of those can win.
 `httpx` does not tell a transport whether its caller streams, so every answer is asked for in chunks: a
 streaming model's pieces arrive as they come, and an ordinary answer arrives whole.
 """

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ from strongroom.errors import (
 
 _log = logging.getLogger(__name__)
 BODY_LIMIT = 1 << 30
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _OWN_SITE = (None, "none", "same-origin")
 """What browsers say in Sec-Fetch-Site of what the user or the proxy's own pages asked for; programs say nothing."""
 
@@ -58,8 +60,12 @@ class SealedProxy:
         **arguments: Any,
     ) -> None:
         """Listens at once; raises `ConfigurationInvalid` for an address that is not loopback or not free."""
-        parts = urlsplit(base)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        try:
+            parts = urlsplit(base)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # brackets, or a port, of another form
+            known = None
+        if not known or parts.query or parts.fragment:
             raise ConfigurationInvalid(f"{base!r} is not a server's address", hint="for example http://host:8080")
         if not _is_loopback(host):
             raise ConfigurationInvalid(
@@ -77,9 +83,10 @@ class SealedProxy:
         listener = type("Listener", (ThreadingHTTPServer,), {"address_family": _family(host)})
         try:
             self._server: ThreadingHTTPServer = listener((host, port), handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter for a port that there is not
             raise ConfigurationInvalid(
-                f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another --port, or 0 for a free one"
+                f"cannot listen on {host}:{port}: {getattr(error, 'strerror', 'there is no such port')}",
+                hint="choose another --port, or 0 for a free one",
             ) from error
         self._server.daemon_threads = True
         self._host = host
@@ -237,20 +244,25 @@ class _Handler(BaseHTTPRequestHandler):
             raise MalformedInput("the connection ended inside the body")
         return octets
 
+    def _line(self) -> bytes:
+        line = self.rfile.readline(8192)
+        if not line.endswith(b"\n"):
+            raise MalformedInput("a line that is too long, or that the connection ended in")
+        return line
+
     def _chunks(self) -> Iterator[bytes]:
         """The body in HTTP/1.1 chunks (RFC 9112 section 7.1), trailers read and dropped."""
         total = 0
         while True:
-            line = self.rfile.readline(1024).partition(b";")[0].strip()
-            try:
-                size = int(line, 16)
-            except ValueError:
-                raise MalformedInput("a chunk's size is not a hexadecimal number") from None
+            said = _CHUNK_SIZE.fullmatch(self._line())
+            if said is None:
+                raise MalformedInput("a chunk's size is not a hexadecimal number")
+            size = int(said[1], 16)
             total += size
-            if size < 0 or total > BODY_LIMIT:
+            if total > BODY_LIMIT:
                 raise MalformedInput(f"a body of more than {BODY_LIMIT} bytes")
             if size == 0:
-                while self.rfile.readline(8192).strip():
+                while self._line().strip():
                     pass
                 return
             yield self._exactly(size)

@@ -111,12 +111,17 @@ def _read(path: Path) -> Entry | None:
 
 
 def write_bundle(entries: Iterable[Entry], path: Path) -> int:
-    """Write entries as one file; how many. Raises `CollateralUnavailable`."""
+    """Write entries as one file, over what stands there; how many. Raises `CollateralUnavailable`, also for none."""
     listed = [entry.serialise() for entry in entries]
+    if not listed:
+        raise CollateralUnavailable(
+            "there is nothing to bundle",
+            hint="`strongroom collateral fetch` gets endorsements; a bundle that came here is read with --import",
+        )
     try:
         path.write_text(json.dumps({"format": FORMAT, "entries": listed}, indent=1) + "\n")
     except OSError as error:
-        raise CollateralUnavailable(f"{path}: cannot be written: {error.strerror}") from error
+        raise CollateralUnavailable(f"{path.parent}: no bundle can be written there: {error.strerror}") from error
     return len(listed)
 
 

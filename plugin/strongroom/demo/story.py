@@ -228,7 +228,7 @@ class Story:
             "import requests\n"
             "from strongroom.client.adapter import SealedAdapter\n"
             "session = requests.Session()\n"
-            f'session.mount("{self.stage.url}", SealedAdapter(policy="{policy}"))\n'
+            f'session.mount("http://", SealedAdapter(policy="{policy}"))\n'
             f'print(session.post("{url}", json=[0] * 64).json())\n'
         )
         body = json.dumps([0] * 64)

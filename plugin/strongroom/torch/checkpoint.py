@@ -81,6 +81,7 @@ class _MemorySource(FilesSource):
         super().__init__({name: path for name, path in paths.items() if name != CHECKPOINT}, made)
         self._descriptor = descriptor
         self.sizes[CHECKPOINT] = checkpoint
+        self._check()  # once more: another file's name may clash with the checkpoint's
 
     def read(self, names: list[str], take: Callable[[str, Any], None]) -> None:
         """In the order asked for."""

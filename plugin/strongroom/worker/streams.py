@@ -6,11 +6,13 @@ so. One that asked in the single-shot form gets them all in its one answer. A ha
 the stream without its final chunk, and the client knows.
 
 The timer that flushes gathered pieces runs in a thread of its own; a lock keeps it and the handler's thread
-from speaking at once, and `close` is final.
+from speaking at once, and `close` is final. A process that the handler forks seals nothing: it has a copy of the
+counter, and two chunks under one nonce would give the key away.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,9 +97,14 @@ class BatchStream:
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._closed = False
+        self._process = os.getpid()
 
     def emit(self, index: int, piece: bytes, status: int, headers: Headers) -> None:
-        """One piece for one item. Status and headers count with the first."""
+        """One piece for one item. Status and headers count with the first.
+
+        Raises `RuntimeError` in a forked process.
+        """
+        self._check_process()
         with self._lock:
             item = self._items.get(index)
             if item is None or self._closed:
@@ -114,6 +121,10 @@ class BatchStream:
                 self._timer = threading.Timer(self._gather, self._on_time)
                 self._timer.daemon = True
                 self._timer.start()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError("a stream belongs to the worker's own process, and this is one that it forked")
 
     def used(self, indices: Sequence[int]) -> bool:
         """Whether any of these has sent a piece."""
@@ -159,8 +170,10 @@ class BatchStream:
     def last(self, index: int, response: Response) -> bytes | Response:
         """The end of one item, after `close`: sealed bytes where it was streamed, else the whole response.
 
-        A stream that failed ends without its final chunk, which the client reports as `StreamTruncated`.
+        A stream that failed ends without its final chunk, which the client reports as `StreamTruncated`. Raises
+        `RuntimeError` in a forked process.
         """
+        self._check_process()
         item = self._items[index]
         if item.pieces is None:
             return response

@@ -59,7 +59,8 @@ class InnerService:
         manifest = json.loads((room / "MAR-INF" / "MANIFEST.json").read_bytes())
         plain = outer.system_properties
         sys.dont_write_bytecode = True
-        sys.path[:] = [str(room), *(each for each in sys.path if not _same(each, plain["model_dir"]))]
+        others = (each for each in sys.path if each != str(room) and not _same(each, plain["model_dir"]))
+        sys.path[:] = [str(room), *others]
         os.environ["PYTHONPATH"] = os.pathsep.join(
             [str(room), *(each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep)[1:] if each)]
         )
@@ -94,7 +95,7 @@ class InnerService:
             else:
                 rows.append((position, *read))
         if rows:
-            served = self._run(rows, outer, indices, stream)
+            served = self._run(rows, requests, outer, indices, stream)
             for (position, _, _), answer in zip(rows, served, strict=True):
                 answers[position] = answer
         return [each for each in answers if each is not None]
@@ -121,6 +122,7 @@ class InnerService:
     def _run(
         self,
         rows: Sequence[tuple[int, dict[str, Any], Headers]],
+        requests: Sequence[Request],
         outer: Any,
         indices: Sequence[int],
         stream: BatchStream,
@@ -142,13 +144,22 @@ class InnerService:
             self._report(error)
             if self._rerun and len(rows) > 1 and not stream.used(places):
                 _log.info("the items of a batch of %d run again, one by one", len(rows))
-                return [self._run([row], outer, indices, stream)[0] for row in rows]
+                return [self._run_again(position, requests, outer, indices, stream) for position, _, _ in rows]
             stream.fail(places)
             return [_failure(error, alone=len(rows) == 1)] * len(rows)
         return [
             self._response(context, n, answer, place, stream)
             for n, (answer, place) in enumerate(zip(answers, places, strict=True))
         ]
+
+    def _run_again(
+        self, position: int, requests: Sequence[Request], outer: Any, indices: Sequence[int], stream: BatchStream
+    ) -> Response:
+        """One item by itself, read anew: the run that failed may have changed what it was given."""
+        read = self._read(requests[position])
+        return (
+            read if isinstance(read, Response) else self._run([(position, *read)], requests, outer, indices, stream)[0]
+        )
 
     def _response(self, context: Any, n: int, answer: Any, place: int, stream: BatchStream) -> Response:
         try:

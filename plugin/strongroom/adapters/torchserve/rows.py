@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,19 +41,35 @@ class Headers(dict[str, Any]):
     written for one spelling must find the other.
     """
 
-    def __init__(self, headers: Mapping[str, Any]) -> None:
-        super().__init__(headers)
-        self._spelled = {name.lower(): name for name in headers}
-
     def __getitem__(self, name: str) -> Any:
-        return super().__getitem__(self._spelled.get(name.lower(), name))
+        return super().__getitem__(self._spelled(name))
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(self._spelled(name), value)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(self._spelled(name))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._spelled
+        return super().__contains__(self._spelled(name))
 
     def get(self, name: str, default: Any = None) -> Any:
         """The header in whatever case, or `default`."""
-        return super().get(self._spelled.get(name.lower(), name), default)
+        return super().get(self._spelled(name), default)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Take the header out, in whatever case."""
+        return super().pop(self._spelled(name), *default)
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """The header in whatever case, or `default` from now on."""
+        return super().setdefault(self._spelled(name), default)
+
+    def _spelled(self, name: Any) -> Any:
+        """The name as it stands here, where it does in any case."""
+        if super().__contains__(name) or not isinstance(name, str):
+            return name
+        return next((each for each in self if each.lower() == name.lower()), name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 `ts.handler_utils.utils.send_intermediate_predict_response` writes to the frontend's socket itself, and a
 deprecated copy of it stands in another module. Handlers bind either name when they are imported, so both
-are replaced before that. The replacement finds the running batch by its context.
+are replaced before that. The replacement finds the running batch by its context, and in it the client by the
+id that the handler names, as TorchServe does: a piece for a request that is not running goes to nobody.
 
 Over gRPC nothing is sent midway unless the configuration says so: TorchServe 0.12 loses a worker for good when
 a unary call is answered with a stream, and a worker cannot tell the two calls apart. There the whole answer
@@ -20,14 +21,14 @@ from strongroom.channel.ohttp import Form
 from strongroom.worker.service import INCREMENTAL, NO_STORE
 from strongroom.worker.streams import BatchStream, Send
 
-_running: dict[int, tuple[BatchStream, Sequence[int]]] = {}
-"""By the identity of the handler's context: its batch's streams, and each row's place in the outer batch."""
+_running: dict[int, tuple[BatchStream, Mapping[str, int]]] = {}
+"""By the identity of the handler's context: its batch's streams, and where a request's id stands in the outer batch."""
 
 
 @contextlib.contextmanager
 def streaming(context: Any, stream: BatchStream, places: Sequence[int]) -> Iterator[None]:
-    """While a handler runs, what it sends midway goes to `stream`."""
-    _running[id(context)] = (stream, places)
+    """While a handler runs, what it sends midway goes to `stream`; `places` are those of the context's rows."""
+    _running[id(context)] = (stream, {context.request_ids[row]: place for row, place in enumerate(places)})
     try:
         yield
     finally:
@@ -37,9 +38,10 @@ def streaming(context: Any, stream: BatchStream, places: Sequence[int]) -> Itera
 def _send_intermediate(ret: Any, req_id_map: Any, message: Any, code: Any, context: Any = None) -> None:
     """Stands in for TorchServe's function of the same meaning; nothing of `ret` leaves in the clear."""
     stream, places = _running[id(context)]
-    for row in req_id_map:
-        status, headers = response_head(context, row)
-        stream.emit(places[row], answer_bytes(ret[row]), status, headers)
+    for row, request in req_id_map.items():
+        if request in places:  # else a thread of an earlier batch is late
+            status, headers = response_head(context, row)
+            stream.emit(places[request], answer_bytes(ret[row]), status, headers)
 
 
 def replace_intermediate() -> None:
