@@ -195,6 +195,11 @@ def test_an_attestation_token_is_no_administrators_token(room, victim):
         ("owner", "acme", "POST", "resource-policy", {"policy": b64url(FOREIGN_POLICY.encode())}, False),
         ("auditor", "", "GET", "strongroom/admin/audit/checkpoint", None, True),
         ("auditor", "", "DELETE", "resource/acme/x/y", None, False),
+        ("auditor", "", "GET", "strongroom/admin/leases", None, True),
+        ("auditor", "", "GET", "resource-policy", None, False),
+        ("auditor", "", "GET", "attestation-policy", None, False),
+        ("auditor", "", "DELETE", "strongroom/admin/leases/00", None, False),
+        ("admin", "", "DELETE", "strongroom/admin/leases/00", None, True),
         ("auditor", "", "POST", "strongroom/admin/revocations", REVOCATION, False),
     ],
 )
@@ -220,6 +225,13 @@ def test_what_a_role_was_refused_is_done_for_the_administrator(tmp_path, path, b
         good = AdminKey.load(room.folder / "admin.key")
         assert admin_call(room, f"Bearer {good.token()}", path, "POST", body).status_code == 200
         assert room.broker.store.policy("release") == FOREIGN_POLICY or room.broker.store.revocations()
+
+
+@pytest.mark.parametrize("first", ["²", "٣", "-1", "", "1" * 16])
+def test_a_first_entry_that_is_no_number_is_refused_in_order(room, first):
+    key = AdminKey.load(room.folder / "admin.key")
+    answer = admin_call(room, f"Bearer {key.token()}", f"strongroom/admin/audit/entries?first={first}")
+    assert error_of(answer)[0] == 401
 
 
 def test_an_owner_sees_only_its_own_repository(room):
@@ -307,6 +319,19 @@ def test_a_flood_of_handshakes_does_not_push_out_an_attested_one(room, victim, m
         room.broker.handshakes.auth(b'{"version":"0.4.0","tee":"snp","extra-params":""}')
     assert len(room.broker.sessions) <= 51
     assert victim.get(room.name).ok
+
+
+def test_a_session_keeps_nothing_of_what_a_stranger_sent_to_open_it(peer):
+    assert peer.auth(extra={"strongroom": {"version": 1}, "padding": [[]] * 1000}).ok
+    session = peer.room.broker.sessions.find(peer.http.cookies["kbs-session-id"])
+    assert session.request.extra_params == ""
+
+
+def test_extra_params_of_megabytes_open_no_session(peer):
+    before = len(peer.room.broker.sessions)
+    status, kind, detail = error_of(peer.auth(extra=[[]] * 100_000))
+    assert (status, kind) == (401, "AttestationError") and "the limit is 65536" in detail
+    assert len(peer.room.broker.sessions) == before
 
 
 def raw(room, octets, *, wait=3.0):

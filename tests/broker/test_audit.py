@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strongroom.broker import audit, merkle, tiles
+from strongroom.broker import audit, directory, merkle, tiles
 from strongroom.broker.audit import AuditLog, Checkpoint, NoteKey, public_octets
 from strongroom.broker.proofs import check_proof, prove_consistency
 from strongroom.broker.store import Store
@@ -192,8 +194,7 @@ def test_a_long_log_is_verified_piece_by_piece(store, log, private, monkeypatch,
         log.append({"n": number})
     again = AuditLog(store, private, log.key.name)
     assert again.append({"n": 11}) == 11
-    again._reread(12)
-    assert again._is_checkpoint(again._frontier)
+    assert again._is_checkpoint(again._reread(12))
     store.write("UPDATE audit SET entry = CAST('{}' AS BLOB) WHERE number = 7")
     with pytest.raises(AuditError, match="entry 7"):
         AuditLog(store, private, log.key.name)
@@ -219,6 +220,97 @@ def test_a_broker_does_not_start_on_a_log_that_was_touched(store, log, private, 
     store.write(tamper)
     with pytest.raises(AuditError):
         AuditLog(store, private, "keys.example/audit")
+
+
+def forged(store, number):
+    """Write an entry of one's own as whoever has the file, and no key, can."""
+    entry = b'{"decision":"refused","event":"release"}'
+    store.write("INSERT OR REPLACE INTO audit VALUES (?, ?, ?)", number, entry, merkle.leaf_hash(entry))
+
+
+def beyond_the_checkpoint(store):
+    forged(store, 5)
+
+
+def without_a_checkpoint(store):
+    store.write("DELETE FROM checkpoints")
+
+
+def rewritten_without_a_checkpoint(store):
+    forged(store, 3)
+    store.write("DELETE FROM checkpoints")
+
+
+def cut_without_a_checkpoint(store):
+    store.write("DELETE FROM audit WHERE number >= 3")
+    store.write("DELETE FROM checkpoints")
+
+
+def rewritten_under_an_unsigned_checkpoint(store):
+    forged(store, 5)
+    root = merkle.root_of([row[0] for row in store.rows("SELECT leaf FROM audit ORDER BY number")])
+    note = Checkpoint("keys.example/audit", 6, root).sign(Ed25519PrivateKey.generate())
+    store.write("UPDATE checkpoints SET size = 6, note = ?", note)
+
+
+TOUCHES = pytest.mark.parametrize(
+    "touch",
+    [
+        beyond_the_checkpoint,
+        without_a_checkpoint,
+        rewritten_without_a_checkpoint,
+        cut_without_a_checkpoint,
+        rewritten_under_an_unsigned_checkpoint,
+    ],
+)
+
+
+@TOUCHES
+def test_without_the_brokers_key_nobody_adds_cuts_or_rewrites_a_log_that_is_opened(store, log, private, touch):
+    for number in range(5):
+        log.append({"n": number})
+    touch(store)
+    with pytest.raises(AuditError):
+        AuditLog(store, private, log.key.name)
+
+
+@TOUCHES
+def test_a_running_broker_signs_nothing_over_a_log_that_was_touched(store, log, touch):
+    for number in range(5):
+        log.append({"n": number})
+    touch(store)
+    before = store.rows("SELECT * FROM checkpoints")
+    for _ in range(2):
+        with pytest.raises(AuditError):
+            log.append({"n": 5})
+    assert store.rows("SELECT * FROM checkpoints") == before
+
+
+def test_a_log_that_grows_while_it_is_verified_is_no_finding(store, log, private, monkeypatch):
+    """`broker administrator` opens the store of a broker that runs, and goes on writing."""
+    for number in range(5):
+        log.append({"n": number})
+    other, appended = Store(store.path, bytes(32)), []
+
+    def leaf(entry):
+        if not appended:
+            appended.append(log)
+            log.append({"n": 5})
+        return merkle.leaf_hash(entry)
+
+    monkeypatch.setattr(audit, "leaf_hash", leaf)
+    again = AuditLog(other, private, log.key.name)
+    assert again.append({"n": 6}) == 6
+    other.close()
+
+
+def test_a_broker_whose_whole_log_was_deleted_does_not_start(tmp_path):
+    directory.init(tmp_path / "broker")
+    with closing(sqlite3.connect(tmp_path / "broker" / "store.db")) as store, store:
+        store.execute("DELETE FROM audit")
+        store.execute("DELETE FROM checkpoints")
+    with pytest.raises(AuditError, match="is empty"):
+        directory.open_broker(tmp_path / "broker")
 
 
 def test_a_store_under_another_root_key_does_not_open(store):

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from broker.broker_in_a_room import APPRAISAL, broker_room
-from strongroom.broker import directory, tiles
-from strongroom.broker.backup import backup, restore
+from strongroom.broker import directory, leases, tiles
+from strongroom.broker.backup import Replay, backup, restore
 from strongroom.broker.directory import make_administrator, open_broker, remove_administrator
-from strongroom.broker.protocol import Resource
+from strongroom.broker.protocol import Challenge, Request, Resource
+from strongroom.broker.refusals import Refused
 from strongroom.broker.rotation import rotate_root_key
 from strongroom.broker.serve import running
-from strongroom.broker.store import Store
+from strongroom.broker.sessions import Session
+from strongroom.broker.statement import KeeperStatement
+from strongroom.broker.store import Revocation, Store
 from strongroom.encoding import b64url
 from strongroom.errors import AuditError, ConfigurationInvalid, StoreError
 
@@ -60,6 +64,33 @@ def test_a_restore_after_a_lost_disk_takes_them_from_an_export_of_the_log(histor
     _, source, log, (kept, _, _) = history
     restored = restore(source, tmp_path / "new", log=log)
     assert facts(tmp_path / "new") == ([str(kept)], True, 2, restored.entries)
+
+
+LEASES = "SELECT id, path, keeper, granted_at, renewed_at, expires_at, ended_at FROM leases ORDER BY id"
+
+
+def test_leases_that_were_granted_renewed_and_ended_after_the_backup_are_in_the_restored_store(tmp_path):
+    """Else a limit would let others in beside those who still hold the key."""
+    with broker_room(tmp_path) as room:
+        name, archive, _ = room.register(1, lease_s=600)
+        room.admin().set_limit("acme/digits", keepers=3)
+        clients = [room.client(statement=KeeperStatement(bytes([number]) * 16)) for number in range(3)]
+        clients[0].fetch(tuple(name), archive)
+        backup(room.folder, tmp_path / "backup")
+        room.admin().set_limit("acme/digits", keepers=3, lease_s=300)
+        for client in clients:
+            lease = client.fetch(tuple(name), archive).lease
+        room.admin().end_lease(lease)
+        endless, other, _ = room.register(2, lineage="endless")
+        room.client().fetch(tuple(endless), other)  # a keeper without a name
+        held = room.broker.store.rows(LEASES)
+    restore(tmp_path / "backup", room.folder)
+    with closing(open_broker(room.folder)) as broker:
+        assert broker.store.rows(LEASES) == held
+        with pytest.raises(Refused, match="already"):
+            broker.store.set_limit("acme/digits", keepers=2, lease_s=300)
+            session = Session("s", Request("simulated"), Challenge("n"), 0, keeper="ff" * 16)
+            leases.grant(broker.store, session, name, lease_s=600, now=int(broker.clock()))
 
 
 def test_a_restore_with_nothing_newer_is_the_backup(history, tmp_path):
@@ -225,6 +256,59 @@ def test_a_broker_is_not_rotated_while_a_backup_is_made_nor_the_other_way_round(
     assert "rotated" in seen[-1] and not (tmp_path / "other").exists()
 
 
+def test_nobody_makes_or_forgets_an_administrator_between_the_last_steps_of_a_rotation(tmp_path, monkeypatch):
+    """Whoever opened the store then gave the fresh key its name, and the rotation ended in a traceback."""
+    folder, close, seen = tmp_path / "broker", Store.close, []
+    directory.init(folder)
+
+    def closed(self):
+        close(self)
+        monkeypatch.setattr(Store, "close", close)
+        for act in (
+            lambda: make_administrator(folder, tmp_path / "x.key", role="auditor"),
+            lambda: remove_administrator(folder, "00" * 16),
+        ):
+            with pytest.raises(ConfigurationInvalid, match="restored or rotated") as refused:
+                act()
+            seen.append(refused)
+
+    monkeypatch.setattr(Store, "close", closed)
+    rotate_root_key(folder)
+    assert len(seen) == 2
+    make_administrator(folder, tmp_path / "x.key", role="auditor")
+
+
+def test_an_administrator_who_is_removed_during_a_restore_is_not_forgotten(tmp_path, monkeypatch):
+    folder, settle = tmp_path / "broker", Replay.settle_policies
+    directory.init(folder)
+    old = make_administrator(folder, tmp_path / "old.key", role="auditor")
+    backup(folder, tmp_path / "backup")
+
+    def meanwhile(self):
+        with pytest.raises(ConfigurationInvalid, match="restored or rotated"):
+            remove_administrator(folder, old)
+        settle(self)
+
+    monkeypatch.setattr(Replay, "settle_policies", meanwhile)
+    restore(tmp_path / "backup", folder)
+
+
+def test_a_store_whose_fresh_key_got_its_name_meanwhile_opens(tmp_path, monkeypatch):
+    """A broker that starts after a cut rotation, and `broker administrator`, at the same moment."""
+    folder = tmp_path / "broker"
+    directory.init(folder)
+    cut_off(folder, monkeypatch, "after the store")
+    provider = directory.provider
+
+    def slow(*arguments, file="root.key"):
+        if file == "root.key.new" and (folder / file).exists():
+            (folder / file).rename(folder / "root.key")
+        return provider(*arguments, file=file)
+
+    monkeypatch.setattr(directory, "provider", slow)
+    open_broker(folder).close()
+
+
 def test_a_backup_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -246,6 +330,57 @@ def test_the_name_of_an_exchanged_root_key_is_on_the_disk_when_it_is_done(tmp_pa
     monkeypatch.setattr(os, "fsync", lambda number: (done.append(os.fstat(number).st_ino), fsync(number))[1])
     rotate_root_key(folder) if act == "rotate" else restore(tmp_path / "backup", folder)
     assert folder.stat().st_ino in done[done.index("root.key") :]
+
+
+STEPS = pytest.mark.parametrize("step", range(5))
+"""Names that a restore gives: two of the root key, and those of store, public key and settings."""
+
+
+@pytest.fixture
+def rotated(tmp_path):
+    """A backup, after which something was revoked and the root key rotated; (folder, backup folder)."""
+    folder = tmp_path / "broker"
+    directory.init(folder)
+    backup(folder, tmp_path / "backup")
+    with closing(open_broker(folder)) as broker, broker.store.transaction():
+        broker.store.revoke(Revocation("archive", "01" * 32, "", 5))
+        broker.journal.record({"event": "revoke", "kind": "archive", "value": "01" * 32})
+    rotate_root_key(folder)
+    return folder, tmp_path / "backup"
+
+
+def restore_that_is_cut(source, folder, monkeypatch, step):
+    """A restore that ends before it gives a name for the `step`th time."""
+    given, replace = [], Path.replace
+
+    def counted(self, target):
+        if len(given) == step:
+            raise Cut
+        given.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(Path, "replace", counted)
+        restore(source, folder)
+
+
+@STEPS
+def test_a_restore_that_was_cut_off_leaves_a_broker_that_opens_and_can_be_restored(rotated, monkeypatch, step):
+    folder, source = rotated
+    restore_that_is_cut(source, folder, monkeypatch, step)
+    assert facts(folder)[1], "what was revoked is revoked in the old store and in the restored one"
+    restore_that_is_cut(source, folder, monkeypatch, step)
+    restore(source, folder)
+    assert facts(folder)[1] and not list(folder.glob("root.key.new"))
+    rotate_root_key(folder)
+
+
+@STEPS
+def test_a_restore_into_a_new_folder_that_was_cut_off_can_be_done_again(rotated, tmp_path, monkeypatch, step):
+    _, source = rotated
+    restore_that_is_cut(source, tmp_path / "new", monkeypatch, step)
+    restore(source, tmp_path / "new")
+    open_broker(tmp_path / "new").close()
 
 
 def test_the_restored_log_continues_the_old_one(history, tmp_path):

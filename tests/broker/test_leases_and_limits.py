@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from broker.broker_in_a_room import MEASUREMENT, Clock, Peer, broker_room, error_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-from strongroom.broker import journal, leases, tiles
+from strongroom.broker import epochs, journal, leases, tiles
 from strongroom.broker.audit import Checkpoint, NoteKey, public_octets
+from strongroom.broker.document import ModelKeyDocument, model_key_name
 from strongroom.broker.epochs import EPOCH_S, EpochSeed
 from strongroom.broker.initdata import check_init_data
+from strongroom.broker.protocol import Resource
+from strongroom.broker.refusals import Refused
+from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.rootkey import PlainFile
 from strongroom.broker.serve import Publisher
 from strongroom.broker.statement import KeeperStatement
-from strongroom.broker.store import Store
+from strongroom.broker.store import ResourceFacts, Store
 from strongroom.encoding import b64
 from strongroom.errors import (
     AttestationFailed,
@@ -30,7 +37,7 @@ from strongroom.errors import (
 )
 from strongroom.evidence.types import Claim, Claims
 from strongroom.hookspecs import Denial, hookimpl
-from strongroom.keys import AuthorId
+from strongroom.keys import ArchiveDigest, AuthorId, ModelKey
 from strongroom.plugins import Plugins
 
 
@@ -118,6 +125,40 @@ def test_a_limit_counts_over_the_whole_lineage_and_no_further(room):
     room.client(statement=named(2)).fetch(tuple(other), other_archive)
 
 
+def test_a_keeper_of_two_versions_counts_once_for_itself_and_for_others(room):
+    one, one_archive, _ = room.register(1, version=1, lease_s=600)
+    two, two_archive, _ = room.register(2, version=2, lease_s=600)
+    room.admin().set_limit("acme/digits", keepers=2)
+    first = room.client(statement=named(1))
+    first.fetch(tuple(one), one_archive)
+    first.fetch(tuple(two), two_archive)
+    room.client(statement=named(2)).fetch(tuple(two), two_archive)
+    first.fetch(tuple(two), two_archive)
+    with pytest.raises(ReleaseDenied):
+        room.client(statement=named(3)).fetch(tuple(one), one_archive)
+
+
+def test_keepers_without_a_name_count_at_every_release(room):
+    name, archive, _ = room.register(1, lease_s=600)
+    room.admin().set_limit("acme/digits", keepers=2)
+    for _ in range(2):
+        room.client().fetch(tuple(name), archive)
+    with pytest.raises(ReleaseDenied):
+        room.client().fetch(tuple(name), archive)
+
+
+def test_a_keeper_beyond_a_lowered_limit_gets_no_other_version_either(room):
+    one, one_archive, _ = room.register(1, version=1, lease_s=600)
+    two, two_archive, _ = room.register(2, version=2, lease_s=600)
+    for number, at in ((1, 10), (2, 20)):
+        lease = room.client(statement=named(number)).fetch(tuple(one), one_archive).lease
+        room.broker.store.write("UPDATE leases SET granted_at = ? WHERE id = ?", at, lease)
+    room.admin().set_limit("acme/digits", keepers=1)
+    room.client(statement=named(1)).fetch(tuple(two), two_archive)
+    with pytest.raises(ReleaseDenied):
+        room.client(statement=named(2)).fetch(tuple(two), two_archive)
+
+
 def test_the_shorter_of_document_and_limit_is_the_lease(room):
     name, archive, _ = room.register(1, lease_s=600)
     room.admin().set_limit("acme/digits", lease_s=60)
@@ -151,7 +192,7 @@ def test_finding_a_lease_does_not_look_at_all_of_them(room):
         str(row)
         for query in (
             "SELECT id FROM leases WHERE path = 'a' AND keeper = 'b' AND ended_at IS NULL",
-            "SELECT count(*) FROM leases WHERE path > 'a/b/' AND path < 'a/b0' AND ended_at IS NULL",
+            "SELECT keeper FROM leases WHERE path > 'a/b/' AND path < 'a/b0' AND ended_at IS NULL GROUP BY keeper",
         )
         for row in store.rows(f"EXPLAIN QUERY PLAN {query}")
     )
@@ -187,6 +228,67 @@ def test_what_cannot_be_revoked_is_an_error(room):
         room.admin().revoke("planet", "earth")
 
 
+SPELLINGS = pytest.mark.parametrize(
+    "spell",
+    [
+        lambda octets: b"\n " + octets,
+        lambda octets: octets.replace(b"strongroom", b"\\u0073trongroom"),
+        lambda octets: json.dumps(dict(reversed(json.loads(octets).items())), indent=400).encode(),
+        lambda octets: b"\xef\xbb\xbf" + octets,
+        lambda octets: octets.decode().encode("utf-16"),
+    ],
+    ids=["white space", "an escape", "the member last", "a byte order mark", "utf-16"],
+)
+
+
+@SPELLINGS
+def test_a_model_key_is_one_however_it_is_spelled(room, spell):
+    archive, key = ArchiveDigest(b"\1" * 32), ModelKey(b"\2" * 32)
+    name = model_key_name("acme", "digits", 1, archive)
+    room.admin().put_resource(name, spell(ModelKeyDocument(archive, key, version=1, lease_s=60).serialise()))
+    client = room.client(statement=named(1))
+    assert client.fetch(tuple(name), archive).lease_s == 60
+    room.admin().revoke("archive", str(archive))
+    with pytest.raises(ReleaseDenied):
+        client.fetch(tuple(name), archive)
+
+
+def test_a_model_key_that_an_earlier_release_took_for_none_is_revoked_all_the_same(room):
+    name, archive, _ = room.register(1, author=AuthorId(b"\xaa" * 32))
+    room.broker.store.put_resource(name, b"\n" + room.broker.store.resource(name), at=1)
+    room.client().fetch(tuple(name), archive)
+    room.admin().revoke("author", "aa" * 32)
+    with pytest.raises(ReleaseDenied):
+        room.client().fetch(tuple(name), archive)
+
+
+def test_a_model_key_whose_owner_the_policy_was_not_told_is_stored_again_first(room):
+    name, archive, _ = room.register(1, owner="policy-7")
+    stored = room.broker.store.resource(name)
+    room.broker.store.put_resource(name, b"\n" + stored, at=1)
+    with pytest.raises(ResourceMissing):
+        room.client().fetch(tuple(name), archive)
+    room.admin().put_resource(name, b"\n" + stored)
+    room.client().fetch(tuple(name), archive)
+
+
+@pytest.mark.parametrize(
+    "octets", [b'{"strongroom": "model-key/1"', b'\n{"strongroom": "model-key/1", "strongroom": ""}']
+)
+def test_a_broken_model_key_is_not_kept_as_something_else(room, octets):
+    with pytest.raises(ReleaseError):
+        room.admin().put_resource(Resource("acme", "digits", "x"), octets)
+    assert room.broker.store.resource(Resource("acme", "digits", "x")) is None
+
+
+def test_what_only_mentions_the_member_is_released_as_it_is(room):
+    peer, name = Peer(room), Resource("acme", "notes", "x")
+    room.admin().put_resource(name, b'{"see": {"strongroom": 1}}')
+    peer.auth()
+    peer.attest()
+    assert peer.opened(peer.get(name)) == {"see": {"strongroom": 1}}
+
+
 @pytest.mark.parametrize("kind", ["archive", "author", "measurement"])
 def test_a_digest_in_capitals_is_revoked_and_restored_all_the_same(room, kind):
     digest = {"archive": "0a" * 32, "author": "aa" * 32, "measurement": MEASUREMENT.hex()}[kind]
@@ -196,6 +298,34 @@ def test_a_digest_in_capitals_is_revoked_and_restored_all_the_same(room, kind):
         room.client().fetch(tuple(name), archive)
     room.admin().unrevoke(kind, digest.upper())
     room.client().fetch(tuple(name), archive)
+
+
+def test_a_keeper_in_capitals_is_revoked_and_restored_all_the_same(room):
+    name, archive, _ = room.register(1)
+    client = room.client(statement=named(0xAB))
+    room.admin().revoke("keeper", "AB" * 16)
+    with pytest.raises(ReleaseDenied):
+        client.fetch(tuple(name), archive)
+    room.admin().unrevoke("keeper", "aB" * 16)
+    client.fetch(tuple(name), archive)
+
+
+def test_the_identity_of_a_chip_is_compared_without_regard_to_capitals(room):
+    verdict = SimpleNamespace(
+        submodules={"cpu0": SimpleNamespace(claims=Claims("snp", {}, bytes(64), device_id="AB:cd"))}
+    )
+    session = SimpleNamespace(verdict=verdict, keeper="")
+    room.admin().revoke("keeper", "ab:CD")
+    with pytest.raises(Refused, match="revoked"):
+        leases.check_standing(room.broker.store, session, Resource("acme", "digits", "x"), ResourceFacts())
+
+
+def test_what_an_earlier_release_kept_in_capitals_is_revoked_once_the_store_is_opened(room):
+    store = room.broker.store
+    store.write("INSERT INTO revocations VALUES ('keeper', ?, 'stolen', 5)", "AB" * 16)
+    Store(store.path, PlainFile(room.folder / "root.key").unlock()).close()
+    assert store.revoked("keeper", "ab" * 16)
+    assert room.admin().revocations() == [{"kind": "keeper", "value": "ab" * 16, "reason": "stolen", "at": 5}]
 
 
 @pytest.mark.parametrize(
@@ -264,9 +394,6 @@ def test_a_seed_of_another_broker_is_refused(room):
 def test_an_old_seed_is_deleted(tmp_path):
     now = [1_800_000_000.0]
     with broker_room(tmp_path, clock=lambda: now[0]) as room:
-        from strongroom.broker import epochs
-        from strongroom.broker.protocol import Resource
-
         name, present = Resource("a", "b", "c"), int(now[0]) // EPOCH_S
         epochs.seed_of(room.broker.store, name, present, now[0])
         now[0] += 2 * EPOCH_S
@@ -274,6 +401,32 @@ def test_an_old_seed_is_deleted(tmp_path):
         assert [row[0] for row in room.broker.store.rows("SELECT name FROM secrets WHERE name LIKE 'epoch/%'")] == [
             f"epoch/a/b/c/{present + 2}"
         ]
+
+
+SEEDS = "SELECT name FROM secrets WHERE name LIKE 'epoch/%'"
+
+
+def test_the_seeds_of_a_key_that_nobody_asks_for_any_more_are_deleted_too(room, tmp_path):
+    store, now = room.broker.store, room.broker.clock()
+    present = int(now) // EPOCH_S
+    epochs.seed_of(store, Resource("acme", "revoked", "x"), present - 1, now)
+    epochs.seed_of(store, Resource("acme", "revoked", "x"), present, now)
+    publisher = Publisher(room.broker, tmp_path / "log")
+    publisher.sweep()
+    assert len(store.rows(SEEDS)) == 2
+    room.broker.clock = lambda: now + EPOCH_S
+    publisher.sweep()
+    assert store.rows(SEEDS) == [(f"epoch/acme/revoked/x/{present}",)]
+
+
+def test_the_seeds_of_a_deleted_key_are_deleted_with_it_and_no_others(room):
+    one, one_archive, _ = room.register(1)
+    two, two_archive, _ = room.register(2, version=2)
+    for name, archive in ((one, one_archive), (two, two_archive)):
+        room.client().fetch_epoch(tuple(name), archive, broker_key(room))
+    room.admin().delete_resource(one)
+    [(left,)] = room.broker.store.rows(SEEDS)
+    assert left.startswith(f"epoch/{two}/")
 
 
 def test_an_epoch_seed_needs_the_policys_yes_too(tmp_path):
@@ -390,6 +543,43 @@ def test_what_is_taken_back_while_a_release_is_decided_is_not_released(tmp_path,
         with pytest.raises(ReleaseDenied):
             room.client().fetch(tuple(name), archive)
         assert room.admin().leases() == []
+
+
+NOBODY = "package policy\n\nallow := false\n"
+
+
+def test_a_policy_that_is_replaced_while_it_decides_releases_nothing_more(tmp_path):
+    plugins, slow = Plugins.load(), Slow()
+    plugins._manager.register(slow, "slow")
+    with broker_room(tmp_path, plugins=plugins) as room:
+        name, archive, _ = room.register(1)
+        slow.meanwhile = lambda: room.admin().set_release_policy(NOBODY)
+        with pytest.raises(BrokerUnreachable):  # no decision: the keeper asks again
+            room.client(attempts=1).fetch(tuple(name), archive)
+        with pytest.raises(ReleaseDenied):
+            room.client().fetch(tuple(name), archive)
+        assert room.admin().leases() == []
+
+
+def test_of_two_policies_that_are_set_at_once_the_one_in_force_is_the_one_in_the_store(room, monkeypatch):
+    broker, transaction = room.broker, room.broker.store.transaction
+    second = threading.Thread(
+        target=lambda: broker.set_release_policy(ReleasePolicy.parse(NOBODY), by="second"), daemon=True
+    )
+
+    @contextmanager
+    def slow():
+        outermost = broker.store._depth == 0
+        with transaction():
+            yield
+        if outermost and threading.current_thread() is not second:
+            second.start()
+            second.join(1)  # it waits for us, or else is done now
+
+    monkeypatch.setattr(broker.store, "transaction", slow)
+    broker.set_release_policy(ReleasePolicy.parse("package policy\n\nallow := true\n"), by="first")
+    second.join(10)
+    assert broker.policies.release.text == broker.store.policy("release") == NOBODY
 
 
 def test_a_second_log_that_fails_keeps_the_key(guarded):

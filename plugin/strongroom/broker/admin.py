@@ -35,8 +35,10 @@ ROLES = ("admin", "owner", "auditor")
 """`admin` may do everything; `owner` keeps the keys of one repository; `auditor` reads the log."""
 
 _ALLOWED = {
-    "admin": frozenset({"resource", "policy", "revoke", "limit", "lease", "audit", "status", "backup", "people"}),
-    "owner": frozenset({"resource", "revoke", "limit", "lease", "status"}),
+    "admin": frozenset(
+        {"resource", "policy", "revoke", "limit", "lease", "lease-end", "audit", "status", "backup", "people"}
+    ),
+    "owner": frozenset({"resource", "revoke", "limit", "lease", "lease-end", "status"}),
     "auditor": frozenset({"audit", "status", "lease"}),
 }
 _HEADER_PREFIX = "Strongroom-Broker: "

@@ -131,23 +131,32 @@ class AuditLog:
         self._verify()
 
     def _verify(self) -> None:
-        """Every entry stands at its number and hashes to its leaf, and the last checkpoint is met on the way."""
+        """Every entry stands at its number and hashes to its leaf, and the checkpoint is over all of them."""
+        with self._store.reading():
+            for first in range(0, self.size, AT_ONCE):
+                chunk = "SELECT number, entry, leaf FROM audit WHERE number >= ? ORDER BY number LIMIT ?"
+                for number, entry, leaf in self._store.rows(chunk, first, AT_ONCE):
+                    if number != self._frontier.size:
+                        raise AuditError(f"entry {self._frontier.size} is missing from the audit log", hint=_TOUCHED)
+                    if leaf_hash(entry) != leaf:
+                        raise AuditError(f"entry {number} of the audit log was altered", hint=_TOUCHED)
+                    self._frontier.append(leaf)
+            self._check_signed(self._frontier)
+
+    def _check_signed(self, frontier: Frontier) -> None:
+        """Raise `AuditError` unless our checkpoint is over this very tree: without our key nobody adds or takes away.
+
+        Each entry was written with the checkpoint that covers it, so only an empty log has none.
+        """
         rows = self._store.rows("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1")
-        checkpoint = Checkpoint.verify(rows[0][0], self.key) if rows else None
-        met = checkpoint is None or (checkpoint.size == 0 and checkpoint.root == self._frontier.root())
-        for first in range(0, self.size, AT_ONCE):
-            chunk = "SELECT number, entry, leaf FROM audit WHERE number >= ? ORDER BY number LIMIT ?"
-            for number, entry, leaf in self._store.rows(chunk, first, AT_ONCE):
-                if number != self._frontier.size:
-                    raise AuditError(f"entry {self._frontier.size} is missing from the audit log", hint=_TOUCHED)
-                if leaf_hash(entry) != leaf:
-                    raise AuditError(f"entry {number} of the audit log was altered", hint=_TOUCHED)
-                self._frontier.append(leaf)
-                if checkpoint is not None and checkpoint.size == self._frontier.size:
-                    met = checkpoint.root == self._frontier.root()
-        if not met and checkpoint is not None:
+        if not rows and not frontier.size:
+            return
+        if not rows:
+            raise AuditError(f"the audit log of {frontier.size} entries has no checkpoint", hint=_TOUCHED)
+        checkpoint = Checkpoint.verify(rows[0][0], self.key)
+        if (checkpoint.size, checkpoint.root) != (frontier.size, frontier.root()):
             raise AuditError(
-                f"the audit log does not match its checkpoint of {checkpoint.size} entries",
+                f"the audit log of {frontier.size} entries does not match its checkpoint of {checkpoint.size} entries",
                 hint=_TOUCHED,
             )
 
@@ -163,10 +172,12 @@ class AuditLog:
             raise AuditError(f"an audit entry of {len(octets)} bytes, the limit is {ENTRY_LIMIT}")
         with self._store.transaction():
             # The rows are the truth: a transaction that was rolled back must not leave its leaf here, nor may what
-            # another process wrote be missed.
+            # another process wrote be missed. But only what its checkpoint covers: nothing else is signed over.
             number = self.size
             if number != self._frontier.size or not self._is_checkpoint(self._frontier):
-                self._reread(number)
+                frontier = self._reread(number)
+                self._check_signed(frontier)
+                self._frontier = frontier
             leaf = leaf_hash(octets)
             frontier = self._frontier.copy()
             frontier.append(leaf)
@@ -183,13 +194,14 @@ class AuditLog:
         body = Checkpoint(self.key.name, frontier.size, frontier.root()).body()
         return frontier.size == 0 if not rows else str(rows[0][0]).startswith(f"{body}\n")
 
-    def _reread(self, size: int) -> None:
-        """Another process wrote to the log, or a transaction was rolled back: take the rows' word."""
-        self._frontier = Frontier()
+    def _reread(self, size: int) -> Frontier:
+        """The tree of the rows: another process wrote to the log, or a transaction was rolled back."""
+        frontier = Frontier()
         for first in range(0, size, AT_ONCE):
             chunk = "SELECT leaf FROM audit WHERE number >= ? AND number < ? ORDER BY number"
             for (leaf,) in self._store.rows(chunk, first, min(first + AT_ONCE, size)):
-                self._frontier.append(leaf)
+                frontier.append(leaf)
+        return frontier
 
     def checkpoint(self) -> str:
         """The signed note over everything so far."""

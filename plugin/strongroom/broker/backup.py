@@ -3,13 +3,15 @@
 docs/release.md section 13. A backup is a folder: the store, the root key as its provider keeps it, and
 the settings. It is as secret as that provider makes it. Restoring replays, from the newest audit log that
 can be had, everything that took something away after the backup: revocations, minimum versions, limits, deleted keys
-and removed administrators. A policy that was replaced after the backup does not come back.
+and removed administrators; and the leases, for whoever holds a key counts. A policy that was replaced after the backup
+does not come back.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import time
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.archive.keyfile import sync_folder
-from strongroom.broker import tiles
+from strongroom.broker import epochs, leases, tiles
 from strongroom.broker.audit import AuditLog, NoteKey
 from strongroom.broker.directory import Settings, copied, exchanged, identity_of, occupied, open_log, open_store
 from strongroom.broker.protocol import Resource
@@ -97,7 +99,7 @@ def restore(
     """
     settings = Settings.load(source)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with occupied(directory):
+    with occupied(directory), exchanged(directory):
         fresh = directory / "restoring"
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.copytree(source, fresh)
@@ -119,8 +121,7 @@ def restore(
             restored = Restored(audit.size, replayed, tuple(replay.lost), tuple(replay.made), tuple(replay.replaced))
         finally:
             store.close()
-        with exchanged(directory):
-            _exchange(fresh, directory)
+        _exchange(fresh, directory)
     return restored
 
 
@@ -165,7 +166,7 @@ def _present(directory: Path, key: NoteKey, passphrase: str | None) -> tuple[lis
 
 
 class Replay:
-    """Do again, in an older store, what took something away since; remembers what came since and is not in it.
+    """Do again, in an older store, what took something away since, and the leases; remembers what it cannot bring back.
 
     `policies` are texts that may be in force, by name: the log has only their digests.
     """
@@ -192,6 +193,7 @@ class Replay:
                 store.set_limit(entry["lineage"], keepers=entry.get("keepers"), lease_s=entry.get("lease_s"))
             case "resource-delete":
                 store.delete_resource(Resource.parse(entry["resource"]))
+                epochs.forget(store, Resource.parse(entry["resource"]))
                 self.lost.pop(entry["resource"], None)
             case "resource-put":
                 # What the backup holds under that name is not what was stored last.
@@ -202,6 +204,13 @@ class Replay:
             case "administrator-removed":
                 store.write("DELETE FROM administrators WHERE key_id = ?", entry["key"])
                 self.made.pop(entry["key"], None)
+            case "release" if entry.get("decision") == "granted" and entry.get("lease"):
+                leases.restored(
+                    store, entry["lease"], entry["resource"], entry.get("keeper", ""),
+                    at=entry["at"], seconds=entry.get("lease_s"),
+                )  # fmt: skip
+            case "lease-end":
+                leases.end(store, entry["lease"], entry["at"])
             case "policy-set":
                 self._policies[entry["policy"]] = (entry["digest"], entry["at"])
 
@@ -218,11 +227,24 @@ class Replay:
 
 
 def _exchange(fresh: Path, directory: Path) -> None:
-    """Put the restored files in place, the store last."""
+    """Put the restored files in place; a cut after any step leaves a folder that can be restored again.
+
+    A folder with a store keeps one that opens: the restored root key waits beside the old one, as in a rotation, until
+    the store is there.
+    """
+    if not (directory / "broker.json").exists():
+        (fresh / "broker.json").replace(directory / "broker.json")
     for suffix in ("-wal", "-shm"):
         (directory / f"store.db{suffix}").unlink(missing_ok=True)
         (fresh / f"store.db{suffix}").unlink(missing_ok=True)
-    for name in (*_FILES[1:], "store.db", "broker.json"):
+    with (fresh / "root.key").open("rb") as key:
+        os.fsync(key.fileno())
+    (fresh / "root.key").replace(directory / "root.key.new")
+    sync_folder(directory)
+    (fresh / "store.db").replace(directory / "store.db")
+    sync_folder(directory)
+    (directory / "root.key.new").replace(directory / "root.key")
+    for name in ("broker.pub", "tls.crt", "tls.key", "broker.json"):
         if (fresh / name).exists():
             (fresh / name).replace(directory / name)
     sync_folder(directory)

@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from strongroom.broker import leases
+from strongroom.broker import epochs, leases
 from strongroom.broker.admin import Administrator
 from strongroom.broker.document import ModelKeyDocument, check_name, is_model_key
 from strongroom.broker.protocol import Resource
 from strongroom.broker.refusals import Refused
 from strongroom.broker.rego import ReleasePolicy
 from strongroom.broker.release import Broker
-from strongroom.broker.store import REVOCABLE, Revocation
+from strongroom.broker.store import REVOCABLE, Revocation, spelled
 from strongroom.encoding import Fields, b64url, parse_json, unb64url
 from strongroom.errors import ConfigurationInvalid, MalformedInput
 from strongroom.evidence.policy import Policy
@@ -74,12 +74,13 @@ def put_resource(broker: Broker, who: Administrator, path: Params, query: Params
 
 
 def delete_resource(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> None:
-    """Forget a resource."""
+    """Forget a resource, and the epoch seeds of a model key."""
     name = _name(path)
     who.may("resource", name.repository)
     with broker.store.transaction():
         if not broker.store.delete_resource(name):
             raise Refused.plugin(f"there is no resource {name}")
+        epochs.forget(broker.store, name)
         broker.journal.record(_entry(who, "resource-delete", resource=str(name)))
 
 
@@ -124,7 +125,7 @@ def set_release_policy(broker: Broker, who: Administrator, path: Params, query: 
 
 def get_release_policy(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
     """The Rego text in force."""
-    who.may("status")
+    who.may("policy")
     return {"policy": broker.policies.release.text if broker.policies.release else None}
 
 
@@ -141,7 +142,7 @@ def set_appraisal_policy(broker: Broker, who: Administrator, path: Params, query
 
 def get_appraisal_policy(broker: Broker, who: Administrator, path: Params, query: Params, body: bytes) -> Any:
     """The TOML text in force."""
-    who.may("status")
+    who.may("policy")
     return {"policy": broker.store.policy("appraisal")}
 
 
@@ -167,7 +168,7 @@ def _revocable(who: Administrator, kind: str, value: str) -> str:
     if kind not in REVOCABLE:
         raise _unusable(f"one of {', '.join(REVOCABLE)} can be revoked, and no {kind[:16]!r}")
     pattern, form = _FORMS[kind]
-    value = value.lower() if pattern else value
+    value = spelled(kind, value)
     if not value or len(value) > 256 or (pattern and not pattern.fullmatch(value)) or not value.isprintable():
         raise _unusable(f"{value[:40]!r} is no {kind}; write {form}")
     if kind == "lineage":
@@ -293,7 +294,7 @@ def end_lease(broker: Broker, who: Administrator, path: Params, query: Params, b
     """Forget a lease of a keeper that is gone, so that it no longer counts; it does not stop a live one."""
     lease = path["lease"]
     rows = broker.store.rows("SELECT path FROM leases WHERE id = ?", lease)
-    who.may("lease", rows[0][0].partition("/")[0] if rows else None)
+    who.may("lease-end", rows[0][0].partition("/")[0] if rows else None)
     with broker.store.transaction():
         if not leases.end(broker.store, lease, int(broker.clock())):
             raise Refused.plugin(f"no live lease {lease}")
@@ -313,7 +314,7 @@ def audit_entries(broker: Broker, who: Administrator, path: Params, query: Param
     """Entries from ``?first=``, at most 256 of them."""
     who.may("audit")
     first = query.get("first", "0")
-    if not first.isdigit() or len(first) > 15:
+    if not (first.isascii() and first.isdigit() and len(first) <= 15):
         raise MalformedInput("first is a number")
     return [entry.decode() for entry in broker.audit.entries(int(first), 256)]
 

@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from strongroom.broker.rootkey import write_private
 from strongroom.broker.store import Store
 from strongroom.broker.tokens import TokenSigner
 from strongroom.encoding import Fields, parse_json
-from strongroom.errors import ConfigurationInvalid, MalformedInput, StoreError
+from strongroom.errors import AuditError, ConfigurationInvalid, KeyFileInvalid, MalformedInput, StoreError
 from strongroom.evidence.judge import Endorse, no_endorsements
 from strongroom.evidence.policy import Policy
 from strongroom.hookspecs import RootKeyProvider
@@ -116,9 +116,12 @@ def occupied(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def copied(directory: Path) -> Iterator[None]:
-    """Copy this broker's files, and nobody exchanges them meanwhile; raises `ConfigurationInvalid`."""
+    """Copy this broker's files, or write beside a running one; nobody exchanges the files meanwhile.
+
+    Raises `ConfigurationInvalid`.
+    """
     refusal = ConfigurationInvalid(
-        f"the broker in {directory} is being restored or rotated", hint="back it up when that is done"
+        f"the broker in {directory} is being restored or rotated", hint="try again when that is done"
     )
     with _locked(directory / "backup.lock", fcntl.LOCK_SH, refusal):
         yield
@@ -127,7 +130,9 @@ def copied(directory: Path) -> Iterator[None]:
 @contextmanager
 def exchanged(directory: Path) -> Iterator[None]:
     """Exchange this broker's root key or store, and nobody copies them meanwhile; raises `ConfigurationInvalid`."""
-    refusal = ConfigurationInvalid(f"a backup of the broker in {directory} is being made", hint="wait until it is done")
+    refusal = ConfigurationInvalid(
+        f"a backup of the broker in {directory} is being made, or an administrator", hint="wait until it is done"
+    )
     with _locked(directory / "backup.lock", fcntl.LOCK_EX, refusal):
         yield
 
@@ -245,16 +250,26 @@ def _der(private: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def open_store(directory: Path, settings: Settings, passphrase: str | None) -> Store:
-    """The store under its root key, also after a rotation that was cut off before its last step."""
+    """The store under its root key, also after a rotation or a restore that was cut off before its last step."""
     pending = directory / "root.key.new"
+    waiting = pending.exists()
+
+    def under(file: str) -> Store:
+        return Store(directory / "store.db", provider(directory, settings, passphrase, file=file).unlock())
+
     try:
-        return Store(directory / "store.db", provider(directory, settings, passphrase).unlock())
-    except StoreError:
-        if not pending.exists():
+        return under("root.key")
+    except (StoreError, KeyFileInvalid):
+        if not waiting:
             raise
-    fresh = provider(directory, settings, passphrase, file=pending.name).unlock()
-    store = Store(directory / "store.db", fresh)
-    pending.replace(directory / "root.key")
+    try:
+        store = under(pending.name)
+    except KeyFileInvalid:
+        if pending.exists():
+            raise
+        return under("root.key")  # another process has just given it its name
+    with suppress(FileNotFoundError):
+        pending.replace(directory / "root.key")
     sync_folder(directory)
     return store
 
@@ -269,7 +284,13 @@ def identity_of(store: Store) -> Ed25519PrivateKey:
 
 def open_log(store: Store, settings: Settings) -> AuditLog:
     """The audit log of a store, verified; raises `AuditError`, `StoreError`."""
-    return AuditLog(store, identity_of(store), settings.name)
+    log = AuditLog(store, identity_of(store), settings.name)
+    if not log.size:
+        raise AuditError(
+            "the audit log is empty, and its first entry says that the broker was made",
+            hint="somebody changed the store; keep it for an investigation and restore a backup elsewhere",
+        )
+    return log
 
 
 def open_broker(
@@ -306,34 +327,36 @@ def open_broker(
     )
 
 
+@contextmanager
+def _administered(directory: Path, passphrase: str | None) -> Iterator[Broker]:
+    """The broker of a folder, running or not, whose root key and store nobody exchanges meanwhile."""
+    Settings.load(directory)  # before a lock is made in a folder that is no broker's
+    with copied(directory), closing(open_broker(directory, passphrase=passphrase)) as broker:
+        yield broker
+
+
 def make_administrator(
     directory: Path, key_file: Path, *, role: str, repository: str = "", passphrase: str | None = None
 ) -> str:
     """Write a new administrator's private key and register its public one; the key's id.
 
-    The broker may be running: it looks administrators up at each request. Raises `KeyFileInvalid`, `StoreError`.
+    The broker may be running: it looks administrators up at each request. Raises `ConfigurationInvalid`,
+    `KeyFileInvalid`, `StoreError`.
     """
-    broker = open_broker(directory, passphrase=passphrase)
-    try:
+    with _administered(directory, passphrase) as broker:
         key = admin.AdminKey(Ed25519PrivateKey.generate(), broker.id)
         with broker.store.transaction():
             key_id = admin.register(broker.store, key.private.public_key(), role, repository)
             write_private(key_file, key.serialise())
             broker.journal.record({"event": "administrator", "key": key_id, "role": role, "repository": repository})
         return key_id
-    finally:
-        broker.store.close()
 
 
 def remove_administrator(directory: Path, key_id: str, *, passphrase: str | None = None) -> None:
     """Forget an administrator; raises `ConfigurationInvalid` for an unknown id, and for the last one."""
-    broker = open_broker(directory, passphrase=passphrase)
-    try:
-        with broker.store.transaction():
-            if not broker.store.write("DELETE FROM administrators WHERE key_id = ?", key_id):
-                raise ConfigurationInvalid(f"no administrator has the id {key_id}")
-            if not broker.store.rows("SELECT 1 FROM administrators WHERE role = 'admin'"):
-                raise ConfigurationInvalid("the last administrator of role admin stays", hint="make another one first")
-            broker.journal.record({"event": "administrator-removed", "key": key_id})
-    finally:
-        broker.store.close()
+    with _administered(directory, passphrase) as broker, broker.store.transaction():
+        if not broker.store.write("DELETE FROM administrators WHERE key_id = ?", key_id):
+            raise ConfigurationInvalid(f"no administrator has the id {key_id}")
+        if not broker.store.rows("SELECT 1 FROM administrators WHERE role = 'admin'"):
+            raise ConfigurationInvalid("the last administrator of role admin stays", hint="make another one first")
+        broker.journal.record({"event": "administrator-removed", "key": key_id})

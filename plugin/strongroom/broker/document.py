@@ -6,6 +6,7 @@ stock Trustee hands out what was stored.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 
 from strongroom.archive.header import check_owner
@@ -86,8 +87,12 @@ def _owner(read: Fields) -> str:
 
 
 def is_model_key(octets: bytes) -> bool:
-    """Whether stored bytes claim to be a model key; anything else is released as it is."""
-    return octets[:DOCUMENT_LIMIT].find(b'"strongroom"') >= 0 and octets[:1] == b"{"
+    """Whether stored bytes claim to be a model key, as a reader of JSON sees it; anything else is released as it is."""
+    try:
+        found = json.loads(octets)
+    except (ValueError, RecursionError):
+        return octets.lstrip().startswith(b"{") and b'"strongroom"' in octets  # a broken one is told so
+    return isinstance(found, dict) and "strongroom" in found
 
 
 def check_name(name: Resource, document: ModelKeyDocument) -> None:

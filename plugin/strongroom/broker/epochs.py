@@ -126,11 +126,25 @@ def seed_of(store: Store, name: Resource, epoch: int, now: float) -> bytes:
         raise Refused.plugin(f"epoch {epoch} is neither the present one ({present}) nor its neighbour")
     with store.transaction():
         prefix = f"epoch/{name}/"
-        for (held,) in store.rows("SELECT name FROM secrets WHERE name > ? AND name < ?", prefix, prefix + "~"):
-            if int(held.rpartition("/")[2]) < present - 1:
-                store.write("DELETE FROM secrets WHERE name = ?", held)
+        _delete(store, prefix, before=present - 1)
         if store.rows("SELECT 1 FROM secrets WHERE name = ?", f"{prefix}{epoch}"):
             return store.secret(f"{prefix}{epoch}")
         seed = secrets.token_bytes(32)
         store.keep_secret(f"{prefix}{epoch}", seed)
         return seed
+
+
+def sweep(store: Store, now: float) -> None:
+    """Delete the seeds of all archives that are two epochs old, for whose keys nobody asks any more."""
+    _delete(store, "epoch/", before=current(now) - 1)
+
+
+def forget(store: Store, name: Resource) -> None:
+    """Delete all seeds of an archive whose key is deleted."""
+    _delete(store, f"epoch/{name}/")
+
+
+def _delete(store: Store, prefix: str, *, before: int | None = None) -> None:
+    for (held,) in store.rows("SELECT name FROM secrets WHERE name > ? AND name < ?", prefix, prefix + "~"):
+        if before is None or int(held.rpartition("/")[2]) < before:
+            store.write("DELETE FROM secrets WHERE name = ?", held)

@@ -13,7 +13,7 @@ import json
 import secrets
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,6 +43,9 @@ from strongroom.evidence.judge import Endorse, Presented, Verdict, judge_composi
 from strongroom.evidence.policy import Policy
 from strongroom.evidence.types import ChallengingVerifier, Check, Evidence, SessionChallenge
 from strongroom.plugins import Plugins
+
+EXTRA_LIMIT = 65536
+"""Bytes of a request's extra-params as JSON; a TPM's certificate and key are a few thousand."""
 
 
 @dataclass(slots=True)
@@ -87,9 +90,11 @@ class Handshakes:
             raise Refused.auth("deserialize Request") from error
         if request.tee not in STOCK_TEES | OWN_TEES | set(self._plugins.verifiers()):
             raise Refused.auth("deserialize Request")
+        _check_size(request.extra_params)
         nonce = b64(secrets.token_bytes(32))
         extra, proof = self._additions(request)
-        session = self._sessions.open(request, Challenge(nonce, extra))
+        # Without its extra-params, which are used up: a session is kept for five minutes, and anybody may open one.
+        session = self._sessions.open(replace(request, extra_params=""), Challenge(nonce, extra))
         session.proof = proof
         return session
 
@@ -196,6 +201,15 @@ class Handshakes:
             now=datetime.fromtimestamp(self._clock(), UTC),
             verifiers=verifiers,
         )
+
+
+def _check_size(extra_params: Any) -> None:
+    try:
+        size = len(json.dumps(extra_params, separators=(",", ":")))
+    except RecursionError as error:
+        raise Refused.auth("extra-params is nested too deeply") from error
+    if size > EXTRA_LIMIT:
+        raise Refused.auth(f"extra-params of {size} bytes, the limit is {EXTRA_LIMIT}")
 
 
 def _evidence_digest(attestation: Attestation) -> str:

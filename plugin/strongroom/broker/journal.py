@@ -24,7 +24,7 @@ TEXT_KEPT = 200
 """Characters of one value; an entry stays small, so that a peer who is refused fills no disk quickly."""
 
 TROUBLE_S = 60.0
-"""For how long a failure of somebody else's log counts, where nothing is recorded meanwhile."""
+"""For how long a log's failure counts, where nothing is recorded meanwhile."""
 
 _CHECK_FIELDS = ("name", "word", "expected", "found")
 
@@ -38,7 +38,7 @@ class Journal:
         self._plugins = plugins
         self._clock = clock
         self._trouble = ""
-        """Why somebody else's log did not take the last entry; counts until it takes one, or for `TROUBLE_S`."""
+        """Why our log or somebody else's did not take the last entry; counts until both do, or for `TROUBLE_S`."""
         self._troubled_at = 0.0
         self.counts: dict[tuple[str, str], int] = {}
         """(kind of decision, outcome) → how often: what `/metrics` shows. Names no peer and no key."""
@@ -51,8 +51,8 @@ class Journal:
         """Write an audit entry, inside the transaction of what it describes; raises `AuditError`, `StoreError`."""
         dated = {"at": int(self._clock())} | {name: value for name, value in entry.items() if value not in ("", None)}
         with self._store.transaction():
-            self._audit.append(dated)
             try:
+                self._audit.append(dated)
                 self._plugins.audit(dated)
             except AuditError as error:
                 self._trouble, self._troubled_at = str(error), time.monotonic()

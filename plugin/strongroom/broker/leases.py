@@ -108,14 +108,12 @@ def grant(store: Store, session: Session, name: Resource, *, lease_s: int | None
     seconds = min(candidates) if candidates else (DEFAULT_LEASE_S if keepers is not None else None)
     expires = None if seconds is None else now + seconds
     with store.transaction():
+        if keepers is not None:
+            _check_limit(store, session.keeper, name, keepers, now)
         held = live_lease(store, name, session.keeper, now)
         if held is not None:
-            if keepers is not None and held not in oldest(store, name, now, keepers):
-                raise Refused.policy(f"{keepers} older leases are all that the limit of {lineage_of(name)} leaves")
             store.write("UPDATE leases SET renewed_at = ?, expires_at = ? WHERE id = ?", now, expires, held)
             return Lease(held, now, seconds)
-        if keepers is not None and (live := live_count(store, name, now)) >= keepers:
-            raise Refused.policy(f"{live} keepers hold keys of {lineage_of(name)}, the limit is {keepers}")
         lease = Lease(secrets.token_hex(16), now, seconds)
         measurement = ",".join(sorted(measurements_of(session.verdict))) if session.verdict else ""
         store.write(
@@ -123,6 +121,15 @@ def grant(store: Store, session: Session, name: Resource, *, lease_s: int | None
             lease.id, str(name), session.keeper, measurement, now, now, expires,
         )  # fmt: skip
     return lease
+
+
+def restored(store: Store, lease_id: str, path: str, keeper: str, *, at: int, seconds: int | None) -> None:
+    """A release of the audit log once more: it gave this lease, or renewed it. The log has no measurement."""
+    store.write(
+        "INSERT INTO leases VALUES (?1, ?2, ?3, '', ?4, ?4, ?5, NULL)"
+        " ON CONFLICT (id) DO UPDATE SET renewed_at = excluded.renewed_at, expires_at = excluded.expires_at",
+        lease_id, path, keeper, at, None if seconds is None else at + seconds,
+    )  # fmt: skip
 
 
 def live_lease(store: Store, name: Resource, keeper: str, now: int) -> str | None:
@@ -137,26 +144,26 @@ def live_lease(store: Store, name: Resource, keeper: str, now: int) -> str | Non
     return rows[0][0] if rows else None
 
 
-def oldest(store: Store, name: Resource, now: int, number: int) -> frozenset[str]:
-    """The ids of the `number` live leases on the lineage of this resource that were granted first."""
-    lineage = lineage_of(name)
-    rows = store.rows(
-        "SELECT id FROM leases WHERE path > ? AND path < ? AND ended_at IS NULL"
-        " AND (expires_at IS NULL OR expires_at > ?) ORDER BY granted_at, id LIMIT ?",
-        f"{lineage}/", f"{lineage}0", now, number,
-    )  # fmt: skip
-    return frozenset(row[0] for row in rows)
+def _check_limit(store: Store, keeper: str, name: Resource, limit: int, now: int) -> None:
+    """Raise `Refused` where as many others hold keys of the lineage, and have for longer, as the limit allows."""
+    first = holders(store, name, now, limit)
+    if keeper not in first and len(first) >= limit:
+        raise Refused.policy(f"{len(first)} keepers hold keys of {lineage_of(name)} already, the limit is {limit}")
 
 
-def live_count(store: Store, name: Resource, now: int) -> int:
-    """How many leases on the lineage of this resource have not ended."""
+def holders(store: Store, name: Resource, now: int, number: int) -> list[str]:
+    """The first `number` keepers that hold keys of the lineage of this resource, by their oldest live lease.
+
+    A keeper counts once, however many versions it holds. One without a name is another at every release.
+    """
     lineage = lineage_of(name)
     rows = store.rows(
-        "SELECT count(*) FROM leases WHERE path > ? AND path < ? AND ended_at IS NULL"
-        " AND (expires_at IS NULL OR expires_at > ?)",
-        f"{lineage}/", f"{lineage}0", now,  # 0 is what follows the slash
+        "SELECT CASE keeper WHEN '' THEN 'lease ' || id ELSE keeper END AS holder FROM leases"
+        " WHERE path > ? AND path < ? AND ended_at IS NULL AND (expires_at IS NULL OR expires_at > ?)"
+        " GROUP BY holder ORDER BY min(granted_at), min(id) LIMIT ?",
+        f"{lineage}/", f"{lineage}0", now, number,  # 0 is what follows the slash
     )  # fmt: skip
-    return int(rows[0][0])
+    return [row[0] for row in rows]
 
 
 def count(store: Store, now: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -66,6 +67,8 @@ class Broker:
         self.signer = signer
         self.plugins = plugins
         self.policies = policies or Policies()
+        self._deciding = threading.Lock()
+        """Around each release's last look at the policy, and around a policy's change in store and memory."""
         self.clock = clock
         self.sessions = Sessions(steady)
         self.journal = Journal(store, audit, plugins, clock)
@@ -133,9 +136,12 @@ class Broker:
             facts = self.store.resource_facts(name)
             if facts is not None and facts.owner is not None:
                 entry["owner"] = facts.owner
-            self._allow(session, claims, plugin, name, query or {}, facts)
+            policy = self.policies.release
+            self._allow(policy, session, claims, plugin, name, query or {}, facts)
             tee_key = tee_key_of(claims)
-            with self.store.transaction():
+            with self._deciding, self.store.transaction():
+                if self.policies.release is not policy:
+                    raise Refused.unable("the release policy was replaced while this release was decided")
                 # Again, since an administrator may have revoked something while policy and vetoes took their time.
                 self._check_standing(session, name, facts)
                 jwe = seal_to(tee_key, produce(session, name, entry))
@@ -151,13 +157,13 @@ class Broker:
         return jwe
 
     def _allow(
-        self, session: Session, claims: Mapping[str, Any], plugin: str, name: Resource, query: Mapping[str, str],
-        facts: ResourceFacts | None,
+        self, policy: ReleasePolicy | None, session: Session, claims: Mapping[str, Any], plugin: str, name: Resource,
+        query: Mapping[str, str], facts: ResourceFacts | None,
     ) -> None:  # fmt: skip
-        if self.policies.release is None:
+        if policy is None:
             raise Refused.policy("no release policy is set, so nothing is released")
         data = request_data(plugin, tuple(name), query, facts.owner if facts else None)
-        decision = self.policies.release.decide(claims, data)
+        decision = policy.decide(claims, data)
         if not decision.granted:
             if not decision.made:
                 raise Refused.unable(decision.reason)
@@ -194,9 +200,18 @@ class Broker:
         if not is_model_key(stored):
             return stored
         document = ModelKeyDocument.parse(stored)
+        if (self.store.resource_facts(name) or ResourceFacts()).archive is None:
+            self._check_unmarked(session, name, document)
         lease = leases.grant(self.store, session, name, lease_s=document.lease_s, now=int(self.clock()))
         entry |= {"archive": str(document.archive), "lease": lease.id, "lease_s": lease.seconds}
         return document.released(lease=lease.id, lease_s=lease.seconds, broker_time=lease.at).serialise()
+
+    def _check_unmarked(self, session: Session, name: Resource, document: ModelKeyDocument) -> None:
+        """An earlier release took this key for none and wrote nothing beside it: what it says itself counts."""
+        if document.owner is not None:
+            raise Refused.plugin(f"the release policy was not told the owner of {name}: store it again")
+        author = None if document.author is None else str(document.author)
+        leases.check_standing(self.store, session, name, ResourceFacts(str(document.archive), document.version, author))
 
     # -- GET strongroom/epoch ---------------------------------------------------------
 
@@ -223,18 +238,22 @@ class Broker:
     def set_release_policy(self, policy: ReleasePolicy, *, by: str) -> None:
         """Replace the Rego policy, durably; in force for the next request."""
         digest = hashlib.sha256(policy.text.encode()).hexdigest()
-        with self.store.transaction():
-            self.store.set_policy("release", policy.text, at=int(self.clock()))
-            self.journal.record({"event": "policy-set", "policy": "release", "digest": digest, "administrator": by})
-        self.policies.release = policy
+        entry = {"event": "policy-set", "policy": "release", "digest": digest, "administrator": by}
+        with self._deciding:
+            with self.store.transaction():
+                self.store.set_policy("release", policy.text, at=int(self.clock()))
+                self.journal.record(entry)
+            self.policies.release = policy
 
     def set_appraisal_policy(self, policy: Policy, text: str, *, by: str) -> None:
         """Replace the TOML policy whose text this is, durably; in force for the next attestation."""
         digest = policy.digest.hex()
-        with self.store.transaction():
-            self.store.set_policy("appraisal", text, at=int(self.clock()))
-            self.journal.record({"event": "policy-set", "policy": "appraisal", "digest": digest, "administrator": by})
-        self.policies.appraisal = policy
+        entry = {"event": "policy-set", "policy": "appraisal", "digest": digest, "administrator": by}
+        with self._deciding:
+            with self.store.transaction():
+                self.store.set_policy("appraisal", text, at=int(self.clock()))
+                self.journal.record(entry)
+            self.policies.appraisal = policy
 
 
 def _without_lists(claims: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import uvicorn
 
-from strongroom.broker import leases, tiles
+from strongroom.broker import epochs, leases, tiles
 from strongroom.broker.audit import AT_ONCE
 from strongroom.broker.certificate import days_left
 from strongroom.broker.directory import occupied, open_broker
@@ -136,7 +136,7 @@ class Publisher:
     """Keeps ``audit/`` below the broker's folder up to date: the log as tiles, for whoever copies it away.
 
     Each round writes what is new since the last; the first reads the whole log. Once an hour it also forgets leases
-    that are over for long.
+    that are over for long, and epoch seeds of two days ago.
     """
 
     def __init__(self, broker: Broker, folder: Path) -> None:
@@ -164,11 +164,13 @@ class Publisher:
             log.error("the audit log could not be published to %s: %s", self._folder, error)
 
     def sweep(self) -> None:
-        """Forget leases that are over for long; a failure is logged, and the next hour tries again."""
+        """Forget leases that are over for long and old epoch seeds; a failure is logged, the next hour tries again."""
+        store, now = self._broker.store, self._broker.clock()
         try:
-            leases.sweep(self._broker.store, int(self._broker.clock()))
+            leases.sweep(store, int(now))
+            epochs.sweep(store, now)
         except StrongroomError as error:
-            log.error("old leases could not be forgotten: %s", error)
+            log.error("old leases and epoch seeds could not be forgotten: %s", error)
 
     def _run(self) -> None:
         rounds = 0

@@ -84,6 +84,11 @@ class ResourceFacts:
 REVOCABLE = ("archive", "lineage", "author", "measurement", "keeper")
 
 
+def spelled(kind: str, value: str) -> str:
+    """A revocable value as it is kept and compared: hex and identities in small letters, a lineage as it stands."""
+    return value if kind == "lineage" else value.lower()
+
+
 def _cipher(root_key: bytes) -> AESGCM:
     derive = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"strongroom store v1")
     return AESGCM(derive.derive(root_key))
@@ -111,6 +116,7 @@ class Store:
         if version != SCHEMA_VERSION:
             self._migrate()
         self._do(_INDEX)  # stores of earlier releases have another
+        self._respell()
 
     def _migrate(self) -> None:
         """Bring a store of an earlier release to today's format, all of it or nothing."""
@@ -118,6 +124,15 @@ class Store:
             while (version := self._format()) in _MIGRATIONS:  # looked at again: another process may have been first
                 self._do(_MIGRATIONS[version])
                 self._do(f"PRAGMA user_version={version + 1}")
+
+    def _respell(self) -> None:
+        """Earlier releases kept revoked keepers as an administrator wrote them, and compared capitals with nothing."""
+        given = [each for each in self.revocations() if each.value != spelled(each.kind, each.value)]
+        if given:
+            with self.transaction():
+                for each in given:
+                    self.write("DELETE FROM revocations WHERE kind = ? AND value = ?", each.kind, each.value)
+                    self.revoke(each)
 
     def _format(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
@@ -181,6 +196,19 @@ class Store:
                 if self._db.in_transaction:
                     self._db.rollback()
                 raise
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One state of the store, whatever other processes write meanwhile; for queries alone."""
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            self._do("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.rollback()
 
     def _do(self, statement: str, *values: Any) -> sqlite3.Cursor:
         with self._lock:
@@ -300,12 +328,12 @@ class Store:
         """Record a revocation; the first one of a value stays."""
         self.write(
             "INSERT OR IGNORE INTO revocations VALUES (?, ?, ?, ?)",
-            revocation.kind, revocation.value, revocation.reason, revocation.at,
+            revocation.kind, spelled(revocation.kind, revocation.value), revocation.reason, revocation.at,
         )  # fmt: skip
 
     def unrevoke(self, kind: str, value: str) -> bool:
         """Take a revocation back; whether there was one."""
-        return self.write("DELETE FROM revocations WHERE kind = ? AND value = ?", kind, value) > 0
+        return self.write("DELETE FROM revocations WHERE kind = ? AND value = ?", kind, spelled(kind, value)) > 0
 
     def revocations(self) -> list[Revocation]:
         """Every revocation, oldest first."""
@@ -313,7 +341,7 @@ class Store:
 
     def revoked(self, kind: str, value: str) -> bool:
         """Whether this value of this kind was revoked."""
-        return bool(self.rows("SELECT 1 FROM revocations WHERE kind = ? AND value = ?", kind, value))
+        return bool(self.rows("SELECT 1 FROM revocations WHERE kind = ? AND value = ?", kind, spelled(kind, value)))
 
     def minimum_version(self, lineage: str) -> int:
         """The lowest version of ``tenant/lineage`` that is released; 0 where none was set."""
