@@ -15,7 +15,7 @@ import pytest
 from doubles.models import Author, sealed_toy
 from strongroom.archive.unseal import SealedArchive
 from strongroom.channel.bundle import ServedModel
-from strongroom.errors import BrokerUnreachable, ModelOpening, ModelUnavailable, ReleaseDenied
+from strongroom.errors import BrokerUnreachable, ModelOpening, ModelUnavailable, ReleaseDenied, StrongroomError
 from strongroom.keeper import holders, models
 from strongroom.keeper.asking import Asking
 from strongroom.keeper.keyring import Allowance, HostKeys, RequestKeys
@@ -354,6 +354,57 @@ def test_without_a_setting_a_model_is_kept_whoever_needs_it(opened):
     model, _ = opened(lease_s=300)
     time.sleep(1)
     assert is_open(model)
+
+
+@pytest.fixture
+def unneeded(opened, process):
+    """A model that nobody needs any longer, and what `then` does happens right after its thread saw that."""
+
+    def make(then, **wishes):
+        worker, peer = process()
+        model, desk = opened(held={"idle": 0.4}, **wishes)
+        model.claimed(peer)
+        until(lambda: is_open(model))
+        look, interrupted = model._demand.over, threading.Event()
+
+        def over():
+            seen = look()
+            if seen and not interrupted.is_set():
+                then(model, desk)
+                interrupted.set()
+            return seen
+
+        model._demand.over = over
+        worker.kill()
+        assert interrupted.wait(20)
+        return model, desk
+
+    return make
+
+
+def test_a_model_that_was_claimed_while_it_was_about_to_rest_is_not_served_after_a_refusal(unneeded, process):
+    _, newcomer = process()
+
+    def claimed(model, desk):
+        model.claimed(newcomer)
+        desk.refusal = ReleaseDenied("revoked")
+
+    model, _ = unneeded(claimed, lease_s=1, grace=300)
+    until(lambda: model.status()["state"] == "withdrawn", 20)
+    with pytest.raises(ModelUnavailable, match="ReleaseDenied"):
+        model.check_open()
+
+
+def test_what_fails_while_a_model_is_open_leaves_no_room_open(opened, monkeypatch):
+    model, desk = opened(lease_s=1, grace=300)
+    room = model._room
+
+    def told(*times):
+        raise StrongroomError("its time was of no use")
+
+    monkeypatch.setattr(model.keys.source, "told", told)
+    until(lambda: room.files == (), 20)
+    until(lambda: desk.asked > 2, 20)  # and it is asked for again
 
 
 # -- the archive is damaged while it is held -------------------------------------------------------

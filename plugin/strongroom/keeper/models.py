@@ -135,15 +135,16 @@ class HeldModel:
                 longest = LONGEST_PAUSE_AFTER_NO if isinstance(error, REFUSALS) else LONGEST_PAUSE
                 pause = min(2 * pause, longest)
             except Exception as error:  # a bug of ours may not leave a model open without a lease
-                failed = ReleaseError(f"holding it failed with {type(error).__name__}")
-                self._withdraw(failed)
-                self._not_open(failed)
+                self._not_open(ReleaseError(f"holding it failed with {type(error).__name__}"))
                 self._stop.wait(LONGEST_PAUSE)
-            if not self._stop.is_set() and self._demand.over():
+            if not self._stop.is_set() and self._demand.over():  # nothing is open here
                 self._rest()
 
     def _hold(self) -> None:
-        """Get the key, open, and stay until the right or the need has ended; raises where it never began."""
+        """Get the key, open, and stay until the right or the need has ended; raises where it never began.
+
+        Nothing is open when it returns.
+        """
         if self._verified is None:
             self._verified = self._find()
         verified = self._verified
@@ -195,6 +196,7 @@ class HeldModel:
                 self._withdraw(error)
                 return
             if self._demand.over():
+                self._rest()
                 return
 
     def _check_terms(self, verified: VerifiedArchive, released: Released) -> None:
@@ -245,6 +247,7 @@ class HeldModel:
             self._changed.notify_all()
 
     def _not_open(self, error: StrongroomError) -> None:
+        self._withdraw(error)  # as a rule nothing is open; what is may not stay so without a lease
         with self._lock:
             self._reason = error
             self._note(trying=False)
