@@ -395,6 +395,29 @@ def test_a_model_that_was_claimed_while_it_was_about_to_rest_is_not_served_after
         model.check_open()
 
 
+def test_a_worker_that_is_lent_a_model_which_was_about_to_rest_keeps_it_under_its_lease(unneeded, process):
+    _, newcomer = process()
+    rooms = []
+
+    def lent(model, desk):
+        rooms.append(model._room)
+        with model.lent(newcomer) as room:
+            assert room.files
+
+    model, desk = unneeded(lent, lease_s=300)
+    asked, again, look = desk.asked, threading.Event(), model._demand.over
+
+    def over():
+        again.set()
+        return look()
+
+    model._demand.over = over
+    assert again.wait(20), "it is not looked again at whether anybody needs the model"
+    assert model._room is rooms[0]
+    assert model.status()["lease"] == 300
+    assert desk.asked == asked
+
+
 def test_what_fails_while_a_model_is_open_leaves_no_room_open(opened, monkeypatch):
     model, desk = opened(lease_s=1, grace=300)
     room = model._room

@@ -195,8 +195,7 @@ class HeldModel:
             except ArchiveExpired as error:
                 self._withdraw(error)
                 return
-            if self._demand.over():
-                self._rest()
+            if self._demand.over() and self._rest():
                 return
 
     def _check_terms(self, verified: VerifiedArchive, released: Released) -> None:
@@ -226,9 +225,13 @@ class HeldModel:
         with self._lock:
             return float("inf") if self._room is None or self._lease is None else self._lease.left()
 
-    def _rest(self) -> None:
-        """Give back what nobody needs, and wait for somebody who does."""
+    def _rest(self) -> bool:
+        """Give back what nobody needs, and wait for somebody who does; False, and nothing is done, where somebody came
+        after `over` was asked: whoever is lent the files is noted first, and must not be left with them and no lease.
+        """
         with self._lock:
+            if self._demand.wanted:
+                return False
             self._close_room()
             self._lease, self._resting = None, True
             self._reason = ModelUnavailable(
@@ -240,6 +243,7 @@ class HeldModel:
             self._resting = False
             self._reason = ModelUnavailable("the key is being asked for again")
             self._note(trying=True)
+        return True
 
     def _note(self, *, trying: bool, opening: bool = False) -> None:
         with self._changed:
