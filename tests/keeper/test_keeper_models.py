@@ -35,6 +35,7 @@ class Desk:
 
     def __init__(self, sealed, lease_s=2):
         self.sealed, self.lease_s, self.refusal, self.asked = sealed, lease_s, None, 0
+        self.ahead = 0
         self.hangs = threading.Event()
         self.opens = threading.Event()
         self.opens.set()
@@ -46,9 +47,8 @@ class Desk:
         self.opens.wait(20)
         if self.refusal is not None:
             raise self.refusal
-        return Released(
-            self.sealed.digest, self.sealed.key, boottime(), lease_s=self.lease_s, broker_time=int(time.time())
-        )
+        now = int(time.time()) + self.ahead
+        return Released(self.sealed.digest, self.sealed.key, boottime(), lease_s=self.lease_s, broker_time=now)
 
 
 @pytest.fixture
@@ -559,3 +559,24 @@ def test_a_model_ends_with_its_archives_expiry_and_is_not_opened_again(opened):
     asked = desk.asked
     time.sleep(2)
     assert desk.asked == asked and not is_open(model)
+
+
+def test_an_archive_that_has_expired_by_the_brokers_clock_is_not_opened_when_the_guests_is_behind(
+    opened, quick, monkeypatch
+):
+    rooms = []
+    real = OpenRoom.open.__func__
+
+    def counted(cls, archive, **keywords):
+        rooms.append(archive)
+        return real(cls, archive, **keywords)
+
+    monkeypatch.setattr(OpenRoom, "open", classmethod(counted))
+    model, desk = opened(waits=True, expiry=datetime.now(UTC) + timedelta(days=1))
+    desk.ahead = 2 * 86400
+    desk.opens.set()
+    until(lambda: desk.asked > 2, 20)
+    assert "ArchiveExpired" in model.status()["reason"]
+    assert not rooms
+    desk.ahead = 0
+    until(lambda: is_open(model), 20)

@@ -155,6 +155,8 @@ class HeldModel:
         answered_at = boottime()
         self._note(trying=True, opening=True)
         self._check_terms(verified, released)
+        if released.broker_time is not None:  # the guest's clock may be behind, and then it has the last word
+            verified.check_expiry(released.broker_time)
         try:
             with self._openings.turn(size) as threads:
                 room = OpenRoom.open(verified.unlock(released.key), threads=threads, rooms=self._rooms)
