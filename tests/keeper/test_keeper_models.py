@@ -153,12 +153,12 @@ def test_a_refused_renewal_withdraws_the_model_at_once_and_a_grant_brings_it_bac
     assert until(lambda: not is_open(model)) < 2.5
     assert model.status()["state"] == "withdrawn"
     with pytest.raises(ModelUnavailable, match="ReleaseDenied"):
-        model.check_held()
+        model.check_held(HERE)
     with pytest.raises(ModelUnavailable), model.lent(HERE):
         pass
     desk.refusal = None
     until(lambda: is_open(model))
-    model.check_held()
+    model.check_held(HERE)
 
 
 def test_an_outage_shorter_than_lease_and_grace_changes_nothing(opened):
@@ -267,6 +267,136 @@ def test_a_worker_that_keeps_a_withdrawn_model_is_killed(opened, monkeypatch):
         bystander.wait()
 
 
+# -- a keeper that was started again, and workers that have the model from the one before ----------
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Whoever has to end and does not is killed soon."""
+    monkeypatch.setattr(holders, "FAREWELL_S", 0.5)
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Moves the clock by which an answer to an earlier keeper's workers is awaited."""
+    ahead = [0.0]
+    monkeypatch.setattr(models, "boottime", lambda: boottime() + ahead[0])
+
+    def move(seconds):
+        ahead[0] += seconds
+
+    return move
+
+
+def test_a_worker_of_an_earlier_keeper_that_keeps_a_refused_model_is_killed(opened, process, soon):
+    worker, peer = process()
+    model, desk = opened(waits=True)
+    model.check_held(peer)
+    desk.refusal = ReleaseDenied("revoked")
+    desk.opens.set()
+    assert worker.wait(20) == -9
+
+
+def test_a_worker_of_an_earlier_keeper_that_asks_after_the_refusal_is_killed_too(opened, process, soon):
+    worker, peer = process()
+    model, desk = opened(waits=True)
+    desk.refusal = ReleaseDenied("revoked")
+    desk.opens.set()
+    until(lambda: model.status()["state"] == "withdrawn", 20)
+    with pytest.raises(ModelUnavailable, match="ReleaseDenied"):
+        model.check_held(peer)
+    assert worker.wait(20) == -9
+
+
+def test_a_worker_of_an_earlier_keeper_that_keeps_a_model_whose_lease_here_ended_is_killed(opened, process, soon):
+    worker, peer = process()
+    model, _ = opened(lease_s=300)
+    model.check_held(peer)  # it was lent nothing here
+    model._withdraw(ReleaseDenied("revoked"))
+    assert worker.wait(20) == -9
+
+
+def test_an_outage_shorter_than_the_grace_ends_no_worker_of_an_earlier_keeper(opened, process, quick, later):
+    worker, peer = process()
+    model, desk = opened(waits=True, grace=300, lease_s=900)
+    desk.refusal = BrokerUnreachable("gone")
+    desk.opens.set()
+    later(300)
+    until(lambda: desk.asked > 2, 20)
+    model.check_held(peer)
+    desk.refusal = None
+    until(lambda: is_open(model), 20)
+    later(600)  # the lease of this keeper counts from now on
+    model.check_held(peer)
+    assert worker.poll() is None
+
+
+@pytest.mark.parametrize("grace", [0, 300])
+def test_a_worker_of_an_earlier_keeper_ends_when_no_answer_comes_for_longer(
+    opened, process, quick, later, soon, grace
+):
+    worker, peer = process()
+    model, desk = opened(waits=True, grace=grace)
+    desk.refusal = BrokerUnreachable("gone")
+    desk.opens.set()
+    model.check_held(peer)
+    later(grace + models.FIRST_ANSWER_S)
+    assert worker.wait(20) == -9, "whether it asks again or not"
+    assert model.status()["state"] == "waiting"
+    with pytest.raises(ModelUnavailable, match="BrokerUnreachable"):
+        model.check_held(process()[1])
+
+
+def test_what_takes_long_to_open_ends_no_worker_of_an_earlier_keeper_while_the_lease_lasts(
+    opened, process, later, monkeypatch
+):
+    _, peer = process()
+    opening, real = threading.Event(), OpenRoom.open.__func__
+
+    def slow(cls, archive, **keywords):
+        opening.wait(20)
+        return real(cls, archive, **keywords)
+
+    monkeypatch.setattr(OpenRoom, "open", classmethod(slow))
+    model, desk = opened(waits=True, grace=1, lease_s=900)
+    desk.opens.set()
+    until(lambda: model._opening and model._unproven_until > boottime() + 600)
+    later(600)
+    model.check_held(peer)
+    later(400)
+    with pytest.raises(ModelUnavailable):
+        model.check_held(peer)
+    opening.set()
+
+
+def test_an_answer_without_the_archives_key_prolongs_nothing_for_them(opened, process, quick, later, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "Desk", Forger)
+    _, peer = process()
+    model, desk = opened(waits=True, grace=1)
+    desk.forging = True
+    desk.opens.set()
+    until(lambda: desk.forged > 2, 20)
+    model.check_held(peer)
+    later(1 + models.FIRST_ANSWER_S)
+    with pytest.raises(ModelUnavailable):
+        model.check_held(peer)
+
+
+def test_a_worker_that_asks_again_and_again_is_told_to_end_once(opened, process, monkeypatch):
+    told = []
+    monkeypatch.setattr(holders, "_end", lambda model, peers, patience: told.append(peers))
+    _, peer = process()
+    model, desk = opened(waits=True)
+    desk.refusal = ReleaseDenied("revoked")
+    desk.opens.set()
+    until(lambda: model.status()["state"] == "withdrawn", 20)
+    for _ in range(20):
+        with pytest.raises(ModelUnavailable):
+            model.check_held(peer)
+    until(lambda: told)
+    assert told == [{peer}]
+
+
 # -- nobody needs it ------------------------------------------------------------------------------
 
 
@@ -298,7 +428,7 @@ def test_a_model_that_no_process_needs_is_closed_and_its_memory_given_back(opene
     assert memory_files() <= before
     with pytest.raises(ModelUnavailable, match="not open"):
         model.check_open()
-    model.check_held()  # no right was taken back
+    model.check_held(HERE)  # no right was taken back
     assert desk.asked == 1
 
 

@@ -38,7 +38,7 @@ from strongroom.errors import (
     StrongroomError,
     WrongKey,
 )
-from strongroom.keeper.asking import Asking
+from strongroom.keeper.asking import PATIENCE_S, Asking
 from strongroom.keeper.demand import Demand
 from strongroom.keeper.holders import Holders
 from strongroom.keeper.keyring import RequestKeys
@@ -53,6 +53,10 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_AFTER_NO = 1.0, 30.0, 60.0
 REFUSALS = (ReleaseDenied, ResourceMissing, AttestationFailed)
+FIRST_ANSWER_S = PATIENCE_S
+"""Beyond the grace, how long workers of an earlier keeper may hold the model until this one has an answer: that of
+one question, which is asked within it even where there is no grace."""
+
 _failed = ModelUnavailable("holding it failed, and will be tried again")
 
 
@@ -91,6 +95,7 @@ class HeldModel:
         self._room: OpenRoom | None = None
         self._lease: Lease | None = None
         self._withdrawn = False
+        self._unproven_until = boottime() + grace + FIRST_ANSWER_S  # what workers of an earlier keeper hold
         self._holders = Holders(name)
         self._reason: StrongroomError = ModelUnavailable("the key has not been asked for yet")
         self._lock = threading.RLock()
@@ -155,8 +160,10 @@ class HeldModel:
         answered_at = boottime()
         self._note(trying=True, opening=True)
         self._check_terms(verified, released)
-        if released.broker_time is not None:  # the guest's clock may be behind, and then it has the last word
+        verified.check_key(released.key)  # without it nothing else counts
+        if released.broker_time is not None:  # the guest's clock may be behind
             verified.check_expiry(released.broker_time)
+        self._proven(released)
         try:
             with self._openings.turn(size) as threads:
                 room = OpenRoom.open(verified.unlock(released.key), threads=threads, rooms=self._rooms)
@@ -175,6 +182,7 @@ class HeldModel:
         del released  # the key has done its work
         with self._lock:
             self._room, self._lease, self._withdrawn = room, tenure.lease, False
+            self._unproven_until = float("inf")  # from now on whoever holds the model does so under our lease
             if self._stop.is_set():
                 self._close_room()
             self._note(trying=False)
@@ -199,6 +207,12 @@ class HeldModel:
                 return
             if self._demand.over() and self._rest():
                 return
+
+    def _proven(self, released: Released) -> None:
+        """What workers of an earlier keeper hold they may hold as long as this lease says, however long opening takes."""
+        lease = Lease.start(released.lease_s, None, asked_at=released.asked_at, grace_s=self._grace)
+        with self._lock:
+            self._unproven_until = lease.ends + lease.grace_s
 
     def _check_terms(self, verified: VerifiedArchive, released: Released) -> None:
         if verified.core.lease_required and released.lease_s is None:
@@ -257,8 +271,10 @@ class HeldModel:
         with self._lock:
             self._reason = error
             self._note(trying=False)
-            if isinstance(error, REFUSALS):
-                self._withdrawn = True  # workers of a keeper before this one may still hold the model
+            if isinstance(error, (*REFUSALS, ArchiveExpired)):
+                self._withdrawn = True
+            if self._unheld():
+                self._holders.dismiss()  # workers of a keeper before this one may still hold the model
         _log.warning("model %s is not open: %s: %s", self.name, type(error).__name__, error)
 
     def _withdraw(self, error: StrongroomError) -> None:
@@ -290,16 +306,23 @@ class HeldModel:
         with self._lock:
             self._checked()
 
-    def check_held(self) -> None:
-        """Raises `ModelUnavailable` once the right to the model was refused or has ended.
+    def check_held(self, peer: Peer) -> None:
+        """Raises `ModelUnavailable` once the right to the model was refused or has ended, and then `peer` has to end.
 
-        Not while the first answer is awaited: a keeper that was just restarted knows nothing yet.
+        Not while the first answer is awaited: a keeper that was just restarted knows nothing yet. But a lease of the
+        keeper before it is not prolonged without end, so an answer is awaited for grace and `FIRST_ANSWER_S`.
         """
         with self._lock:
+            self._holders.add(peer)  # who asks holds the model, perhaps since an earlier keeper
             if self._room is not None:
                 self._checked()
-            if self._withdrawn:
+            if self._unheld():
+                self._holders.dismiss()
                 raise ModelUnavailable(f"model {self.name} is withdrawn: {type(self._reason).__name__}")
+
+    def _unheld(self) -> bool:
+        """Whether no worker may hold the model any longer."""
+        return self._withdrawn or (self._room is None and boottime() >= self._unproven_until)
 
     def _checked(self) -> OpenRoom:
         if self._room is not None and self._lease is not None and self._lease.expired():
