@@ -332,9 +332,7 @@ def test_an_outage_shorter_than_the_grace_ends_no_worker_of_an_earlier_keeper(op
 
 
 @pytest.mark.parametrize("grace", [0, 300])
-def test_a_worker_of_an_earlier_keeper_ends_when_no_answer_comes_for_longer(
-    opened, process, quick, later, soon, grace
-):
+def test_a_worker_of_an_earlier_keeper_ends_when_no_answer_comes_for_longer(opened, process, quick, later, soon, grace):
     worker, peer = process()
     model, desk = opened(waits=True, grace=grace)
     desk.refusal = BrokerUnreachable("gone")
@@ -395,6 +393,47 @@ def test_a_worker_that_asks_again_and_again_is_told_to_end_once(opened, process,
             model.check_held(peer)
     until(lambda: told)
     assert told == [{peer}]
+
+
+class Grave(BaseException):
+    """What nobody expects, and nobody handles."""
+
+
+def fails(*_):
+    raise Grave
+
+
+def test_what_nobody_handles_withdraws_the_model_and_ends_its_workers(opened, process, soon, monkeypatch):
+    worker, peer = process()
+    model, desk = opened(lease_s=1, grace=300)
+    with model.lent(peer):
+        pass
+    desk.refusal = BrokerUnreachable("gone")  # so that it is not opened again at once
+    monkeypatch.setattr(model._holders, "forget_the_dead", fails)
+    assert worker.wait(20) == -9
+    assert model._room is None
+    assert model.status()["state"] == "withdrawn"
+    with pytest.raises(ModelUnavailable):
+        model.check_held(peer)
+
+
+@pytest.mark.parametrize("what", ["nothing", "its workers cannot be told", "its room cannot be closed"])
+def test_after_what_nobody_handles_the_model_is_opened_again_whatever_else_fails(opened, monkeypatch, what):
+    model, desk = opened(lease_s=1, grace=300)
+    room = model._room
+    desk.refusal = BrokerUnreachable("gone")
+    with monkeypatch.context() as patched:
+        patched.setattr(model._holders, "forget_the_dead", fails)
+        if what == "its workers cannot be told":
+            patched.setattr(model._holders, "dismiss", fails)
+        if what == "its room cannot be closed":
+            patched.setattr(room, "close", fails)
+        until(lambda: model._room is None, 20)
+        until(lambda: model.status()["state"] == "withdrawn", 20)
+    desk.refusal = None
+    until(lambda: is_open(model), 20)
+    assert model._room is not room
+    room.close()
 
 
 # -- nobody needs it ------------------------------------------------------------------------------

@@ -121,11 +121,22 @@ class HeldModel:
             try:
                 self._pursue()
             except BaseException:  # as a rule no memory, not even for an error's own words
-                with self._lock:
-                    self._close_room()
-                    self._reason = _failed
-                    self._note(trying=False)
+                self._give_up()
             self._stop.wait(FIRST_PAUSE)
+
+    def _give_up(self) -> None:
+        """Withdraw with as little as possible; none of it may keep the rest from being done."""
+        with self._lock:
+            self._reason, self._withdrawn, self._resting = _failed, True, False
+            try:  # noqa: SIM105 - where there is no memory, there is none for a context either
+                self._close_room()
+            except BaseException:  # noqa: S110 - it is no longer ours all the same
+                pass
+            try:  # noqa: SIM105
+                self._holders.dismiss()
+            except BaseException:  # noqa: S110 - the next failed attempt, or their next question, tells them
+                pass
+            self._note(trying=False)
 
     def _pursue(self) -> None:
         pause = FIRST_PAUSE
@@ -209,7 +220,7 @@ class HeldModel:
                 return
 
     def _proven(self, released: Released) -> None:
-        """What workers of an earlier keeper hold they may hold as long as this lease says, however long opening takes."""
+        """Workers of an earlier keeper may hold the model as long as this lease says, however long opening takes."""
         lease = Lease.start(released.lease_s, None, asked_at=released.asked_at, grace_s=self._grace)
         with self._lock:
             self._unproven_until = lease.ends + lease.grace_s
@@ -282,15 +293,20 @@ class HeldModel:
         with self._lock:
             if self._room is None:
                 return
-            self._close_room()
             self._reason, self._withdrawn = error, True
-            self._holders.dismiss()
+            try:
+                self._close_room()
+            finally:
+                self._holders.dismiss()
         _log.warning("model %s is withdrawn: %s: %s", self.name, type(error).__name__, error)
 
     def _close_room(self) -> None:
-        if self._room is not None:
-            self._room.close()
-            self._room = None
+        room, self._room = self._room, None
+        if room is None:
+            return
+        try:
+            room.close()
+        finally:
             self.keys.source.closed()
 
     # -- answering ------------------------------------------------------------------------
