@@ -297,7 +297,8 @@ def test_a_worker_of_an_earlier_keeper_that_keeps_a_refused_model_is_killed(open
     assert worker.wait(20) == -9
 
 
-def test_a_worker_of_an_earlier_keeper_that_asks_after_the_refusal_is_killed_too(opened, process, soon):
+def test_a_worker_of_an_earlier_keeper_that_asks_after_the_refusal_is_killed_too(opened, process, soon, monkeypatch):
+    monkeypatch.setattr(models, "FIRST_PAUSE", 3600)  # no later attempt finds it
     worker, peer = process()
     model, desk = opened(waits=True)
     desk.refusal = ReleaseDenied("revoked")
@@ -458,7 +459,7 @@ def memory_files():
     return sum("memfd:strongroom" in link for link in links)
 
 
-def test_a_model_that_no_process_needs_is_closed_and_its_memory_given_back(opened):
+def test_a_model_that_no_process_needs_is_closed_and_its_memory_given_back(opened, later):
     gc.collect()  # what earlier tests of this process left unclosed
     before = memory_files()
     model, desk = opened(lease_s=300, held={"idle": 0.4})
@@ -467,6 +468,7 @@ def test_a_model_that_no_process_needs_is_closed_and_its_memory_given_back(opene
     assert memory_files() <= before
     with pytest.raises(ModelUnavailable, match="not open"):
         model.check_open()
+    later(10_000)
     model.check_held(HERE)  # no right was taken back
     assert desk.asked == 1
 
