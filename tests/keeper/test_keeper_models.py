@@ -15,7 +15,7 @@ import pytest
 from doubles.models import Author, sealed_toy
 from strongroom.archive.unseal import SealedArchive
 from strongroom.channel.bundle import ServedModel
-from strongroom.errors import BrokerUnreachable, ModelOpening, ModelUnavailable, ReleaseDenied
+from strongroom.errors import BrokerUnreachable, ModelOpening, ModelUnavailable, ReleaseDenied, StrongroomError
 from strongroom.keeper import holders, models
 from strongroom.keeper.asking import Asking
 from strongroom.keeper.keyring import Allowance, HostKeys, RequestKeys
@@ -35,6 +35,7 @@ class Desk:
 
     def __init__(self, sealed, lease_s=2):
         self.sealed, self.lease_s, self.refusal, self.asked = sealed, lease_s, None, 0
+        self.ahead = 0
         self.hangs = threading.Event()
         self.opens = threading.Event()
         self.opens.set()
@@ -46,9 +47,8 @@ class Desk:
         self.opens.wait(20)
         if self.refusal is not None:
             raise self.refusal
-        return Released(
-            self.sealed.digest, self.sealed.key, boottime(), lease_s=self.lease_s, broker_time=int(time.time())
-        )
+        now = int(time.time()) + self.ahead
+        return Released(self.sealed.digest, self.sealed.key, boottime(), lease_s=self.lease_s, broker_time=now)
 
 
 @pytest.fixture
@@ -153,12 +153,12 @@ def test_a_refused_renewal_withdraws_the_model_at_once_and_a_grant_brings_it_bac
     assert until(lambda: not is_open(model)) < 2.5
     assert model.status()["state"] == "withdrawn"
     with pytest.raises(ModelUnavailable, match="ReleaseDenied"):
-        model.check_held()
+        model.check_held(HERE)
     with pytest.raises(ModelUnavailable), model.lent(HERE):
         pass
     desk.refusal = None
     until(lambda: is_open(model))
-    model.check_held()
+    model.check_held(HERE)
 
 
 def test_an_outage_shorter_than_lease_and_grace_changes_nothing(opened):
@@ -267,6 +267,176 @@ def test_a_worker_that_keeps_a_withdrawn_model_is_killed(opened, monkeypatch):
         bystander.wait()
 
 
+# -- a keeper that was started again, and workers that have the model from the one before ----------
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Whoever has to end and does not is killed soon."""
+    monkeypatch.setattr(holders, "FAREWELL_S", 0.5)
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Moves the clock by which an answer to an earlier keeper's workers is awaited."""
+    ahead = [0.0]
+    monkeypatch.setattr(models, "boottime", lambda: boottime() + ahead[0])
+
+    def move(seconds):
+        ahead[0] += seconds
+
+    return move
+
+
+def test_a_worker_of_an_earlier_keeper_that_keeps_a_refused_model_is_killed(opened, process, soon):
+    worker, peer = process()
+    model, desk = opened(waits=True)
+    model.check_held(peer)
+    desk.refusal = ReleaseDenied("revoked")
+    desk.opens.set()
+    assert worker.wait(20) == -9
+
+
+def test_a_worker_of_an_earlier_keeper_that_asks_after_the_refusal_is_killed_too(opened, process, soon, monkeypatch):
+    monkeypatch.setattr(models, "FIRST_PAUSE", 3600)  # no later attempt finds it
+    worker, peer = process()
+    model, desk = opened(waits=True)
+    desk.refusal = ReleaseDenied("revoked")
+    desk.opens.set()
+    until(lambda: model.status()["state"] == "withdrawn", 20)
+    with pytest.raises(ModelUnavailable, match="ReleaseDenied"):
+        model.check_held(peer)
+    assert worker.wait(20) == -9
+
+
+def test_a_worker_of_an_earlier_keeper_that_keeps_a_model_whose_lease_here_ended_is_killed(opened, process, soon):
+    worker, peer = process()
+    model, _ = opened(lease_s=300)
+    model.check_held(peer)  # it was lent nothing here
+    model._withdraw(ReleaseDenied("revoked"))
+    assert worker.wait(20) == -9
+
+
+def test_an_outage_shorter_than_the_grace_ends_no_worker_of_an_earlier_keeper(opened, process, quick, later):
+    worker, peer = process()
+    model, desk = opened(waits=True, grace=300, lease_s=900)
+    desk.refusal = BrokerUnreachable("gone")
+    desk.opens.set()
+    later(300)
+    until(lambda: desk.asked > 2, 20)
+    model.check_held(peer)
+    desk.refusal = None
+    until(lambda: is_open(model), 20)
+    later(600)  # the lease of this keeper counts from now on
+    model.check_held(peer)
+    assert worker.poll() is None
+
+
+@pytest.mark.parametrize("grace", [0, 300])
+def test_a_worker_of_an_earlier_keeper_ends_when_no_answer_comes_for_longer(opened, process, quick, later, soon, grace):
+    worker, peer = process()
+    model, desk = opened(waits=True, grace=grace)
+    desk.refusal = BrokerUnreachable("gone")
+    desk.opens.set()
+    model.check_held(peer)
+    later(grace + models.FIRST_ANSWER_S)
+    assert worker.wait(20) == -9, "whether it asks again or not"
+    assert model.status()["state"] == "waiting"
+    with pytest.raises(ModelUnavailable, match="BrokerUnreachable"):
+        model.check_held(process()[1])
+
+
+def test_what_takes_long_to_open_ends_no_worker_of_an_earlier_keeper_while_the_lease_lasts(
+    opened, process, later, monkeypatch
+):
+    _, peer = process()
+    opening, real = threading.Event(), OpenRoom.open.__func__
+
+    def slow(cls, archive, **keywords):
+        opening.wait(20)
+        return real(cls, archive, **keywords)
+
+    monkeypatch.setattr(OpenRoom, "open", classmethod(slow))
+    model, desk = opened(waits=True, grace=1, lease_s=900)
+    desk.opens.set()
+    until(lambda: model._opening and model._unproven_until > boottime() + 600)
+    later(600)
+    model.check_held(peer)
+    later(400)
+    with pytest.raises(ModelUnavailable):
+        model.check_held(peer)
+    opening.set()
+
+
+def test_an_answer_without_the_archives_key_prolongs_nothing_for_them(opened, process, quick, later, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "Desk", Forger)
+    _, peer = process()
+    model, desk = opened(waits=True, grace=1)
+    desk.forging = True
+    desk.opens.set()
+    until(lambda: desk.forged > 2, 20)
+    model.check_held(peer)
+    later(1 + models.FIRST_ANSWER_S)
+    with pytest.raises(ModelUnavailable):
+        model.check_held(peer)
+
+
+def test_a_worker_that_asks_again_and_again_is_told_to_end_once(opened, process, monkeypatch):
+    told = []
+    monkeypatch.setattr(holders, "_end", lambda model, peers, patience: told.append(peers))
+    _, peer = process()
+    model, desk = opened(waits=True)
+    desk.refusal = ReleaseDenied("revoked")
+    desk.opens.set()
+    until(lambda: model.status()["state"] == "withdrawn", 20)
+    for _ in range(20):
+        with pytest.raises(ModelUnavailable):
+            model.check_held(peer)
+    until(lambda: told)
+    assert told == [{peer}]
+
+
+class Grave(BaseException):
+    """What nobody expects, and nobody handles."""
+
+
+def fails(*_):
+    raise Grave
+
+
+def test_what_nobody_handles_withdraws_the_model_and_ends_its_workers(opened, process, soon, monkeypatch):
+    worker, peer = process()
+    model, desk = opened(lease_s=1, grace=300)
+    with model.lent(peer):
+        pass
+    desk.refusal = BrokerUnreachable("gone")  # so that it is not opened again at once
+    monkeypatch.setattr(model._holders, "forget_the_dead", fails)
+    assert worker.wait(20) == -9
+    assert model._room is None
+    assert model.status()["state"] == "withdrawn"
+    with pytest.raises(ModelUnavailable):
+        model.check_held(peer)
+
+
+@pytest.mark.parametrize("what", ["nothing", "its workers cannot be told", "its room cannot be closed"])
+def test_after_what_nobody_handles_the_model_is_opened_again_whatever_else_fails(opened, monkeypatch, what):
+    model, desk = opened(lease_s=1, grace=300)
+    room = model._room
+    desk.refusal = BrokerUnreachable("gone")
+    with monkeypatch.context() as patched:
+        patched.setattr(model._holders, "forget_the_dead", fails)
+        if what == "its workers cannot be told":
+            patched.setattr(model._holders, "dismiss", fails)
+        if what == "its room cannot be closed":
+            patched.setattr(room, "close", fails)
+        until(lambda: model._room is None, 20)
+        until(lambda: model.status()["state"] == "withdrawn", 20)
+    desk.refusal = None
+    until(lambda: is_open(model), 20)
+    assert model._room is not room
+    room.close()
+
+
 # -- nobody needs it ------------------------------------------------------------------------------
 
 
@@ -289,7 +459,7 @@ def memory_files():
     return sum("memfd:strongroom" in link for link in links)
 
 
-def test_a_model_that_no_process_needs_is_closed_and_its_memory_given_back(opened):
+def test_a_model_that_no_process_needs_is_closed_and_its_memory_given_back(opened, later):
     gc.collect()  # what earlier tests of this process left unclosed
     before = memory_files()
     model, desk = opened(lease_s=300, held={"idle": 0.4})
@@ -298,7 +468,8 @@ def test_a_model_that_no_process_needs_is_closed_and_its_memory_given_back(opene
     assert memory_files() <= before
     with pytest.raises(ModelUnavailable, match="not open"):
         model.check_open()
-    model.check_held()  # no right was taken back
+    later(10_000)
+    model.check_held(HERE)  # no right was taken back
     assert desk.asked == 1
 
 
@@ -354,6 +525,80 @@ def test_without_a_setting_a_model_is_kept_whoever_needs_it(opened):
     model, _ = opened(lease_s=300)
     time.sleep(1)
     assert is_open(model)
+
+
+@pytest.fixture
+def unneeded(opened, process):
+    """A model that nobody needs any longer, and what `then` does happens right after its thread saw that."""
+
+    def make(then, **wishes):
+        worker, peer = process()
+        model, desk = opened(held={"idle": 0.4}, **wishes)
+        model.claimed(peer)
+        until(lambda: is_open(model))
+        look, interrupted = model._demand.over, threading.Event()
+
+        def over():
+            seen = look()
+            if seen and not interrupted.is_set():
+                then(model, desk)
+                interrupted.set()
+            return seen
+
+        model._demand.over = over
+        worker.kill()
+        assert interrupted.wait(20)
+        return model, desk
+
+    return make
+
+
+def test_a_model_that_was_claimed_while_it_was_about_to_rest_is_not_served_after_a_refusal(unneeded, process):
+    _, newcomer = process()
+
+    def claimed(model, desk):
+        model.claimed(newcomer)
+        desk.refusal = ReleaseDenied("revoked")
+
+    model, _ = unneeded(claimed, lease_s=1, grace=300)
+    until(lambda: model.status()["state"] == "withdrawn", 20)
+    with pytest.raises(ModelUnavailable, match="ReleaseDenied"):
+        model.check_open()
+
+
+def test_a_worker_that_is_lent_a_model_which_was_about_to_rest_keeps_it_under_its_lease(unneeded, process):
+    _, newcomer = process()
+    rooms = []
+
+    def lent(model, desk):
+        rooms.append(model._room)
+        with model.lent(newcomer) as room:
+            assert room.files
+
+    model, desk = unneeded(lent, lease_s=300)
+    asked, again, look = desk.asked, threading.Event(), model._demand.over
+
+    def over():
+        again.set()
+        return look()
+
+    model._demand.over = over
+    assert again.wait(20), "it is not looked again at whether anybody needs the model"
+    assert model._room is rooms[0]
+    assert model.status()["lease"] == 300
+    assert desk.asked == asked
+
+
+def test_what_fails_while_a_model_is_open_leaves_no_room_open(opened, monkeypatch):
+    model, desk = opened(lease_s=1, grace=300)
+    room = model._room
+
+    def told(*times):
+        raise StrongroomError("its time was of no use")
+
+    monkeypatch.setattr(model.keys.source, "told", told)
+    until(lambda: room.files == (), 20)
+    until(lambda: desk.asked > 2, 20)  # and it is asked for again
 
 
 # -- the archive is damaged while it is held -------------------------------------------------------
@@ -485,3 +730,24 @@ def test_a_model_ends_with_its_archives_expiry_and_is_not_opened_again(opened):
     asked = desk.asked
     time.sleep(2)
     assert desk.asked == asked and not is_open(model)
+
+
+def test_an_archive_that_has_expired_by_the_brokers_clock_is_not_opened_when_the_guests_is_behind(
+    opened, quick, monkeypatch
+):
+    rooms = []
+    real = OpenRoom.open.__func__
+
+    def counted(cls, archive, **keywords):
+        rooms.append(archive)
+        return real(cls, archive, **keywords)
+
+    monkeypatch.setattr(OpenRoom, "open", classmethod(counted))
+    model, desk = opened(waits=True, expiry=datetime.now(UTC) + timedelta(days=1))
+    desk.ahead = 2 * 86400
+    desk.opens.set()
+    until(lambda: desk.asked > 2, 20)
+    assert "ArchiveExpired" in model.status()["reason"]
+    assert not rooms
+    desk.ahead = 0
+    until(lambda: is_open(model), 20)

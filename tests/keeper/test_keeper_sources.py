@@ -35,6 +35,7 @@ from strongroom.keeper import sources
 from strongroom.keeper.keyfiles import Pkcs11Provider
 from strongroom.keeper.leases import boottime
 from strongroom.keeper.models import HeldModel
+from strongroom.keeper.peers import Peer
 from strongroom.keeper.process import asserted
 from strongroom.keeper.sources import ModelKeySource
 from strongroom.keys import ArchiveDigest, ModelKey
@@ -42,6 +43,7 @@ from strongroom.launch.admission import Gate
 from strongroom.launch.config import Configuration
 from strongroom.plugins import Plugins
 
+WORKER = Peer(1, 0, 0)  # of no process that lives
 ARCHIVE, KEY = ArchiveDigest(b"\7" * 32), ModelKey(b"\x42" * 32)
 NAME = ("acme", "digits", f"1-{ARCHIVE}")
 
@@ -288,12 +290,12 @@ def test_a_plugins_lease_is_renewed_and_its_refusal_withdraws_the_model(tmp_path
         withdrawn = threading.Event()
         for _ in range(200):
             try:
-                model.check_held()
+                model.check_held(WORKER)
             except ModelUnavailable:
                 break
             withdrawn.wait(0.05)
         with pytest.raises(ModelUnavailable, match="ReleaseDenied"):
-            model.check_held()
+            model.check_held(WORKER)
         assert len(vault.asked) >= 2
     finally:
         model.close()

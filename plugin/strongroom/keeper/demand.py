@@ -45,6 +45,11 @@ class Demand:
             self._wanted.clear()
             return True
 
+    @property
+    def wanted(self) -> bool:
+        """Whether a process came since `over` said that none needs the model."""
+        return self._wanted.is_set()
+
     def wait(self) -> None:
         """Until a process needs the model."""
         self._wanted.wait()

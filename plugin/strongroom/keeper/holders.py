@@ -27,10 +27,12 @@ class Holders:
     def __init__(self, model: str) -> None:
         self._model = model
         self._peers: set[Peer] = set()
+        self._leaving: dict[Peer, float] = {}  # told to end, and killed at that time
 
     def add(self, peer: Peer) -> None:
-        """A process is about to be given the files."""
-        self._peers.add(peer)
+        """A process holds the files, or is about to be given them."""
+        if time.monotonic() >= self._leaving.get(peer, 0.0):  # one that keeps asking is not told to end each time
+            self._peers.add(peer)
 
     def forget_the_dead(self) -> None:
         """A server that replaces workers must not make this grow."""
@@ -38,11 +40,16 @@ class Holders:
 
     def dismiss(self) -> None:
         """Let go of all, and see that they end; does not wait for it."""
-        peers, self._peers = self._peers, set()
+        if not self._peers:
+            return
         try:
-            Errand(partial(_end, self._model, peers, FAREWELL_S))
+            Errand(partial(_end, self._model, self._peers, FAREWELL_S))
         except RuntimeError:  # no thread that could wait for them
-            _end(self._model, peers, 0)
+            _end(self._model, self._peers, 0)
+        now = time.monotonic()
+        leaving = {peer: at for peer, at in self._leaving.items() if at > now}
+        self._leaving = leaving | dict.fromkeys(self._peers, now + FAREWELL_S)
+        self._peers = set()
 
 
 def _end(model: str, peers: set[Peer], patience: float) -> None:

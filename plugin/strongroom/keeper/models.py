@@ -38,7 +38,7 @@ from strongroom.errors import (
     StrongroomError,
     WrongKey,
 )
-from strongroom.keeper.asking import Asking
+from strongroom.keeper.asking import PATIENCE_S, Asking
 from strongroom.keeper.demand import Demand
 from strongroom.keeper.holders import Holders
 from strongroom.keeper.keyring import RequestKeys
@@ -53,6 +53,10 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_AFTER_NO = 1.0, 30.0, 60.0
 REFUSALS = (ReleaseDenied, ResourceMissing, AttestationFailed)
+FIRST_ANSWER_S = PATIENCE_S
+"""Beyond the grace, how long workers of an earlier keeper may hold the model until this one has an answer: that of
+one question, which is asked within it even where there is no grace."""
+
 _failed = ModelUnavailable("holding it failed, and will be tried again")
 
 
@@ -91,6 +95,7 @@ class HeldModel:
         self._room: OpenRoom | None = None
         self._lease: Lease | None = None
         self._withdrawn = False
+        self._unproven_until = boottime() + grace + FIRST_ANSWER_S  # what workers of an earlier keeper hold
         self._holders = Holders(name)
         self._reason: StrongroomError = ModelUnavailable("the key has not been asked for yet")
         self._lock = threading.RLock()
@@ -116,11 +121,22 @@ class HeldModel:
             try:
                 self._pursue()
             except BaseException:  # as a rule no memory, not even for an error's own words
-                with self._lock:
-                    self._close_room()
-                    self._reason = _failed
-                    self._note(trying=False)
+                self._give_up()
             self._stop.wait(FIRST_PAUSE)
+
+    def _give_up(self) -> None:
+        """Withdraw with as little as possible; none of it may keep the rest from being done."""
+        with self._lock:
+            self._reason, self._withdrawn, self._resting = _failed, True, False
+            try:  # noqa: SIM105 - where there is no memory, there is none for a context either
+                self._close_room()
+            except BaseException:  # noqa: S110 - it is no longer ours all the same
+                pass
+            try:  # noqa: SIM105
+                self._holders.dismiss()
+            except BaseException:  # noqa: S110 - the next failed attempt, or their next question, tells them
+                pass
+            self._note(trying=False)
 
     def _pursue(self) -> None:
         pause = FIRST_PAUSE
@@ -135,15 +151,16 @@ class HeldModel:
                 longest = LONGEST_PAUSE_AFTER_NO if isinstance(error, REFUSALS) else LONGEST_PAUSE
                 pause = min(2 * pause, longest)
             except Exception as error:  # a bug of ours may not leave a model open without a lease
-                failed = ReleaseError(f"holding it failed with {type(error).__name__}")
-                self._withdraw(failed)
-                self._not_open(failed)
+                self._not_open(ReleaseError(f"holding it failed with {type(error).__name__}"))
                 self._stop.wait(LONGEST_PAUSE)
-            if not self._stop.is_set() and self._demand.over():
+            if not self._stop.is_set() and self._demand.over():  # nothing is open here
                 self._rest()
 
     def _hold(self) -> None:
-        """Get the key, open, and stay until the right or the need has ended; raises where it never began."""
+        """Get the key, open, and stay until the right or the need has ended; raises where it never began.
+
+        Nothing is open when it returns.
+        """
         if self._verified is None:
             self._verified = self._find()
         verified = self._verified
@@ -154,6 +171,10 @@ class HeldModel:
         answered_at = boottime()
         self._note(trying=True, opening=True)
         self._check_terms(verified, released)
+        verified.check_key(released.key)  # without it nothing else counts
+        if released.broker_time is not None:  # the guest's clock may be behind
+            verified.check_expiry(released.broker_time)
+        self._proven(released)
         try:
             with self._openings.turn(size) as threads:
                 room = OpenRoom.open(verified.unlock(released.key), threads=threads, rooms=self._rooms)
@@ -172,6 +193,7 @@ class HeldModel:
         del released  # the key has done its work
         with self._lock:
             self._room, self._lease, self._withdrawn = room, tenure.lease, False
+            self._unproven_until = float("inf")  # from now on whoever holds the model does so under our lease
             if self._stop.is_set():
                 self._close_room()
             self._note(trying=False)
@@ -194,8 +216,14 @@ class HeldModel:
             except ArchiveExpired as error:
                 self._withdraw(error)
                 return
-            if self._demand.over():
+            if self._demand.over() and self._rest():
                 return
+
+    def _proven(self, released: Released) -> None:
+        """Workers of an earlier keeper may hold the model as long as this lease says, however long opening takes."""
+        lease = Lease.start(released.lease_s, None, asked_at=released.asked_at, grace_s=self._grace)
+        with self._lock:
+            self._unproven_until = lease.ends + lease.grace_s
 
     def _check_terms(self, verified: VerifiedArchive, released: Released) -> None:
         if verified.core.lease_required and released.lease_s is None:
@@ -224,9 +252,13 @@ class HeldModel:
         with self._lock:
             return float("inf") if self._room is None or self._lease is None else self._lease.left()
 
-    def _rest(self) -> None:
-        """Give back what nobody needs, and wait for somebody who does."""
+    def _rest(self) -> bool:
+        """Give back what nobody needs, and wait for somebody who does; False, and nothing is done, where somebody came
+        after `over` was asked: whoever is lent the files is noted first, and must not be left with them and no lease.
+        """
         with self._lock:
+            if self._demand.wanted:
+                return False
             self._close_room()
             self._lease, self._resting = None, True
             self._reason = ModelUnavailable(
@@ -238,6 +270,7 @@ class HeldModel:
             self._resting = False
             self._reason = ModelUnavailable("the key is being asked for again")
             self._note(trying=True)
+        return True
 
     def _note(self, *, trying: bool, opening: bool = False) -> None:
         with self._changed:
@@ -245,11 +278,14 @@ class HeldModel:
             self._changed.notify_all()
 
     def _not_open(self, error: StrongroomError) -> None:
+        self._withdraw(error)  # as a rule nothing is open; what is may not stay so without a lease
         with self._lock:
             self._reason = error
             self._note(trying=False)
-            if isinstance(error, REFUSALS):
-                self._withdrawn = True  # workers of a keeper before this one may still hold the model
+            if isinstance(error, (*REFUSALS, ArchiveExpired)):
+                self._withdrawn = True
+            if self._unheld():
+                self._holders.dismiss()  # workers of a keeper before this one may still hold the model
         _log.warning("model %s is not open: %s: %s", self.name, type(error).__name__, error)
 
     def _withdraw(self, error: StrongroomError) -> None:
@@ -257,15 +293,20 @@ class HeldModel:
         with self._lock:
             if self._room is None:
                 return
-            self._close_room()
             self._reason, self._withdrawn = error, True
-            self._holders.dismiss()
+            try:
+                self._close_room()
+            finally:
+                self._holders.dismiss()
         _log.warning("model %s is withdrawn: %s: %s", self.name, type(error).__name__, error)
 
     def _close_room(self) -> None:
-        if self._room is not None:
-            self._room.close()
-            self._room = None
+        room, self._room = self._room, None
+        if room is None:
+            return
+        try:
+            room.close()
+        finally:
             self.keys.source.closed()
 
     # -- answering ------------------------------------------------------------------------
@@ -281,16 +322,23 @@ class HeldModel:
         with self._lock:
             self._checked()
 
-    def check_held(self) -> None:
-        """Raises `ModelUnavailable` once the right to the model was refused or has ended.
+    def check_held(self, peer: Peer) -> None:
+        """Raises `ModelUnavailable` once the right to the model was refused or has ended, and then `peer` has to end.
 
-        Not while the first answer is awaited: a keeper that was just restarted knows nothing yet.
+        Not while the first answer is awaited: a keeper that was just restarted knows nothing yet. But a lease of the
+        keeper before it is not prolonged without end, so an answer is awaited for grace and `FIRST_ANSWER_S`.
         """
         with self._lock:
+            self._holders.add(peer)  # who asks holds the model, perhaps since an earlier keeper
             if self._room is not None:
                 self._checked()
-            if self._withdrawn:
+            if self._unheld():
+                self._holders.dismiss()
                 raise ModelUnavailable(f"model {self.name} is withdrawn: {type(self._reason).__name__}")
+
+    def _unheld(self) -> bool:
+        """Whether no worker may hold the model any longer."""
+        return self._withdrawn or (self._room is None and boottime() >= self._unproven_until)
 
     def _checked(self) -> OpenRoom:
         if self._room is not None and self._lease is not None and self._lease.expired():

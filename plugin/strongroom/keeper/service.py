@@ -192,7 +192,7 @@ class Conversation:
         if op == "settings":
             return _settings(self._worker, model.name)
         if op == "held":
-            model.check_held()
+            model.check_held(self._peer)
             return {}
         if op == "bundle":
             nonce = question.value("nonce")
