@@ -687,6 +687,16 @@ def test_attempts_at_a_damaged_file_leave_no_descriptor_open(opened, quick):
     assert more < 20, "one left at each of 40 attempts would be 40; an attempt under way holds a few"
 
 
+def test_the_reason_why_a_model_is_not_open_keeps_no_frame_that_had_the_key(opened, quick):
+    model, desk = opened(lease_s=1, grace=300)
+    flip(desk.sealed.path)
+    withdrawn(model, desk)
+    desk.refusal = None
+    until(lambda: "Archive" in model.status()["reason"])
+    reason = model._reason
+    assert (reason.__traceback__, reason.__cause__, reason.__context__) == (None, None, None)
+
+
 class Forger(Desk):
     """Answers in the broker's place once `forging` is set: it sees who asks, and knows no model key."""
 

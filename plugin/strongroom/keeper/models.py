@@ -280,7 +280,7 @@ class HeldModel:
     def _not_open(self, error: StrongroomError) -> None:
         self._withdraw(error)  # as a rule nothing is open; what is may not stay so without a lease
         with self._lock:
-            self._reason = error
+            self._reason = _bare(error)
             self._note(trying=False)
             if isinstance(error, (*REFUSALS, ArchiveExpired)):
                 self._withdrawn = True
@@ -293,7 +293,7 @@ class HeldModel:
         with self._lock:
             if self._room is None:
                 return
-            self._reason, self._withdrawn = error, True
+            self._reason, self._withdrawn = _bare(error), True
             try:
                 self._close_room()
             finally:
@@ -407,3 +407,9 @@ class HeldModel:
             self._close_room()
             self._reason = ModelUnavailable("the keeper is stopping")
             self._note(trying=False)
+
+
+def _bare(error: StrongroomError) -> StrongroomError:
+    """The error to be kept as a reason, without the frames that it came through: those may hold a model key."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
