@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 import requests
@@ -108,7 +109,9 @@ def test_a_request_that_is_stopped_leaves_no_draft(number, policy, tmp_path):
 
     with SealedServer(model=lambda request: Stream(200, (), waiting())) as server:
         command = [sys.executable, "-m", "strongroom.cli", "request", server.url, "--stream", "-o", str(folder / "out")]
-        with subprocess.Popen([*command, "--policy", str(policy)], stderr=subprocess.PIPE) as running:
+        command += ["--policy", str(policy)]
+        heard = partial(signal.signal, number, signal.SIG_DFL)  # what starts the tests may ignore it
+        with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heard) as running:
             while running.poll() is None and not any(each.stat().st_size for each in folder.iterdir()):
                 time.sleep(0.01)
             running.send_signal(number)
